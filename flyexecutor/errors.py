@@ -1,0 +1,86 @@
+"""Level 0: the tree of our exceptions.
+
+    FlyExecutorError
+    ├── SettingsError (ValueError)           something that the caller set, or did not set
+    ├── RedisUnavailableError                Redis can't be reached, or refuses us
+    ├── MachinesError                        the Machines API said no, or nothing
+    │   └── MachineStartError (BrokenExecutor)   no machine could be had for a call
+    ├── MachineLostError (BrokenExecutor)    the machines that ran the call died, attempts are spent
+    ├── WorkerCrashedError (BrokenExecutor)  the process that ran the call died
+    ├── PayloadError                         refused before it was unpickled
+    │   └── PythonMismatchError              pickled by another Python version
+    ├── RemoteError                          an exception that could not be brought back whole
+    ├── CallForgottenError                   Redis no longer knows a call that was pending
+    ├── ExpiredCallError (LookupError)       its outcome was kept for `result_ttl` and is gone
+    └── UnknownCallError (LookupError)       no such call was ever made with our key
+
+Each message says what was wrong, with which value, and what to do. None ever holds a token, password or key.
+"""
+
+from concurrent.futures import BrokenExecutor
+
+
+class FlyExecutorError(Exception):
+    """The base of all exceptions that flyexecutor itself raises."""
+
+
+class SettingsError(FlyExecutorError, ValueError):
+    """An argument or an environment variable is missing or wrong: the message names it and the remedy."""
+
+
+class RedisUnavailableError(FlyExecutorError):
+    """Redis can't be reached or refuses us. Raised by `flush` and `future`; the exception of calls never stored."""
+
+    permanent = False  # True: it answered, and said no; trying again will not help
+    lane_gone = False  # True: the queue is not there; Redis was emptied
+
+
+class MachinesError(FlyExecutorError):
+    """The Machines API refused a request or could not be reached.
+
+    `status` is the HTTP status (None when there was no answer), `request_id` Fly's `fly-request-id`.
+    """
+
+    def __init__(self, message: str, status: int | None = None, request_id: str | None = None) -> None:
+        super().__init__(message, status, request_id)
+        self.status = status
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class MachineStartError(MachinesError, BrokenExecutor):
+    """No machine could be had for a call: the call never ran. Fix what the message says, then submit again."""
+
+
+class MachineLostError(FlyExecutorError, BrokenExecutor):
+    """The machine that ran the call died, `retries` times over. The call may have run in part."""
+
+
+class WorkerCrashedError(FlyExecutorError, BrokenExecutor):
+    """The process that ran the call died: `sys.exit`, `os._exit`, a signal. Other calls are not affected."""
+
+
+class PayloadError(FlyExecutorError):
+    """A payload was tampered with, signed with another key or meant for another call; it was not unpickled."""
+
+
+class PythonMismatchError(PayloadError):
+    """A payload was pickled by another Python version. Use the same minor version on both sides."""
+
+
+class RemoteError(FlyExecutorError):
+    """The call raised an exception that can't be pickled or unpickled; this one carries its name and traceback."""
+
+
+class CallForgottenError(FlyExecutorError):
+    """Redis no longer knows a pending call (it was emptied or has evicted keys). The call may have run."""
+
+
+class ExpiredCallError(FlyExecutorError, LookupError):
+    """The call was made, but its record is gone: it ended more than `result_ttl` seconds ago."""
+
+
+class UnknownCallError(FlyExecutorError, LookupError):
+    """No call with this id was ever made with this app's key: the id is mistyped or foreign."""

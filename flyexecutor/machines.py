@@ -1,0 +1,177 @@
+"""Level 3: the only module that knows the Machines API over HTTP.
+
+Typed, with bounded retries and jitter; what can't be retried blindly (a create whose answer was lost) is looked for
+first, by the machine's name. Errors are MachinesError with the status, Fly's text and `fly-request-id`; never the
+token, a header or a whole answer. Owns a connection pool and no thread. Source of the facts: Fly's documentation of
+the Machines API (https://fly.io/docs/machines/api/), August 2026.
+"""
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+
+from flyexecutor.errors import MachinesError
+from flyexecutor.lane import METADATA_KEY, Exit, Machine
+
+ANSWER_TIMEOUT = 30.0
+CONNECT_TIMEOUT = 5.0
+ATTEMPTS = 5  # of one request: with the pauses below some 6 s
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 5.0
+WAIT_LIMIT = 60.0  # Fly: the longest `timeout` of wait
+
+_CAPACITY_WORDS = ("insufficient", "could not reserve resource", "no capacity", "machine limit", "machines limit")
+
+
+class MachinesClient:
+    """The machines of one app."""
+
+    def __init__(self, api_url: str, app: str, token: str) -> None:
+        self._base = f"{api_url}/v1/apps/{app}"
+        self._api_url = api_url
+        self._app = app
+        self._session = requests.Session()
+        # One per call in flight; the fleet starts machines in parallel.
+        self._session.mount(api_url, requests.adapters.HTTPAdapter(pool_maxsize=32))
+        self._session.trust_env = False  # a .netrc must not replace our token
+        self._session.headers["Authorization"] = f"Bearer {token}"  # as it is: tokens hold spaces and commas
+
+    def __repr__(self) -> str:
+        return f"<MachinesClient {self._base}>"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def list(self, lane: str) -> "list[Machine]":
+        """The machines of a lane that are not destroyed. Fly allows one list a second per app."""
+        return [_machine(one) for one in self._request("GET", "/machines", params={f"metadata.{METADATA_KEY}": lane})]
+
+    def get(self, machine_id: str) -> Machine | None:
+        """One machine; None if there is none (any more)."""
+        try:
+            return _machine(self._request("GET", f"/machines/{machine_id}"))
+        except MachinesError as exc:
+            if exc.status == 404:
+                return None
+            raise
+
+    def create(self, name: str, config: Mapping[str, Any], region: str | None, lane: str) -> Machine:
+        """Create a machine, which boots by itself.
+
+        The name makes it idempotent: if the answer of a first attempt was lost, the machine of that name is the answer.
+        """
+        body: dict[str, Any] = {"name": name, "config": dict(config)}
+        if region:
+            body["region"] = region
+        try:
+            return _machine(self._request("POST", "/machines", body))
+        except MachinesError as exc:
+            if exc.status is None or exc.status >= 500 or "name" in str(exc).lower():
+                made = [machine for machine in self.list(lane) if machine.name == name]
+                if made:
+                    return made[0]
+            raise
+
+    def start(self, machine_id: str) -> None:
+        """Start a machine that is stopped, suspended or created."""
+        self._request("POST", f"/machines/{machine_id}/start", {})
+
+    def stop(self, machine_id: str) -> None:
+        """Stop a machine: its stop signal, then SIGKILL."""
+        self._request("POST", f"/machines/{machine_id}/stop", {})
+
+    def wait_stopped(self, machine: Machine, timeout: float) -> None:
+        """Wait until a machine that is about to stop has stopped; raises MachinesError (408) if it does not."""
+        params = {"state": "stopped", "instance_id": machine.instance_id, "timeout": str(int(min(timeout, WAIT_LIMIT)))}
+        self._request("GET", f"/machines/{machine.id}/wait", params=params)
+
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, str] | None = None
+    ) -> Any:
+        # The API waits for up to `timeout` seconds before it answers a wait.
+        patience = ANSWER_TIMEOUT + float((params or {}).get("timeout", 0))
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                response = self._session.request(
+                    method, self._base + path, json=body, params=params, timeout=(CONNECT_TIMEOUT, patience)
+                )
+            except requests.RequestException as exc:
+                error = self._unreachable(exc)
+            else:
+                if response.ok:
+                    return _json(response)
+                error = self._refused(method, path, response)
+            if attempt == ATTEMPTS or not is_transient(error):
+                raise error from None
+            time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)))
+        raise AssertionError("unreachable")
+
+    def _unreachable(self, exc: requests.RequestException) -> MachinesError:
+        # The class only: the text of requests' exceptions may hold the whole request.
+        return MachinesError(
+            f"the Machines API at {self._api_url} can't be reached ({type(exc).__name__}): check FLY_API_HOSTNAME and "
+            "the network"
+        )
+
+    def _refused(self, method: str, path: str, response: requests.Response) -> MachinesError:
+        told = _json(response)
+        text = (told.get("error") or told.get("message") or "") if isinstance(told, dict) else ""
+        request_id = response.headers.get("fly-request-id")
+        remedy = {
+            401: "check FLY_API_TOKEN (fly tokens create deploy -a APP)",
+            403: f"make a token for this app with fly tokens create deploy -a {self._app}",
+            404: f"check that the app {self._app!r} exists (fly apps list) and that FLY_TASKS_APP names it",
+            422: "check the image (WORKER_IMAGE), the guest and the environment",
+        }.get(response.status_code)
+        return MachinesError(
+            f"the Machines API at {self._api_url} answered {response.status_code} to {method} {path} of the app "
+            f"{self._app!r}: {text or response.reason}{f'; {remedy}' if remedy else ''}"
+            f"{f' (fly-request-id {request_id})' if request_id else ''}",
+            response.status_code,
+            request_id,
+        )
+
+
+def is_transient(error: MachinesError) -> bool:
+    """Whether the same request may succeed later, for no other reason than time."""
+    return error.status is None or error.status == 429 or error.status >= 500
+
+
+def is_capacity(error: MachinesError) -> bool:
+    """Whether Fly has no room just now, in this region or for this organisation."""
+    return error.status in {409, 412, 422, 403} and any(word in str(error).lower() for word in _CAPACITY_WORDS)
+
+
+def _json(response: requests.Response) -> Any:
+    try:
+        return response.json()
+    except requests.JSONDecodeError:
+        return {}  # 204, or a proxy's plain text
+
+
+def _machine(told: Mapping[str, Any]) -> Machine:
+    return Machine(
+        id=told["id"],
+        name=told.get("name", ""),
+        state=told["state"],
+        region=told.get("region", ""),
+        instance_id=told.get("instance_id", ""),
+        host_status=told.get("host_status", "ok"),
+        exit=_last_exit(told.get("events") or ()),
+    )
+
+
+def _last_exit(events: Any) -> Exit | None:
+    for event in events:  # newest first
+        if event.get("type") != "exit":
+            continue
+        request = event.get("request") or {}
+        told = request.get("exit_event") or (request.get("MonitorEvent") or {}).get("exit_event") or {}
+        return Exit(
+            told.get("exit_code"), told.get("signal"), bool(told.get("oom_killed")), int(event.get("timestamp") or 0)
+        )
+    return None

@@ -1,0 +1,175 @@
+"""Step 3: the outbox sends gathered calls to the store, one batch at a time. Level 5.
+
+Owns a thread and the calls that are not stored yet. `put` wakes it, `close` ends it after the last batch. Killed in
+between: Redis has a whole batch or none of it, and a batch may be sent twice. Never unpickles, never speaks HTTP.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from flyexecutor.call import Call
+from flyexecutor.errors import RedisUnavailableError
+from flyexecutor.lane import Lane
+from flyexecutor.store import BATCH_BYTES, INLINE_BYTES, Store
+
+BATCH_CALLS = 500
+HELD_BYTES = 256 * 1024 * 1024  # while Redis is away; beyond it a call fails at once
+FIRST_CONTACT = 5.0  # seconds: a server that never answered is a wrong setting rather than an outage
+OUTAGE = 60.0  # seconds after which calls that could not be stored fail
+LONGEST_PAUSE = 2.0
+
+log = logging.getLogger("flyexecutor")
+
+
+class Outbox:
+    """What was submitted and is not in Redis yet."""
+
+    def __init__(
+        self,
+        store: Store,
+        lane: Lane,
+        *,
+        client: str,
+        result_ttl: float,
+        stored: Callable[[Sequence[str]], None],
+        failed: Callable[[Sequence[Call], RedisUnavailableError], None],
+    ) -> None:
+        self._store = store
+        self._lane = lane
+        self._client = client
+        self._result_ttl = result_ttl
+        self._stored = stored
+        self._failed = failed
+        self._changed = threading.Condition()  # guards all that follows
+        self._waiting: dict[str, tuple[int, Call]] = {}  # in order, with a number
+        self._sending: dict[str, tuple[int, Call]] = {}
+        self._held_bytes = 0
+        self._number = 0
+        self._closed = False
+        self._reached = False  # Redis has answered once
+        self._down_since: float | None = None
+        self._error: RedisUnavailableError | None = None  # why Redis can't be reached now
+        self._last_failure: tuple[int, RedisUnavailableError] | None = None  # of a call that was given up
+        self._reported = 0  # up to this number flush has told of failures
+
+    def put(self, call: Call) -> None:
+        """Take a call; returns at once. Raises RedisUnavailableError if Redis is away and too much waits for it."""
+        with self._changed:
+            if self._error and self._held_bytes + len(call.sealed) > HELD_BYTES:
+                raise self._error
+            self._number += 1
+            self._waiting[call.id] = (self._number, call)
+            self._held_bytes += len(call.sealed)
+            self._changed.notify_all()
+
+    def take_back(self, call_id: str) -> bool:
+        """Remove a call that is not on its way yet. False: too late for this way."""
+        with self._changed:
+            found = self._waiting.pop(call_id, None)
+            if found is None:
+                return False
+            self._held_bytes -= len(found[1].sealed)
+            self._changed.notify_all()
+            return True
+
+    def holds(self, call_id: str) -> bool:
+        """Whether the call is not stored yet."""
+        with self._changed:
+            return call_id in self._waiting or call_id in self._sending
+
+    def flush(self, timeout: float | None) -> None:
+        """Return when all that was put so far is stored in Redis.
+
+        Raises RedisUnavailableError (with the reason) if it could not be within `timeout` seconds, or was given up.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            target = self._number
+            while not self._gone(target):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise self._error or RedisUnavailableError(
+                        f"Redis at {self._store.address} did not take the calls within {timeout} s: "
+                        "give flush more time, or check the server"
+                    )
+                self._changed.wait(left)
+            reported, self._reported = self._reported, max(self._reported, target)
+            if self._last_failure and self._last_failure[0] > reported:
+                raise self._last_failure[1]
+
+    def _gone(self, target: int) -> bool:
+        oldest = next(iter(self._sending.values()), None) or next(iter(self._waiting.values()), None)
+        return oldest is None or oldest[0] > target
+
+    def close(self) -> None:
+        """End the thread once all is sent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """The thread."""
+        while batch := self._gather():
+            self._send(batch)
+
+    def _gather(self) -> Sequence[Call]:
+        """Block until there are calls; nothing once closed and empty."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            size = 0
+            for call_id, (number, call) in self._waiting.items():
+                size += min(len(call.sealed), INLINE_BYTES)
+                if self._sending and (size > BATCH_BYTES or len(self._sending) == BATCH_CALLS):
+                    break
+                self._sending[call_id] = (number, call)
+            for call_id in self._sending:
+                del self._waiting[call_id]
+            return [call for _, call in self._sending.values()]
+
+    def _send(self, batch: Sequence[Call]) -> None:
+        pause = 0.05
+        while True:
+            try:
+                reservations = self._store.enqueue(
+                    self._lane,
+                    batch,
+                    client=self._client,
+                    result_ttl=self._result_ttl,
+                    reservation=f"{self._client}.{self._number}",
+                )
+            except RedisUnavailableError as exc:
+                if self._gives_up(exc):
+                    self._done(batch, exc)
+                    self._failed(batch, exc)
+                    return
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, pause)
+                pause = min(LONGEST_PAUSE, pause * 2)
+            else:
+                self._reached, self._down_since = True, None
+                self._done(batch, None)
+                self._stored(reservations)
+                return
+
+    def _gives_up(self, error: RedisUnavailableError) -> bool:
+        now = time.monotonic()
+        if self._down_since is None:
+            self._down_since = now
+            log.warning("calls wait in the outbox: %s", error)
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+        patience = OUTAGE if self._reached else FIRST_CONTACT
+        return error.permanent or now - self._down_since > patience
+
+    def _done(self, batch: Sequence[Call], failure: RedisUnavailableError | None) -> None:
+        with self._changed:
+            if failure:
+                self._last_failure = (max(number for number, _ in self._sending.values()), failure)
+            self._error = failure
+            self._sending.clear()
+            self._held_bytes -= sum(len(call.sealed) for call in batch)
+            self._changed.notify_all()

@@ -1,0 +1,95 @@
+"""Level 2: arguments and environment to one frozen `Settings`, or one error that names all that is missing.
+
+Reads the variables that a Fly app has or its owner sets. Never prints a token, a Redis password or a key.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from flyexecutor.errors import SettingsError
+from flyexecutor.trust import KEY_VARIABLE, derive_key
+
+PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Settings:
+    """Where everything is, and the key."""
+
+    app: str
+    token: str
+    api_url: str
+    redis_url: str
+    image: str
+    regions: Sequence[str]
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"<Settings app={self.app!r} api={self.api_url!r} redis={redact(self.redis_url)!r} image={self.image!r}>"
+
+
+def read_settings(
+    *,
+    app: str | None = None,
+    token: str | None = None,
+    api_url: str | None = None,
+    redis_url: str | None = None,
+    image: str | None = None,
+    regions: Sequence[str] | None = None,
+    secret: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Complete what the caller gave with the environment.
+
+    Raises SettingsError that names every missing setting at once.
+    """
+    app = app or environ.get("FLY_TASKS_APP")
+    token = token or environ.get("FLY_API_TOKEN")
+    redis_url = redis_url or environ.get("REDIS_URL")
+    image = image or environ.get("WORKER_IMAGE") or environ.get("FLY_IMAGE_REF")
+    missing = [
+        f"{what} (argument {argument}= or environment variable {variable})"
+        for value, what, argument, variable in (
+            (app, "the app that holds the machines", "app", "FLY_TASKS_APP"),
+            (token, "a Fly API token", "token", "FLY_API_TOKEN"),
+            (redis_url, "the address of Redis", "redis_url", "REDIS_URL"),
+            (image, "the image of the worker", "image", "WORKER_IMAGE"),
+        )
+        if not value
+    ]
+    if missing or not (app and token and redis_url and image):
+        raise SettingsError(f"missing: {'; '.join(missing)}. To try it on this computer use local=True")
+    if urlsplit(redis_url).scheme not in {"redis", "rediss"}:
+        raise SettingsError(f"REDIS_URL is {redact(redis_url)!r}: it must start with redis:// or rediss://")
+    api_url = (api_url or environ.get("FLY_API_HOSTNAME") or PUBLIC_API).rstrip("/")
+    if urlsplit(api_url).scheme not in {"http", "https"}:
+        raise SettingsError(f"FLY_API_HOSTNAME is {api_url!r}: it must start with http:// or https://")
+    if regions is None:
+        regions = [environ["FLY_REGION"]] if environ.get("FLY_REGION") else []
+    elif isinstance(regions, str):
+        raise SettingsError(f"regions is the string {regions!r}: give a list, as in regions=[{regions!r}]")
+    return Settings(
+        app=app,
+        token=token,
+        api_url=api_url,
+        redis_url=redis_url,
+        image=image,
+        regions=tuple(regions),
+        key=_read_key(app, token, secret, environ),
+    )
+
+
+def _read_key(app: str, token: str, secret: str | None, environ: Mapping[str, str]) -> bytes:
+    secret = secret or environ.get("FLYEXECUTOR_SECRET")
+    if not secret and KEY_VARIABLE in environ:
+        # Inside a machine of ours: a call that submits calls signs with the key that its machine was given.
+        return bytes.fromhex(environ[KEY_VARIABLE])
+    return derive_key(secret or token, app)
+
+
+def redact(url: str) -> str:
+    """The address of a server without its password: `redis://host:6379/0`."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

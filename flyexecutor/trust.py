@@ -1,0 +1,132 @@
+"""Level 2: who may run code here. Derives the key, seals payloads, and verifies them before anyone unpickles.
+
+Unpickling is running code, in both directions, and Redis is only a wire: whoever can write to it must not be able to
+run anything. So every payload is sealed with HMAC-SHA256 over what it is and whom it is for; a payload moved to another
+call, another app, the other direction or another attempt does not verify. Pure functions and a key; no I/O, no pickle.
+"""
+
+import hashlib
+import hmac
+import secrets
+import struct
+import sys
+import time
+from enum import IntEnum
+from typing import NamedTuple
+
+from flyexecutor.errors import PayloadError, PythonMismatchError
+
+KEY_VARIABLE = "FLYEXECUTOR_KEY"  # how a machine gets the key, at its creation
+FORMAT = 1
+_HEAD = struct.Struct(">2sBBBB8s")  # magic, format, Python major and minor, encoding, key id
+_MAC_BYTES = 32
+_OVERHEAD = _HEAD.size + _MAC_BYTES
+_ID_RANDOM = 12
+_ID_TAG = 8
+
+
+class Encoding(IntEnum):
+    """What the sealed body is."""
+
+    PICKLE = 0  # frames of a pickle; for this Python version only
+    TEXT = 1  # a plain error, readable by every version
+
+
+class Opened(NamedTuple):
+    """A verified payload."""
+
+    encoding: Encoding
+    body: memoryview
+
+
+class Trust:
+    """The key of one app. `repr` shows its id only."""
+
+    def __init__(self, key: bytes, app: str) -> None:
+        self._key = key
+        self._app = app.encode()
+        self.key_id = hashlib.sha256(b"flyexecutor key id\0" + key).digest()[:8]
+
+    def __repr__(self) -> str:
+        return f"<Trust key {self.key_id.hex()}>"
+
+    @property
+    def exported(self) -> str:
+        """The key as text, for the environment of a machine that we create."""
+        return self._key.hex()
+
+    def new_call_id(self) -> str:
+        """An unguessable id (96 random bits, the time, and a tag by which we know our own: 48 hex digits)."""
+        body = struct.pack(">I", int(time.time())) + secrets.token_bytes(_ID_RANDOM)
+        return (body + self._tag(body)).hex()
+
+    def knows(self, call_id: str) -> bool:
+        """Whether the id was made with this key: tells an expired call from one that never was."""
+        try:
+            raw = bytes.fromhex(call_id)
+        except ValueError:
+            return False
+        return hmac.compare_digest(raw[-_ID_TAG:], self._tag(raw[:-_ID_TAG]))
+
+    def _tag(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, b"id\0" + self._app + b"\0" + body, "sha256")[:_ID_TAG]
+
+    def seal_call(self, call_id: str, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
+        """Seal what a client sends to a worker."""
+        return self._seal(b"call", call_id, 0, body, encoding)
+
+    def open_call(self, call_id: str, sealed: bytes) -> Opened:
+        """Verify what a client sent. Raises PayloadError, before anything is unpickled."""
+        return self._open(b"call", call_id, 0, sealed)
+
+    def seal_outcome(self, call_id: str, attempt: int, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
+        """Seal what a worker sends back for this attempt."""
+        return self._seal(b"outcome", call_id, attempt, body, encoding)
+
+    def open_outcome(self, call_id: str, attempt: int, sealed: bytes) -> Opened:
+        """Verify what a worker sent back. Raises PayloadError, before anything is unpickled."""
+        return self._open(b"outcome", call_id, attempt, sealed)
+
+    def _seal(self, direction: bytes, call_id: str, attempt: int, body: bytes, encoding: Encoding) -> bytes:
+        head = _HEAD.pack(b"FX", FORMAT, *sys.version_info[:2], encoding, self.key_id)
+        return b"".join((head, self._mac(head, direction, call_id, attempt, body), body))
+
+    def _open(self, direction: bytes, call_id: str, attempt: int, sealed: bytes) -> Opened:
+        what = f"the {direction.decode()} payload of call {call_id}"
+        if len(sealed) < _OVERHEAD:
+            raise PayloadError(f"{what} is truncated ({len(sealed)} bytes): it was refused and not unpickled")
+        view = memoryview(sealed)
+        head, mac, body = view[: _HEAD.size], view[_HEAD.size : _OVERHEAD], view[_OVERHEAD:]
+        magic, version, major, minor, encoding, key_id = _HEAD.unpack(head)
+        if magic != b"FX" or version != FORMAT:
+            raise PayloadError(
+                f"{what} has format {version}, this flyexecutor reads {FORMAT}: install the same version on both sides"
+            )
+        if key_id != self.key_id:
+            raise PayloadError(
+                f"{what} is signed with key {key_id.hex()}, ours is {self.key_id.hex()}: give both sides the same "
+                "FLYEXECUTOR_SECRET (or the same Fly API token)"
+            )
+        if not hmac.compare_digest(mac, self._mac(head, direction, call_id, attempt, body)):
+            raise PayloadError(f"{what} does not verify: it was changed or replayed, and was not unpickled")
+        if encoding == Encoding.PICKLE and (major, minor) != sys.version_info[:2]:
+            raise PythonMismatchError(
+                f"{what} was pickled by Python {major}.{minor}, this side runs Python {sys.version_info[0]}."
+                f"{sys.version_info[1]}: use an image with the same Python version as the submitting side"
+            )
+        return Opened(Encoding(encoding), body)
+
+    def _mac(
+        self, head: bytes | memoryview, direction: bytes, call_id: str, attempt: int, body: bytes | memoryview
+    ) -> bytes:
+        # Every field but the last has its length in front: no two sets of fields give the same bytes.
+        fields = (self._app, direction, call_id.encode(), attempt.to_bytes(4, "big"), head)
+        mac = hmac.new(self._key, b"".join(len(field).to_bytes(4, "big") + field for field in fields), "sha256")
+        mac.update(body)
+        return mac.digest()
+
+
+def derive_key(secret: str, app: str) -> bytes:
+    """The app's 32-byte key from `FLYEXECUTOR_SECRET` or the API token: HKDF-SHA256 (RFC 5869), one block."""
+    extracted = hmac.digest(b"flyexecutor", secret.encode(), "sha256")
+    return hmac.digest(extracted, b"signing key of " + app.encode() + b"\x01", "sha256")

@@ -1,0 +1,191 @@
+"""Step 9: the watcher reads outcomes from the store, verifies and unpickles them, and resolves futures. Level 5.
+
+Owns a thread, a connection and the pending futures. `expect` wakes it; with no future pending it is parked and sends
+nothing. `close` ends it: at once when parked, else by closing its connection. Killed: outcomes stay in Redis for
+`result_ttl`, and another process attaches by id. Callbacks of futures run in its thread, as in ProcessPoolExecutor.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+
+from flyexecutor import payload
+from flyexecutor.call import Outcome
+from flyexecutor.errors import (
+    CallForgottenError,
+    FlyExecutorError,
+    MachineLostError,
+    RedisUnavailableError,
+)
+from flyexecutor.future import FlyFuture
+from flyexecutor.states import State
+from flyexecutor.store import INLINE_BYTES, Store
+from flyexecutor.trust import Trust
+
+READ_FOR = 15.0  # seconds that one read waits; then the watcher makes sure that Redis still knows its calls
+LONGEST_PAUSE = 5.0
+CHECK_AT_ONCE = 1000
+
+log = logging.getLogger("flyexecutor")
+
+
+class Watcher:
+    """The futures of one client that have not ended."""
+
+    def __init__(self, store: Store, trust: Trust, *, client: str, unsent: Callable[[str], bool]) -> None:
+        self._store = store
+        self._trust = trust
+        self._unsent = unsent
+        self._reader = store.outcomes(client)
+        self._changed = threading.Condition()  # guards what follows
+        self._pending: dict[str, FlyFuture[object]] = {}
+        self._submitted = 0  # of the pending, those that are not attached
+        self._closed = False
+        self._drained: Callable[[], None] | None = None
+
+    def expect(self, future: FlyFuture[object]) -> None:
+        """Resolve this future when its outcome comes. To be called before the call is sent."""
+        with self._changed:
+            self._pending[future.id] = future
+            self._submitted += not future.attached
+            self._changed.notify_all()
+
+    def pending(self) -> list[FlyFuture[object]]:
+        """The futures that have not ended."""
+        with self._changed:
+            return list(self._pending.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether any future has not ended."""
+        return bool(self._pending)
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        """End the thread as soon as no call that was submitted here is pending; it then calls `then`."""
+        with self._changed:
+            self._drained = then
+            self._changed.notify_all()
+
+    def drop(self, call_id: str) -> FlyFuture[object] | None:
+        """Expect this call no longer; answers its future to whoever is the first to ask."""
+        with self._changed:
+            future = self._pending.pop(call_id, None)
+            if future:
+                self._submitted -= not future.attached
+            return future
+
+    def fail(self, call_ids: Iterable[str], error: FlyExecutorError) -> None:
+        """End futures whose calls will not end."""
+        for call_id in call_ids:
+            if future := self.drop(call_id):
+                future.set_exception(error)
+
+    def cancelled(self, call_id: str) -> None:
+        """A call was taken back."""
+        if future := self.drop(call_id):
+            future.end_cancelled()
+
+    def close(self) -> None:
+        """End the thread; what is still pending ends with an error that says so."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._reader.close()
+        self.fail(
+            [future.id for future in self.pending()],
+            FlyExecutorError("the executor was shut down before this call ended: attach to it again with future(id)"),
+        )
+
+    def run(self) -> None:
+        """The thread."""
+        pause = 0.05
+        while self._park():
+            try:
+                outcomes = self._reader.read(READ_FOR)
+                if not outcomes:
+                    self._forget_what_redis_forgot()
+                pause = 0.05
+            except RedisUnavailableError as exc:
+                self._wait_out(exc, pause)
+                pause = min(LONGEST_PAUSE, pause * 2)
+                continue
+            for outcome in outcomes:
+                self.resolve(outcome)
+        if self._drained:
+            self._drained()
+
+    def _park(self) -> bool:
+        """Block while nothing is pending; False once closed or drained."""
+        with self._changed:
+            while not self._pending and not self._closed and not self._drained:
+                self._changed.wait()
+            return not self._closed and not (self._drained and not self._submitted)
+
+    def _wait_out(self, error: RedisUnavailableError, pause: float) -> None:
+        with self._changed:
+            if not self._closed:
+                log.warning("futures wait: %s", error)
+                self._changed.wait_for(lambda: self._closed, pause)
+
+    def resolve(self, outcome: Outcome) -> None:
+        """End the future of this outcome, if it is (still) expected."""
+        future = self.drop(outcome.id)
+        if future is None:
+            return
+        if outcome.state is State.CANCELLED:
+            future.end_cancelled()
+        else:
+            result = self._open(outcome)
+            if result.exception is not None and outcome.machine_id:
+                result.exception.add_note(
+                    f"call {outcome.id}, attempt {outcome.attempt}, on machine {outcome.machine_id}"
+                    f"{f' in {outcome.region}' if outcome.region else ''}"
+                )
+            future.end(outcome, result.value, result.exception)
+        if not future.keep and len(outcome.sealed) > INLINE_BYTES:
+            self._drop_outcome(outcome)
+
+    def _open(self, outcome: Outcome) -> payload.Result:
+        if outcome.state is State.LOST:
+            reason = outcome.sealed.decode(errors="replace")
+            return payload.Result(
+                exception=MachineLostError(
+                    f"the machine {outcome.machine_id} that ran the call was lost: {reason}; no attempt is left "
+                    f"(it had {outcome.attempt})"
+                )
+            )
+        try:
+            opened = self._trust.open_outcome(outcome.id, outcome.attempt, outcome.sealed)
+            return payload.load_outcome(opened.encoding, opened.body)
+        except FlyExecutorError as exc:
+            log.error("%s", exc)
+            return payload.Result(exception=exc)
+        except Exception as exc:  # noqa: BLE001 - user code unpickles itself and may raise anything
+            exc.add_note(f"flyexecutor could not unpickle the outcome of call {outcome.id}")
+            return payload.Result(exception=exc)
+
+    def _drop_outcome(self, outcome: Outcome) -> None:
+        try:
+            self._store.drop_outcome(outcome)
+        except RedisUnavailableError as exc:
+            log.warning("an outcome stays in Redis until it expires: %s", exc)
+
+    def _forget_what_redis_forgot(self) -> None:
+        """Redis may have been emptied: a future whose call is nowhere would wait for ever."""
+        ids = [future.id for future in self.pending() if not self._unsent(future.id)]
+        missing = [
+            call_id
+            for at in range(0, len(ids), CHECK_AT_ONCE)
+            for call_id in self._store.missing(ids[at : at + CHECK_AT_ONCE])
+        ]
+        # A call of map() leaves no record once it has ended: its outcome is then in the stream. So look there again.
+        if missing:
+            for outcome in self._reader.read(0):
+                self.resolve(outcome)
+            self.fail(
+                missing,
+                CallForgottenError(
+                    f"Redis at {self._store.address} does not know the call any more: it was emptied, or it evicts "
+                    "keys (turn eviction off); the call may have run"
+                ),
+            )

@@ -1,0 +1,1 @@
+"""Level 5: the program inside a machine, `python -m flyexecutor.worker`."""

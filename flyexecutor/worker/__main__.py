@@ -1,0 +1,42 @@
+"""`python -m flyexecutor.worker`: the environment to settings, then the loop. Ends with 0 when it has left its lane.
+
+The runners are started before this process loads what it needs itself: both load at the same time.
+"""
+
+import os
+import sys
+
+from flyexecutor.trust import KEY_VARIABLE
+from flyexecutor.worker.runners import Runner
+
+NEEDED = ("FLY_APP_NAME", "FLY_MACHINE_ID", "REDIS_URL", "FLYEXECUTOR_LANE", KEY_VARIABLE)
+
+
+def main() -> int:
+    """Run as a worker until there is nothing to do. Answers the exit code."""
+    missing = [name for name in NEEDED if not os.environ.get(name)]
+    if missing:
+        print(  # noqa: T201 - a machine's standard error is its log
+            f"flyexecutor worker: {', '.join(missing)} not set: this program is started by an executor, in a machine",
+            file=sys.stderr,
+        )
+        return 1
+    runners = [Runner() for _ in range(int(os.environ.get("FLYEXECUTOR_CONCURRENCY", "1")))]
+
+    from flyexecutor.worker.loop import Worker  # noqa: PLC0415 - see above
+
+    worker = Worker(
+        runners,
+        app=os.environ["FLY_APP_NAME"],
+        machine_id=os.environ["FLY_MACHINE_ID"],
+        region=os.environ.get("FLY_REGION", ""),
+        lane=os.environ["FLYEXECUTOR_LANE"],
+        redis_url=os.environ["REDIS_URL"],
+        key=bytes.fromhex(os.environ[KEY_VARIABLE]),
+        idle_timeout=float(os.environ.get("FLYEXECUTOR_IDLE_TIMEOUT", "10")),
+    )
+    return worker.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
