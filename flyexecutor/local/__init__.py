@@ -1,0 +1,125 @@
+"""A Machines API and a Redis on this computer, for development and tests.
+
+The API speaks HTTP as Fly's does, its machines are real processes, its Redis is a real server. It knows nothing of
+flyexecutor's client: `environ()` is all that an executor needs to use it instead of Fly.
+
+Three processes: the owner (whoever made a LocalFly), the guard (`python -m flyexecutor.local`) and the server. Each of
+the last two ends everything when the one above it, or beside it, is gone: whatever single process is killed with -9,
+no process, socket or file stays behind.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+DEFAULT_IMAGE = "registry.fly.io/local:flyexecutor"
+
+
+class LocalError(Exception):
+    """The local Machines API or its Redis could not be started; the message says what to do."""
+
+
+class LocalFly:
+    """A running Machines API and Redis; ends with `close`, or with the process that made it.
+
+    app: name of the app that exists from the start.
+    rate_limits: whether requests are limited as Fly documents it.
+    secrets: the app's secrets (`fly secrets set`): environment variables of all its machines.
+    machine_limit: how many machines the organisation may have; None for no limit.
+    port, redis_port: on 127.0.0.1; 0 for a free one.
+    show_output: whether what machines print appears on this process's standard error, as `fly logs` shows it.
+
+    Machines run in this process's current folder, with its `sys.path` and its Python, as if that were their image.
+    Raises LocalError when it can't start.
+    """
+
+    def __init__(
+        self,
+        *,
+        app: str = "local",
+        rate_limits: bool = True,
+        secrets: Mapping[str, str] | None = None,
+        machine_limit: int | None = None,
+        port: int = 0,
+        redis_port: int = 0,
+        show_output: bool = True,
+    ) -> None:
+        self.app = app
+        self.image = DEFAULT_IMAGE
+        self._owner = os.getpid()
+        told = {
+            "app": app,
+            "rate_limits": rate_limits,
+            "secrets": dict(secrets or {}),
+            "machine_limit": machine_limit,
+            "port": port,
+            "redis_port": redis_port,
+            "show_output": show_output,
+            "image": {"name": DEFAULT_IMAGE, "cwd": os.getcwd(), "env": _image_environment()},
+        }
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "flyexecutor.local"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": _image_environment()["PYTHONPATH"]},
+            # Ctrl-C in a terminal goes to the owner, which closes us in its own time.
+            start_new_session=True,
+        )
+        assert self._guard.stdin
+        assert self._guard.stdout
+        self._guard.stdin.write(json.dumps(told).encode() + b"\n")
+        self._guard.stdin.flush()
+        ready: dict[str, Any] = json.loads(self._guard.stdout.readline() or b"{}")
+        if "api_url" not in ready:
+            self.close()
+            raise LocalError(ready.get("error", "the local Machines API ended while it started: see above"))
+        self.pid = self._guard.pid
+        self.server_pid: int = ready["server_pid"]
+        self.api_url: str = ready["api_url"]
+        self.redis_url: str = ready["redis_url"]
+        self.redis_server: str = ready["redis_server"]
+        self.token: str = ready["token"]
+
+    def __repr__(self) -> str:
+        return f"<LocalFly app={self.app!r} at {getattr(self, 'api_url', 'nowhere')}>"
+
+    def environ(self) -> dict[str, str]:
+        """The environment variables with which an executor uses this instead of Fly."""
+        return {
+            "FLY_API_HOSTNAME": self.api_url,
+            "FLY_API_TOKEN": self.token,
+            "FLY_TASKS_APP": self.app,
+            "WORKER_IMAGE": self.image,
+            "REDIS_URL": self.redis_url,
+        }
+
+    def close(self) -> None:
+        """End all machines, Redis and the API, and wait until they have ended. A forked child's close does nothing."""
+        if os.getpid() != self._owner or self._guard.stdin is None or self._guard.stdin.closed:
+            return
+        try:
+            # Said, not only closed: a forked child may hold the pipe open.
+            self._guard.stdin.write(b"close\n")
+            self._guard.stdin.close()
+        except BrokenPipeError:
+            pass  # it is gone already
+        self._guard.wait()
+        if self._guard.stdout:
+            self._guard.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def _image_environment() -> dict[str, str]:
+    """What stands for an image here: this Python and all that it can import."""
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if not entry.endswith(".zip"))
+    programs = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
+    return {"PATH": programs, "PYTHONPATH": path, "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}

@@ -1,0 +1,40 @@
+"""The guard: `python -m flyexecutor.local`, started by LocalFly and by nobody else.
+
+Owns the run folder and the server process. Its owner's end, seen as end-of-file, ends the server; the server's end, of
+itself or by force, is followed by a clean-up here. If the guard is killed, the server cleans up.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from flyexecutor.local.processes import clean_up
+
+
+def main() -> int:
+    """Run until the owner goes or the server ends. Answers the exit code."""
+    settings = json.loads(sys.stdin.buffer.readline())
+    run = Path(tempfile.mkdtemp(prefix="flyexecutor-local-"))
+    settings["run"] = str(run)
+    server = subprocess.Popen([sys.executable, "-m", "flyexecutor.local.server"], stdin=subprocess.PIPE)
+    sys.stdout.close()  # the server has it: an owner who waits for the ready line must see the server's end
+    assert server.stdin
+    server_stdin = server.stdin
+
+    def follow_owner() -> None:
+        server_stdin.write(json.dumps(settings).encode() + b"\n")
+        server_stdin.flush()
+        sys.stdin.buffer.readline()  # "close", or end-of-file
+        server_stdin.close()
+
+    threading.Thread(target=follow_owner, daemon=True).start()
+    code = server.wait()
+    clean_up(run)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

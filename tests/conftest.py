@@ -1,0 +1,57 @@
+"""What tests stand on: a real Redis, and executors whose machines are real processes.
+
+`local_fly` (one Machines API and one Redis for the session, no rate limits) is the package's own fixture, from
+`flyexecutor.contrib.pytest`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from flyexecutor import FlyMachineExecutor, LocalFly
+from flyexecutor.store import Store
+
+APP = "tested"
+
+
+@pytest.fixture
+def redis_url(local_fly: LocalFly) -> str:
+    """The address of a real, empty Redis."""
+    with redis.Redis.from_url(local_fly.redis_url) as client:
+        client.flushall()
+    return local_fly.redis_url
+
+
+@pytest.fixture
+def raw_redis(redis_url: str) -> "Iterator[redis.Redis]":
+    """A client of that Redis, to look at what is in it."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    store = Store(redis_url, APP)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def make_executor(local_fly: LocalFly) -> Iterator[Callable[..., FlyMachineExecutor]]:
+    """Makes executors with options; they are shut down at the end of the test."""
+    made: list[FlyMachineExecutor] = []
+
+    def make(**options: Any) -> FlyMachineExecutor:
+        made.append(FlyMachineExecutor(local=local_fly, **{"max_workers": 2, "idle_timeout": 1.0, **options}))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def executor(make_executor: Callable[..., FlyMachineExecutor]) -> FlyMachineExecutor:
+    return make_executor()
