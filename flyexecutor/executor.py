@@ -151,7 +151,7 @@ class FlyMachineExecutor(Executor):
         )
         # Submitted here, not at the first next(): a map that nobody iterates runs as well.
         sent = deque(futures if buffersize is None else itertools.islice(futures, buffersize))
-        return itertools.chain.from_iterable(_deliver(sent, futures, deadline))
+        return _deliver(sent, futures, deadline)
 
     def future(self, call_id: str) -> FlyFuture[Any]:
         """Attach to a call from any process: the future of this id, pending or ended.
@@ -246,13 +246,13 @@ def _check_at_least(least: int, **values: float) -> None:
 
 def _deliver(
     sent: deque[FlyFuture[list[T]]], more: Iterator[FlyFuture[list[T]]], deadline: float | None
-) -> Iterator[list[T]]:
+) -> Iterator[T]:
     try:
         while sent:
             result = sent[0].result(None if deadline is None else deadline - time.monotonic())
             sent.popleft()  # what has been delivered is not held here any longer
             sent.extend(itertools.islice(more, 1))
-            yield result
+            yield from result
             del result
     finally:
         for future in sent:

@@ -49,7 +49,7 @@ def make_executor(local_fly: LocalFly) -> Iterator[Callable[..., FlyMachineExecu
 
     yield make
     for executor in made:
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)  # a test that failed may have left a call at its gate
 
 
 @pytest.fixture

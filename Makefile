@@ -1,0 +1,50 @@
+# make demo    the demo on http://127.0.0.1:$(PORT)/, with a local Machines API, Redis and mailbox; Ctrl-C ends it
+# make test    all tests                     make check   formatting, lint, types, direction of imports
+# make bench   the performance goals         make setup   what the others need: .venv, a Redis server
+# Needs Python >= 3.11, make and git. Everything else is installed into .venv, or (as root, on Debian) by apt.
+PYTHON ?= python3
+PORT ?= 8123
+BIN := .venv/bin
+
+# Debian packages, where that is allowed without a password; elsewhere what needs them says what is missing.
+# RUNLEVEL=1: Debian would start Redis as a service on port 6379, which nobody asked for.
+define apt_install
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	echo "installing $(1) (Debian)"; export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1) >/dev/null || true; fi;
+endef
+
+.PHONY: setup setup-redis setup-browser demo test check bench clean
+
+setup: .venv/ready setup-redis
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit(f"flyexecutor needs Python 3.11 or newer, $(PYTHON) is {v}: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+setup-redis: .venv/ready
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { $(call apt_install,redis-server) }
+	@$(BIN)/python -m flyexecutor.local.redis
+
+setup-browser:
+	@command -v chromedriver >/dev/null || { $(call apt_install,chromium chromium-driver) }
+
+demo: setup
+	@exec $(BIN)/python -m demo --port $(PORT)
+
+test: setup setup-browser
+	$(BIN)/pytest
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info .*_cache .import_linter_cache .coverage

@@ -1,0 +1,1 @@
+"""The image that runs on Fly Machines, and the functions that the demo submits to it."""
