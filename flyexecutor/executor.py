@@ -76,8 +76,9 @@ class FlyMachineExecutor(Executor):
         _check_at_least(1, max_workers=max_workers, concurrency=concurrency, result_ttl=result_ttl)
         _check_at_least(0, retries=retries, idle_timeout=idle_timeout)
         _check_at_least(1, boot_timeout=boot_timeout)
-        self._own_local = LocalFly() if local is True else None
-        where = local if isinstance(local, LocalFly) else self._own_local
+        own_local = LocalFly() if local is True else None
+        self._close_local: Callable[[], None] = own_local.close if own_local else lambda: None
+        where = local if isinstance(local, LocalFly) else own_local
         try:
             settings = read_settings(
                 app=app,
@@ -191,6 +192,7 @@ class FlyMachineExecutor(Executor):
     ) -> FlyFuture[Any]:
         if not callable(fn):
             raise TypeError(f"{fn!r} is not callable: give submit the function and its arguments apart")
+        self._refuse_if_closed()
         call_id = self._trust.new_call_id()
         try:
             body = payload.dump_call(fn, args, kwargs)
@@ -198,13 +200,12 @@ class FlyMachineExecutor(Executor):
             return self._client.failed(call_id, exc)
         call = Call(call_id, self._trust.seal_call(call_id, body), self._retries, keep)
         with self._gate:
-            if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._refuse_if_closed()
             return self._client.send(call)
 
-    def _close_local(self) -> None:
-        if self._own_local:
-            self._own_local.close()
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
 
 
 def _machine_config(

@@ -4,7 +4,7 @@
 `flyexecutor.contrib.pytest`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -39,12 +39,16 @@ def store(redis_url: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def make_executor(local_fly: LocalFly) -> Iterator[Callable[..., FlyMachineExecutor]]:
-    """Makes executors with options; they are shut down at the end of the test."""
+def make_executor(local_fly: LocalFly, request: pytest.FixtureRequest) -> Iterator[Callable[..., FlyMachineExecutor]]:
+    """Makes executors with options; they are shut down at the end of the test.
+
+    Their machines are the test's own: with its name in the environment they are a lane apart.
+    """
     made: list[FlyMachineExecutor] = []
 
-    def make(**options: Any) -> FlyMachineExecutor:
-        made.append(FlyMachineExecutor(local=local_fly, **{"max_workers": 2, "idle_timeout": 1.0, **options}))
+    def make(*, env: Mapping[str, str] | None = None, **options: Any) -> FlyMachineExecutor:
+        env = {"TEST": request.node.nodeid, **(env or {})}
+        made.append(FlyMachineExecutor(local=local_fly, env=env, **{"max_workers": 2, "idle_timeout": 1.0, **options}))
         return made[-1]
 
     yield make
@@ -53,5 +57,8 @@ def make_executor(local_fly: LocalFly) -> Iterator[Callable[..., FlyMachineExecu
 
 
 @pytest.fixture
-def executor(make_executor: Callable[..., FlyMachineExecutor]) -> FlyMachineExecutor:
-    return make_executor()
+def executor(local_fly: LocalFly) -> Iterator[FlyMachineExecutor]:
+    """An executor whose machines are those of all tests that use it."""
+    executor = FlyMachineExecutor(local=local_fly, max_workers=2, idle_timeout=1.0)
+    yield executor
+    executor.shutdown(wait=False, cancel_futures=True)

@@ -13,6 +13,7 @@ from flyexecutor import ExpiredCallError, FlyMachineExecutor, State, UnknownCall
 from tests import tasks
 
 WAIT = 30.0
+THREADS = ("outbox", "watcher", "fleet")
 
 
 def test_a_call_runs_in_a_machine_and_its_value_comes_back(executor):
@@ -214,10 +215,12 @@ def test_submit_refuses_what_is_not_callable(executor):
         executor.submit(42)
 
 
-def test_an_executor_that_nobody_holds_any_longer_ends_its_threads(make_executor, local_fly):
+def test_an_executor_that_nobody_holds_any_longer_ends_its_threads(local_fly):
+    before = set(threading.enumerate())
     executor = FlyMachineExecutor(local=local_fly, max_workers=1, idle_timeout=1.0)
     future = executor.submit(tasks.increment, 1)
-    threads = [t for t in threading.enumerate() if t.name.startswith("flyexecutor")]
+    threads = [t for t in threading.enumerate() if t not in before and t.name.split()[-1] in THREADS]
+    assert len(threads) == len(THREADS)
     del executor
     assert future.result(WAIT) == 2
     for thread in threads:
