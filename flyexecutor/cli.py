@@ -41,3 +41,7 @@ def local(app: str, port: int, redis_port: int, rate_limits: bool) -> None:
         for name, value in fly.environ().items():
             click.echo(f"export {name}={shlex.quote(value)}")
         ended.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -76,7 +76,8 @@ class Fleet:
             try:
                 if owed or time.monotonic() >= next_look:
                     next_look = time.monotonic() + LOOK_EVERY
-                    self._tend(owed)
+                    if self._tend(owed):
+                        next_look = 0.0
                 self._create_one()
             except RedisUnavailableError as exc:
                 log.warning("the fleet waits: %s", exc)
@@ -94,8 +95,8 @@ class Fleet:
             owed, self._owed = self._owed, []
             return None if self._closed else owed
 
-    def _tend(self, owed: Sequence[str]) -> None:
-        """Look, plan, act."""
+    def _tend(self, owed: Sequence[str]) -> bool:
+        """Look, plan, act. Answers whether to look again at once: calls of a lost machine are queued again."""
         self._looks += 1
         look = self._store.look(self._lane, f"{self._client}.look{self._looks}")
         reservations = [*owed, *look.reservations]
@@ -106,13 +107,13 @@ class Fleet:
         try:
             # One client looks for all, unless there is something to start: then each must see for itself.
             if not (reservations or booting or self._store.try_lock("look", self._client, LOOK_EVERY * 0.9)):
-                return
+                return False
             machines = self._machines.list(self._lane.name)
         except MachinesError as exc:
             for reservation in reservations:
                 self._store.release(self._lane, reservation)
             self._troubled(exc, look)
-            return
+            return False
         self._reached = True
         seen = policy.Snapshot(
             machines=machines,
@@ -123,13 +124,14 @@ class Fleet:
             booting={machine_id: exit_before for machine_id, (_, exit_before) in booting.items()},
             max_workers=self._lane.max_workers,
         )
-        for action in policy.plan(seen):
-            self._act(action, look)
+        freed = [self._act(action, look) for action in policy.plan(seen)]
         if look.workers:
             self._trouble_since = None
         self._give_up_slow_boots(booting, look)
+        return any(freed)
 
-    def _act(self, action: policy.Action, look: LaneLook) -> None:
+    def _act(self, action: policy.Action, look: LaneLook) -> bool:
+        """Answers whether calls were freed."""
         match action:
             case policy.Start(reservation, machine):
                 # Assigned before it is started: two clients must not count on the same machine.
@@ -144,7 +146,7 @@ class Fleet:
             case policy.Create(reservation):
                 self._creates.append(reservation)
             case policy.Bury(machine_id, joined, machine):
-                self._bury(machine_id, joined, machine)
+                return self._bury(machine_id, joined, machine)
             case policy.GiveUp(machine):
                 self._forget(machine.id)
                 self._troubled(
@@ -154,6 +156,7 @@ class Fleet:
                     ),
                     look,
                 )
+        return False
 
     def _start(self, machine: Machine) -> None:
         try:
@@ -198,20 +201,20 @@ class Fleet:
                 log.info("no room in %s, trying the next region: %s", region, exc)
         return self._machines.create(name, self._lane.config, regions[-1], self._lane.name)
 
-    def _bury(self, machine_id: str, joined: str, machine: Machine | None) -> None:
+    def _bury(self, machine_id: str, joined: str, machine: Machine | None) -> bool:
         if machine is None:
             # A fresh machine may be missing in a list for a moment; a get that says 404 is certain.
             try:
                 machine = self._machines.get(machine_id)
             except MachinesError as exc:
                 log.warning("can't tell whether machine %s is gone: %s", machine_id, exc)
-                return
+                return False
             if machine is not None and machine.state not in policy.GONE:
-                return
+                return False
         reason = "it no longer exists" if machine is None else f"it is {machine.state} ({machine.exit or 'no exit'})"
         calls = self._store.bury(self._lane, machine_id, joined, reason)
         log.warning("machine %s is gone: %s; its calls (%d) run again or are lost", machine_id, reason, calls)
-        self.start_soon(())
+        return calls > 0
 
     def _give_up_slow_boots(self, booting: dict[str, tuple[float, Exit | None]], look: LaneLook) -> None:
         now = time.monotonic()
@@ -244,7 +247,7 @@ class Fleet:
         with self._lock:
             since = self._trouble_since = self._trouble_since or now
         workers = look.workers if look else self._store.look(self._lane, f"{self._client}.trouble").workers
-        if is_transient(error) or is_capacity(error):
+        if not isinstance(error, MachineStartError) and (is_transient(error) or is_capacity(error)):
             patience = self._lane.boot_timeout if self._reached or error.status else FIRST_CONTACT
         else:
             patience = 0.0

@@ -167,10 +167,10 @@ def _machine(told: Mapping[str, Any]) -> Machine:
 
 def _last_exit(events: Any) -> Exit | None:
     for event in events:  # newest first
-        if event.get("type") != "exit":
-            continue
         request = event.get("request") or {}
-        told = request.get("exit_event") or (request.get("MonitorEvent") or {}).get("exit_event") or {}
+        told = request.get("exit_event") or (request.get("MonitorEvent") or {}).get("exit_event")
+        if event.get("type") != "exit" or not told:
+            continue
         return Exit(
             told.get("exit_code"), told.get("signal"), bool(told.get("oom_killed")), int(event.get("timestamp") or 0)
         )

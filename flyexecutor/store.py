@@ -122,9 +122,9 @@ class Store:
         )
 
     def close(self) -> None:
-        """Close the idle connections."""
-        self._redis.close()
-        self._quick.close()
+        """Close the idle connections; one that a thread still waits on closes when it is done."""
+        for client in (self._redis, self._quick):
+            client.connection_pool.disconnect(inuse_connections=False)
 
     # Steps 3 and 4: the outbox
 

@@ -1,0 +1,77 @@
+"""A machine dies, is stopped or destroyed by hand: its calls run again up to `retries`, then end as MachineLostError."""
+
+import pytest
+import requests
+
+from flyexecutor import MachineLostError, State
+from tests import tasks
+
+WAIT = 60.0
+
+
+@pytest.fixture
+def machine_api(local_fly):
+    """Does to a machine what a person does with fly machine ... ."""
+
+    def ask(machine_id, action, **body):
+        url = f"{local_fly.api_url}/v1/apps/{local_fly.app}/machines/{machine_id}"
+        headers = {"Authorization": f"Bearer {local_fly.token}"}
+        if action == "destroy":
+            requests.delete(f"{url}?force=true", headers=headers, timeout=10).raise_for_status()
+        else:
+            requests.post(f"{url}/{action}", json=body, headers=headers, timeout=10).raise_for_status()
+
+    return ask
+
+
+def test_a_call_whose_worker_is_killed_runs_again_when_fly_restarts_the_machine(make_executor, tmp_path, machine_api):
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+    future = executor.submit(gate.enter)
+    machine_api(gate.wait_for_entry(), "signal", signal="SIGKILL")
+    again = gate.wait_for_entry()
+    gate.open()
+    assert (future.result(WAIT), future.attempt) == (again, 2)
+
+
+@pytest.mark.parametrize(("action", "body"), [("stop", {"signal": "SIGKILL"}), ("destroy", {})])
+def test_a_call_runs_again_when_its_machine_is_ended_by_hand(make_executor, tmp_path, machine_api, action, body):
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+    future = executor.submit(gate.enter)
+    machine_api(gate.wait_for_entry(), action, **body)
+    again = gate.wait_for_entry()
+    gate.open()
+    assert (future.result(WAIT), future.attempt) == (again, 2)
+
+
+def test_a_call_without_retries_is_lost_with_its_machine(make_executor, tmp_path, machine_api):
+    executor = make_executor(max_workers=1, retries=0)
+    gate = tasks.Gate.make(tmp_path)
+    future = executor.submit(gate.enter)
+    machine_id = gate.wait_for_entry()
+    machine_api(machine_id, "signal", signal="SIGKILL")
+    error = future.exception(WAIT)
+    assert isinstance(error, MachineLostError)
+    assert machine_id in str(error)
+    assert future.state() is State.LOST
+
+
+def test_a_call_that_kills_every_machine_ends_after_its_retries(make_executor):
+    future = make_executor(max_workers=1, retries=1).submit(tasks.kill_own_worker)
+    assert isinstance(future.exception(WAIT), MachineLostError)
+    assert future.attempt == 2
+
+
+def test_a_machine_that_is_asked_to_stop_finishes_what_runs_and_hands_back_the_rest(
+    make_executor, tmp_path, machine_api
+):
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+    running = executor.submit(gate.enter)
+    behind = executor.submit(tasks.increment, 1)
+    machine_api(gate.wait_for_entry(), "stop")
+    gate.open()
+    assert running.result(WAIT)
+    assert running.attempt == 1
+    assert behind.result(WAIT) == 2

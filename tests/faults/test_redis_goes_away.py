@@ -1,0 +1,60 @@
+"""Redis is down, restarted or emptied: nothing that is claimed is lost, nothing hangs, and the reason is told."""
+
+import pytest
+import redis
+
+from flyexecutor import CallForgottenError, RedisUnavailableError
+from tests import tasks
+
+WAIT = 60.0
+
+
+@pytest.fixture
+def admin(local_fly):
+    with redis.Redis.from_url(local_fly.redis_url) as client:
+        yield client
+
+
+def test_an_emptied_redis_ends_pending_futures_with_an_error(make_executor, tmp_path, admin, monkeypatch):
+    monkeypatch.setattr("flyexecutor.watcher.READ_FOR", 0.2)
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+    future = executor.submit(gate.enter)
+    gate.wait_for_entry()
+    admin.flushall()
+    error = future.exception(WAIT)
+    assert isinstance(error, CallForgottenError)
+    assert "emptied" in str(error)
+    gate.open()
+
+
+def test_worker_and_client_go_on_after_an_emptied_redis(make_executor, admin):
+    executor = make_executor(max_workers=1, idle_timeout=5.0)
+    first = executor.submit(tasks.machine_id).result(WAIT)
+    admin.flushall()
+    assert executor.submit(tasks.machine_id).result(WAIT)
+    assert first
+
+
+def test_every_connection_cut_loses_no_call(make_executor, tmp_path, admin):
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+    future = executor.submit(gate.enter)
+    gate.wait_for_entry()
+    admin.client_kill_filter(_type="normal", skipme=True)
+    gate.open()
+    assert future.result(WAIT)
+    assert future.attempt == 1
+    assert list(executor.map(tasks.increment, range(20))) == list(range(1, 21))
+
+
+def test_a_redis_that_refuses_writes_is_told_by_flush(make_executor, admin):
+    executor = make_executor()
+    admin.config_set("maxmemory", "1")
+    try:
+        future = executor.submit(tasks.increment, 1)
+        with pytest.raises(RedisUnavailableError, match="refused the request.*maxmemory"):
+            executor.flush(WAIT)
+        assert isinstance(future.exception(WAIT), RedisUnavailableError)
+    finally:
+        admin.config_set("maxmemory", "0")

@@ -1,0 +1,29 @@
+"""sys.exit, os._exit, segfault: that call fails with how it died; the runner is replaced; other calls go on."""
+
+import pytest
+
+from flyexecutor import WorkerCrashedError
+from tests import tasks
+
+WAIT = 30.0
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "death"),
+    [
+        (tasks.exit_with, (3,), "exit code 3"),
+        (tasks.exit_at_once, (4,), "exit code 4"),
+        (tasks.segfault, (), "signal SIGSEGV"),
+    ],
+)
+def test_the_call_fails_and_those_before_and_behind_it_do_not(make_executor, fn, args, death):
+    executor = make_executor(max_workers=1)
+    list(executor.map(tasks.increment, range(300)))  # calls are short: the worker now gives several ahead
+    before = [executor.submit(tasks.increment, n) for n in range(20)]
+    bad = executor.submit(fn, *args)
+    behind = [executor.submit(tasks.increment, n) for n in range(20)]
+    error = bad.exception(WAIT)
+    assert isinstance(error, WorkerCrashedError)
+    assert death in str(error)
+    assert [future.result(WAIT) for future in before + behind] == [*range(1, 21), *range(1, 21)]
+    assert {future.attempt for future in before} == {1}
