@@ -31,7 +31,8 @@ from flyexecutor.store import Store
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.watcher import Watcher
 
-EXIT_FLUSH = 5.0  # seconds that a plain exit of the interpreter waits for the outbox
+EXIT_FLUSH = 5.0  # seconds that a plain exit of the interpreter waits for the outbox,
+EXIT_STARTS = 10.0  # and then for the machines that its calls need to be asked for
 
 log = logging.getLogger("flyexecutor")
 
@@ -96,6 +97,12 @@ class Client:
         """See `FlyMachineExecutor.flush`."""
         self._outbox.flush(timeout)
 
+    def leave_running(self) -> None:
+        """Before the process exits: see that what was submitted is stored, and has a machine that will run it."""
+        self._outbox.flush(EXIT_FLUSH)
+        if not self._fleet.settle(EXIT_STARTS):
+            log.warning("some machines were not asked for before the exit: another client of the app will")
+
     def attach(self, call_id: str) -> FlyFuture[object]:
         """See `FlyMachineExecutor.future`."""
         if not self._trust.knows(call_id):
@@ -131,6 +138,7 @@ class Client:
 
     def close(self) -> None:
         """End the threads and connections; what is pending ends with an error that says so."""
+        _clients.discard(self)
         self._outbox.close()
         self._fleet.close()
         self._watcher.close()
@@ -163,7 +171,7 @@ class Client:
             self._started = True
             for part in (self._outbox, self._watcher, self._fleet):
                 name = f"flyexecutor {type(part).__name__.lower()}"
-                # Daemons: an interpreter that exits does not wait for calls; see _flush_at_exit for what it waits for.
+                # Daemons: an interpreter that exits does not wait for outcomes; see leave_running.
                 threading.Thread(target=part.run, name=name, daemon=True).start()
 
     def _take_back(self, call_id: str) -> bool:
@@ -206,13 +214,13 @@ def _remake_after_fork() -> None:
         client._wire()
 
 
-def _flush_at_exit() -> None:
+def _leave_running_at_exit() -> None:
     for client in list(_clients):
         try:
-            client.flush(EXIT_FLUSH)
+            client.leave_running()
         except RedisUnavailableError as exc:
             log.error("calls that were submitted before the exit are not stored: %s", exc)
 
 
 os.register_at_fork(after_in_child=_remake_after_fork)
-atexit.register(_flush_at_exit)
+atexit.register(_leave_running_at_exit)

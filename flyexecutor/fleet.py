@@ -45,8 +45,9 @@ class Fleet:
         self._client = client
         self._needed = needed
         self._failed = failed
-        self._changed = threading.Condition()  # guards the three below
+        self._changed = threading.Condition()  # guards the four below
         self._owed: list[str] = []
+        self._acting = 0  # this thread while it works, and those that start a machine
         self._woken = False
         self._closed = False
         self._lock = threading.Lock()  # guards what follows, which the starting threads change too
@@ -62,6 +63,11 @@ class Fleet:
             self._owed.extend(reservations)
             self._woken = True
             self._changed.notify_all()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until every machine that is owed has been asked for; False after `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._owed or self._creates or self._acting), timeout)
 
     def close(self) -> None:
         """End the thread."""
@@ -81,6 +87,12 @@ class Fleet:
                 self._create_one()
             except RedisUnavailableError as exc:
                 log.warning("the fleet waits: %s", exc)
+            self._acted()
+
+    def _acted(self) -> None:
+        with self._changed:
+            self._acting -= 1
+            self._changed.notify_all()
 
     def _gather(self, next_look: float) -> list[str] | None:
         """Block until machines are owed, a look is due or a create waits; None once closed."""
@@ -92,18 +104,20 @@ class Fleet:
                 if self._woken and left <= 0:
                     break
                 self._changed.wait(left if self._woken else None)
+            if self._closed:
+                return None
             owed, self._owed = self._owed, []
-            return None if self._closed else owed
+            self._acting += 1
+            return owed
 
     def _tend(self, owed: Sequence[str]) -> bool:
         """Look, plan, act. Answers whether to look again at once: calls of a lost machine are queued again."""
         self._looks += 1
-        look = self._store.look(self._lane, f"{self._client}.look{self._looks}")
+        look = self._store.look(self._lane, f"{self._client}.look{self._looks}", [*owed, *self._creates])
         reservations = [*owed, *look.reservations]
         with self._lock:
-            for machine_id in look.workers:
-                self._booting.pop(machine_id, None)
-            booting = dict(self._booting)
+            # A join takes the machine out of `starts`: whoever is no longer there has joined, and may have left.
+            booting = self._booting = {name: since for name, since in self._booting.items() if name in look.starts}
         try:
             # One client looks for all, unless there is something to start: then each must see for itself.
             if not (reservations or booting or self._store.try_lock("look", self._client, LOOK_EVERY * 0.9)):
@@ -136,8 +150,9 @@ class Fleet:
             case policy.Start(reservation, machine):
                 # Assigned before it is started: two clients must not count on the same machine.
                 if self._store.assign(self._lane, reservation, machine.id):
-                    with self._lock:
-                        self._booting[machine.id] = (time.monotonic(), machine.exit)
+                    self._note_boot(machine.id, machine.exit)
+                    with self._changed:
+                        self._acting += 1
                     threading.Thread(
                         target=self._start, args=(machine,), name=f"flyexecutor start {machine.id}", daemon=True
                     ).start()
@@ -169,6 +184,8 @@ class Fleet:
                 self._troubled(exc, None)
             except RedisUnavailableError as unavailable:
                 log.warning("a machine's reservation stays until it expires: %s", unavailable)
+        finally:
+            self._acted()
 
     def _create_one(self) -> None:
         if not self._creates:
@@ -183,8 +200,7 @@ class Fleet:
             self._store.release(self._lane, reservation)
             self._troubled(exc, None)
             return
-        with self._lock:
-            self._booting[machine.id] = (time.monotonic(), None)
+        self._note_boot(machine.id, None)
         if not self._store.assign(self._lane, reservation, machine.id):
             self._store.release(self._lane, reservation)  # it has joined already
 
@@ -234,9 +250,13 @@ class Fleet:
                 look,
             )
 
+    def _note_boot(self, machine_id: str, exit_before: Exit | None) -> None:
+        with self._lock:
+            self._booting = {**self._booting, machine_id: (time.monotonic(), exit_before)}
+
     def _forget(self, machine_id: str) -> None:
         with self._lock:
-            self._booting.pop(machine_id, None)
+            self._booting = {name: since for name, since in self._booting.items() if name != machine_id}
         self._store.release(self._lane, machine_id)
 
     def _troubled(self, error: MachinesError, look: LaneLook | None) -> None:

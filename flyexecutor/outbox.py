@@ -150,8 +150,8 @@ class Outbox:
                 pause = min(LONGEST_PAUSE, pause * 2)
             else:
                 self._reached, self._down_since = True, None
+                self._stored(reservations)  # before flush returns: who exits then waits for the fleet too
                 self._done(batch, None)
-                self._stored(reservations)
                 return
 
     def _gives_up(self, error: RedisUnavailableError) -> bool:

@@ -23,7 +23,7 @@ class Snapshot:
     starts: frozenset[str]  # reservations and machines on their way
     reservations: Sequence[str]  # ours, not yet a machine
     creating: int  # of our machines, asked for and not in the list
-    booting: Mapping[str, Exit | None]  # machines that we started and that have not joined: the exit they had before
+    booting: Mapping[str, Exit | None]  # machines that we started and that had not joined: the exit they had before
     max_workers: int
 
 
@@ -71,7 +71,7 @@ def plan(seen: Snapshot) -> list[Action]:
             actions.append(Bury(machine_id, joined, machine))
     for machine_id, exit_before in seen.booting.items():
         machine = by_id.get(machine_id)
-        if machine and machine_id not in seen.workers and machine.state in GONE and machine.exit != exit_before:
+        if machine and machine_id in seen.starts and machine.state in GONE and machine.exit != exit_before:
             actions.append(GiveUp(machine))
 
     free = [m for m in seen.machines if m.id not in seen.workers and m.id not in seen.starts and m.host_status == "ok"]

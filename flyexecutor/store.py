@@ -26,6 +26,7 @@ from flyexecutor.states import State
 INLINE_BYTES = 256 * 1024  # a larger payload has its own keys, so that no entry of a stream is large
 CHUNK_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
 BATCH_BYTES = 8 * 1024 * 1024  # of payloads in one script call, for the same reason
+RESERVATION_TTL = 15.0  # seconds in which a client must turn it into a machine, or renew it: it may have died
 UNFINISHED_TTL = 7 * 86400  # seconds that a call which never ends, and an unused queue, are kept
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 20.0  # above what 10 MB take on a slow line
@@ -140,7 +141,7 @@ class Store:
         for call in calls:
             chunks, inline = self._put_chunks(call.id, "call", call.sealed)
             told += (call.id, call.retries, int(call.keep), chunks, inline)
-        fixed = (self._prefix, lane.name, lane.max_workers, lane.concurrency, int(lane.boot_timeout * 1000))
+        fixed = (self._prefix, lane.name, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
         return _texts(
             _script("enqueue")(
                 self._redis,
@@ -152,10 +153,10 @@ class Store:
     # Step 5: the fleet
 
     @_translated
-    def look(self, lane: Lane, reservation: str) -> LaneLook:
-        """See a lane, and reserve the machines that it misses."""
-        fixed = (lane.max_workers, lane.concurrency, int(lane.boot_timeout * 1000))
-        granted, workers, starts = _script("reserve")(self._redis, self._lane_keys(lane.name), (reservation, *fixed))
+    def look(self, lane: Lane, reservation: str, held: Iterable[str] = ()) -> LaneLook:
+        """See a lane, reserve the machines that it misses, and renew the reservations that the asker holds."""
+        told = (reservation, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000), *held)
+        granted, workers, starts = _script("reserve")(self._redis, self._lane_keys(lane.name), told)
         flat = _texts(workers)
         return LaneLook(_texts(granted), dict(zip(flat[::2], flat[1::2], strict=True)), frozenset(_texts(starts)))
 

@@ -37,7 +37,7 @@ EVENTS_KEPT = 50
 
 
 class Machine:
-    """A machine of an app. `start_process` is given the environment that only the app knows."""
+    """A machine of an app, which says what to run and where its output goes."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Machine:
                 "events": list(self.events),
                 "checks": [],
                 "host_status": "ok",
-                **({"nonce": self._lease[0]} if self._leased() else {}),
+                **({"nonce": self._lease[0]} if self._lease and self._leased() else {}),
             }
 
     # What a user asks for
@@ -248,15 +248,17 @@ class Machine:
             self._process = None
             policy = self.config.get("restart") or {}
             again = self.state == "started" and self._restarts_after(policy, code)
-            self._event("exit", "stopped", "flyd", self._exit_request(code, restarting=again))
+            request = self._exit_request(code, restarting=again)
             if self.state == "destroying":
+                self._event("exit", "stopped", "flyd", request)
                 self._become("destroyed", "destroy", "flyd")
             elif again:
                 self._restarts += 1
+                self._event("exit", "stopped", "flyd", request)
                 self._become("restarting", "restart", "flyd")
                 self._boot("flyd")
             else:
-                self._become("stopped", "exit", "flyd")
+                self._become("stopped", "exit", "flyd", request)
                 if self.config.get("auto_destroy"):
                     self._become("destroying", "destroy", "flyd")
                     self._become("destroyed", "destroy", "flyd")
@@ -291,12 +293,12 @@ class Machine:
         except subprocess.TimeoutExpired:
             _send(process, signal.SIGKILL)
 
-    def _become(self, state: str, event: str, source: str) -> None:
+    def _become(self, state: str, event: str, source: str, request: Mapping[str, Any] | None = None) -> None:
         if state not in NEXT.get(self.state, ()):
             raise AssertionError(f"machine {self.id}: no way from {self.state} to {state}")
         self.state = state
         self.updated_at = _now()
-        self._event(event, state, source)
+        self._event(event, state, source, request)
         self.changed.notify_all()
 
     def _event(self, kind: str, status: str, source: str, request: Mapping[str, Any] | None = None) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +58,8 @@ def start_server(run: Path, password: str, port: int) -> RedisServer:
         settings = run / "redis.conf"
         settings.touch(mode=0o600)
         settings.write_text(
-            f'bind 127.0.0.1\nport {taken}\nrequirepass {password}\nsave ""\nappendonly no\ndir {run}\nloglevel warning\n'
-            f"pidfile {run}/redis.pid\nlogfile {run}/redis.log\n"
+            f'bind 127.0.0.1\nport {taken}\nrequirepass {password}\nsave ""\nappendonly no\ndir {run}\n'
+            f"pidfile {run}/redis.pid\nlogfile {run}/redis.log\nloglevel warning\n"
         )
         process = processes.start(run, [program, str(settings)], env=os.environ, cwd=str(run))
         if _answers(process, taken):
@@ -91,3 +92,17 @@ def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
             return False
     process.kill()
     return False
+
+
+def main() -> int:
+    """Say which server would be taken: `python -m flyexecutor.local.redis`."""
+    try:
+        print(f"Redis: {describe(find_server())}")  # noqa: T201 - asked for on the command line
+    except LocalError as exc:
+        print(exc, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,7 +27,7 @@ from flyexecutor.local.redis import start_server
 WAIT_STATES = {"started", "stopped", "suspended", "destroyed"}
 
 
-def make_api(apps: Apps, limits: Limits, token: str) -> Flask:
+def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 - a list of routes
     """The API as a Flask application."""
     api = Flask(__name__)
 

@@ -1,6 +1,6 @@
 -- enqueue: (no such call) -> QUEUED, for a batch; reserves the machines that are missing.
 -- KEYS: 1 queue  2 workers  3 starts
--- ARGV: 1 prefix  2 lane  3 max_workers  4 concurrency  5 boot time-out (ms)  6 reservation name  7 client
+-- ARGV: 1 prefix  2 lane  3 max_workers  4 concurrency  5 life of a reservation (ms)  6 reservation name  7 client
 --       8 result_ttl (s)  9 ttl of a call that has not ended (s), then per call: id retries keep chunks body
 -- Answers the names of the reservations that this client must turn into machines.
 -- A call that is stored already is passed over: the same batch may be sent again after a lost answer.

@@ -27,14 +27,14 @@ end
 
 -- How many machines shall be had, less those that are there or on their way; reserves the difference.
 -- Answers the names of the new reservations.
-local function reserve(queue, workers, starts, name, max_workers, concurrency, boot_ms, at)
+local function reserve(queue, workers, starts, name, max_workers, concurrency, hold_ms, at)
   redis.call('ZREMRANGEBYSCORE', starts, '-inf', at)
   local wanted = math.min(math.ceil(redis.call('XLEN', queue) / concurrency), max_workers)
   local missing = wanted - redis.call('HLEN', workers) - redis.call('ZCARD', starts)
   local granted = {}
   for n = 1, missing do
     granted[n] = name .. ':' .. n
-    redis.call('ZADD', starts, at + boot_ms, granted[n])
+    redis.call('ZADD', starts, at + hold_ms, granted[n])
   end
   if missing > 0 then redis.call('EXPIRE', starts, DAY) end
   return granted

@@ -120,13 +120,13 @@ def test_a_mail_goes_from_pending_to_sent_by_itself_and_is_in_the_mailbox(demo, 
     browser.execute_script("window.stays = true")
     browser.find_element(By.CSS_SELECTOR, "#form button").click()
     # The page after the redirect; from here on nothing may reload it.
-    WebDriverWait(browser, WAIT).until(lambda b: b.execute_script("return !window.stays && document.readyState") == "complete")
+    WebDriverWait(browser, WAIT).until(
+        lambda b: b.execute_script("return !window.stays && document.readyState") == "complete"
+    )
     browser.execute_script("window.stays = true")
     seen = [browser.find_element(By.CSS_SELECTOR, "#list .status").text]
     assert seen[0] in {"PENDING", "SENDING"}
-    WebDriverWait(browser, WAIT, 0.05).until(
-        lambda b: b.find_element(By.CSS_SELECTOR, "#list .status").text == "SENT"
-    )
+    WebDriverWait(browser, WAIT, 0.05).until(lambda b: b.find_element(By.CSS_SELECTOR, "#list .status").text == "SENT")
     assert browser.execute_script("return window.stays")
     browser.get(f"{demo.url}mailbox")
     assert subject in browser.find_element(By.TAG_NAME, "main").text

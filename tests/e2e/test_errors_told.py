@@ -103,7 +103,12 @@ def test_an_option_that_makes_no_sense_is_named_with_its_value(make_executor, op
 def test_the_worker_says_what_it_misses_when_a_person_starts_it():
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()}
     ran = subprocess.run(
-        [sys.executable, "-m", "flyexecutor.worker"], env=environ, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "flyexecutor.worker"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert ran.returncode == 1
     assert ran.stderr.startswith("flyexecutor worker: FLY_APP_NAME, FLY_MACHINE_ID, REDIS_URL")

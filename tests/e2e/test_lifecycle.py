@@ -98,7 +98,9 @@ def test_the_command_local_serves_an_executor_in_another_process_until_ctrl_c():
             "from flyexecutor import FlyMachineExecutor\n"
             "with FlyMachineExecutor() as ex:\n    print(ex.submit(pow, 2, 5).result(30))\n"
         )
-        ran = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=WAIT)
+        ran = subprocess.run(
+            [sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=WAIT, check=False
+        )
         process.send_signal(signal.SIGINT)
         assert process.wait(WAIT) == 0
         assert (ran.stdout, ran.returncode) == ("32\n", 0), ran.stderr

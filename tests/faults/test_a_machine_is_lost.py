@@ -1,4 +1,4 @@
-"""A machine dies, is stopped or destroyed by hand: its calls run again up to `retries`, then end as MachineLostError."""
+"""A machine dies, or is stopped or destroyed by hand: calls run again up to `retries`, then MachineLostError."""
 
 import pytest
 import requests

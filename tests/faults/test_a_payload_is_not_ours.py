@@ -1,4 +1,4 @@
-"""Tampered, replayed or foreign payloads are refused before they are unpickled, and the call fails with PayloadError."""
+"""Tampered, replayed or foreign payloads are refused before they are unpickled; the call fails with PayloadError."""
 
 import pytest
 import redis

@@ -53,7 +53,7 @@ def test_a_redis_that_refuses_writes_is_told_by_flush(make_executor, admin):
     admin.config_set("maxmemory", "1")
     try:
         future = executor.submit(tasks.increment, 1)
-        with pytest.raises(RedisUnavailableError, match="refused the request.*maxmemory"):
+        with pytest.raises(RedisUnavailableError, match=r"refused the request.*maxmemory"):
             executor.flush(WAIT)
         assert isinstance(future.exception(WAIT), RedisUnavailableError)
     finally:
