@@ -1,0 +1,119 @@
+import traceback
+
+import pytest
+import requests
+import responses
+
+from flyexecutor import machines
+from flyexecutor.errors import MachinesError
+from flyexecutor.machines import MachinesClient, is_capacity, is_transient
+
+TOKEN = "FlyV1 fm2_secret,fm2_more"
+BASE = "http://api.test/v1/apps/tasks/machines"
+MACHINE = {"id": "m1", "name": "n", "state": "created", "region": "iad", "instance_id": "01"}
+
+
+@pytest.fixture
+def api():
+    with responses.RequestsMock() as mocked:
+        yield mocked
+
+
+@pytest.fixture
+def client(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(machines.time, "sleep", pauses.append)
+    client = MachinesClient("http://api.test", "tasks", TOKEN)
+    client.pauses = pauses
+    yield client
+    client.close()
+
+
+def test_the_token_is_sent_as_it_is(api, client):
+    api.get(BASE, json=[MACHINE])
+    (machine,) = client.list("lane")
+    assert machine.id == "m1"
+    assert api.calls[0].request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert "metadata.flyexecutor=lane" in api.calls[0].request.url
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 412, 422])
+def test_a_refusal_is_told_once_with_status_text_and_request_id_and_without_the_token(api, client, status):
+    api.post(f"{BASE}/m1/start", json={"error": "because"}, status=status, headers={"fly-request-id": "01REQ"})
+    with pytest.raises(MachinesError) as told:
+        client.start("m1")
+    assert (told.value.status, told.value.request_id) == (status, "01REQ")
+    assert "because" in str(told.value)
+    assert len(api.calls) == 1
+    shown = "".join(traceback.format_exception(told.value)) + repr(told.value) + repr(client)
+    assert "fm2" not in shown
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_passing_troubles_are_tried_again_a_bounded_number_of_times(api, client, status):
+    for _ in range(machines.ATTEMPTS):
+        api.post(f"{BASE}/m1/start", body="<html>proxy</html>", status=status)
+    with pytest.raises(MachinesError) as told:
+        client.start("m1")
+    assert is_transient(told.value)
+    assert len(client.pauses) == machines.ATTEMPTS - 1
+    assert max(client.pauses) <= machines.LONGEST_PAUSE
+
+
+def test_success_after_a_429_is_a_success(api, client):
+    api.post(f"{BASE}/m1/start", status=429)
+    api.post(f"{BASE}/m1/start", json={"previous_state": "stopped"})
+    client.start("m1")
+    assert len(client.pauses) == 1
+
+
+def test_an_unreachable_api_is_told_by_its_address_and_not_by_the_text_of_requests(api, client):
+    for _ in range(machines.ATTEMPTS):
+        api.get(BASE, body=requests.ConnectionError(f"headers were {TOKEN}"))
+    with pytest.raises(MachinesError, match=r"http://api\.test can't be reached \(ConnectionError\)") as told:
+        client.list("lane")
+    assert told.value.status is None
+    assert "fm2" not in "".join(traceback.format_exception(told.value))
+
+
+def test_a_create_whose_answer_was_lost_is_looked_for_by_its_name(api, client):
+    for _ in range(machines.ATTEMPTS):
+        api.post(BASE, body=requests.ReadTimeout())
+    api.get(BASE, json=[{**MACHINE, "name": "other", "id": "m0"}, MACHINE])
+    assert client.create("n", {"image": "i"}, None, "lane").id == "m1"
+
+
+def test_a_name_that_is_taken_is_our_own_earlier_create(api, client):
+    api.post(BASE, json={"error": "unique machine name violation: name n is used"}, status=422)
+    api.get(BASE, json=[MACHINE])
+    assert client.create("n", {"image": "i"}, "iad", "lane").id == "m1"
+
+
+def test_a_machine_that_is_gone_is_none(api, client):
+    api.get(f"{BASE}/m9", json={"error": "machine not found"}, status=404)
+    assert client.get("m9") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "could not reserve resource for machine: insufficient memory available to fulfill request",
+        "organization has reached its machine limit of 50",
+        "insufficient resources available",
+    ],
+)
+def test_no_room_is_capacity_and_neither_permanent_nor_transient(text):
+    error = MachinesError(text, 412)
+    assert is_capacity(error)
+    assert not is_transient(error)
+    assert not is_capacity(MachinesError("invalid guest", 422))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_last_exit_is_read_from_either_form_of_event(api, client, nested):
+    told = {"exit_code": 137, "signal": 9, "oom_killed": True}
+    request = {"MonitorEvent": {"exit_event": told}} if nested else {"exit_event": told}
+    events = [{"type": "stop", "timestamp": 3}, {"type": "exit", "timestamp": 2, "request": request}]
+    api.get(f"{BASE}/m1", json={**MACHINE, "events": events})
+    exit_ = client.get("m1").exit
+    assert (exit_.exit_code, exit_.at, str(exit_)) == (137, 2, "out of memory (oom_killed)")

@@ -1,0 +1,83 @@
+import pickle
+import threading
+
+import pytest
+
+from flyexecutor import payload
+from flyexecutor.errors import RemoteError, WorkerCrashedError
+from flyexecutor.trust import Encoding
+from tests import tasks
+
+
+def there_and_back(value):
+    dumped = payload.dump_value(value)
+    return payload.load_outcome(dumped.encoding, memoryview(dumped.body))
+
+
+@pytest.mark.parametrize("value", [None, 0, "text", b"bytes", [1, {"a": (2,)}], 10**40])
+def test_values_come_back(value):
+    assert there_and_back(value).value == value
+
+
+def test_a_call_comes_back_with_its_function_and_arguments():
+    invocation = payload.load_call(memoryview(payload.dump_call(lambda a, b=0: a + b, (1,), {"b": 2})))
+    assert invocation.fn(*invocation.args, **invocation.kwargs) == 3
+
+
+@pytest.mark.parametrize("size", [10, payload.OUT_OF_BAND_BYTES, 1_000_000])
+def test_buffers_come_back_writable_beside_the_pickle(size):
+    class Holder:
+        def __init__(self, buffer):
+            self.buffer = buffer
+
+        def __reduce_ex__(self, protocol):
+            return Holder, (pickle.PickleBuffer(self.buffer),)
+
+    body = payload.dump_call(Holder, (Holder(bytearray(size)),), {})
+    (held,) = payload.load_call(memoryview(body)).args
+    held.buffer[0] = 1
+    assert bytes(held.buffer) == b"\1" + bytes(size - 1)
+    assert len(body) < size + 5_000
+
+
+def test_what_can_not_be_pickled_names_the_function():
+    with pytest.raises(TypeError, match="lock") as raised:
+        payload.dump_call(tasks.echo, (threading.Lock(),), {})
+    assert "echo" in raised.value.__notes__[0]
+
+
+def test_a_result_that_can_not_be_pickled_becomes_the_pickling_error():
+    result = there_and_back(threading.Lock())
+    assert isinstance(result.exception, TypeError)
+    assert "a lock" in result.exception.__notes__[0]
+
+
+def test_an_exception_comes_back_with_its_traceback_as_cause():
+    try:
+        tasks.raise_value_error("no")
+    except ValueError as exc:
+        dumped = payload.dump_exception(exc)
+    result = payload.load_outcome(dumped.encoding, memoryview(dumped.body))
+    assert repr(result.exception) == "ValueError('no')"
+    assert "in raise_value_error" in str(result.exception.__cause__)
+
+
+def test_an_exception_with_an_odd_constructor_becomes_a_remote_error_that_tells_it():
+    dumped = payload.dump_exception(tasks.OddError(1, 2))
+    assert dumped.encoding is Encoding.TEXT
+    result = payload.load_outcome(dumped.encoding, memoryview(dumped.body))
+    assert isinstance(result.exception, RemoteError)
+    assert "OddError: 1 and 2" in str(result.exception)
+
+
+def test_our_own_errors_travel_as_text():
+    dumped = payload.dump_error(WorkerCrashedError("exit code 3"))
+    result = payload.load_outcome(dumped.encoding, memoryview(dumped.body))
+    assert isinstance(result.exception, WorkerCrashedError)
+
+
+def test_a_module_that_the_image_lacks_is_named_with_the_remedy():
+    body = payload.dump_call(pow, (1,), {}).replace(b"builtins", b"no_such_")
+    with pytest.raises(ModuleNotFoundError, match="no_such_") as raised:
+        payload.load_call(memoryview(body))
+    assert "has no module 'no_such_': add it to the image" in raised.value.__notes__[0]
