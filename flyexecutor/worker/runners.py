@@ -49,6 +49,11 @@ class Runner:
         os.close(answers_in)
         self._reader = FrameReader(answers)
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def fileno(self) -> int:
         """The pipe of answers, for `selectors`."""
         return self._reader.fd

@@ -1,0 +1,35 @@
+import subprocess
+import sys
+
+import pytest
+
+import flyexecutor
+
+
+def test_all_is_what_can_be_imported():
+    for name in flyexecutor.__all__:
+        assert getattr(flyexecutor, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        flyexecutor.Nothing  # noqa: B018
+
+
+def test_every_error_of_ours_is_public():
+    errors = {
+        name for name, kind in vars(flyexecutor.errors).items() if isinstance(kind, type) and name != "BrokenExecutor"
+    }
+    assert errors <= set(flyexecutor.__all__)
+
+
+@pytest.mark.parametrize(
+    ("module", "not_loaded"),
+    [
+        ("flyexecutor.worker.runner", {"redis", "requests", "flask"}),
+        ("flyexecutor.worker.__main__", {"redis", "requests", "flask", "cloudpickle"}),
+        ("flyexecutor", {"redis", "requests", "flask", "cloudpickle"}),
+        ("flyexecutor.executor", {"flask", "click"}),
+    ],
+)
+def test_a_module_loads_no_more_than_it_needs(module, not_loaded):
+    script = f"import {module}, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not_loaded.isdisjoint(loaded)
