@@ -62,7 +62,7 @@ def start_server(run: Path, password: str, port: int) -> RedisServer:
             f"pidfile {run}/redis.pid\nlogfile {run}/redis.log\nloglevel warning\n"
         )
         process = processes.start(run, [program, str(settings)], env=os.environ, cwd=str(run))
-        if _answers(process, taken):
+        if _listens(process, run / "redis.pid"):
             return RedisServer(taken, describe(program), process)
         process.wait()
         processes.end_group(run, process.pid)
@@ -78,16 +78,16 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Whether it is there; False if it has ended, as it does when the port was taken meanwhile."""
-    # A server tells nobody when it listens, so it is asked; its end is noticed at once, by the wait.
+def _listens(process: "subprocess.Popen[bytes]", pidfile: Path) -> bool:
+    """Whether it has come up; False if it has ended, as it does when the port was taken meanwhile."""
+    # It writes its pid file once it listens (redis.c: main), which is the one sign that can't be another server's. A
+    # file's appearance has no portable event, so it is looked for; the server's end is noticed at once, by the wait.
     for _ in range(int(START_TIMEOUT / 0.01)):
         try:
             process.wait(0.01)
         except subprocess.TimeoutExpired:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return process.poll() is None
+            if pidfile.exists():
+                return True
         else:
             return False
     process.kill()
