@@ -17,11 +17,13 @@ from flyexecutor import policy
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
 from flyexecutor.lane import Exit, Lane, Machine
 from flyexecutor.machines import MachinesClient, is_capacity, is_transient
-from flyexecutor.store import LaneLook, Store
+from flyexecutor.store import Store
 
 LOOK_EVERY = 5.0  # seconds; Fly allows one list a second per app, and all clients share it
 FIRST_CONTACT = 5.0  # seconds: an API that never answered is a wrong setting rather than an outage
 STOP_PATIENCE = 30.0
+# Of a start: the machine has gone, or is in another state than it was when we looked. The next look shows it.
+OVERTAKEN = frozenset({404, 408, 409, 412})
 
 log = logging.getLogger("flyexecutor")
 
@@ -50,9 +52,9 @@ class Fleet:
         self._acting = 0  # this thread while it works, and those that start a machine
         self._woken = False
         self._closed = False
-        self._lock = threading.Lock()  # guards what follows, which the starting threads change too
+        self._lock = threading.Lock()  # guards _booting, which the starting threads change too
         self._booting: dict[str, tuple[float, Exit | None]] = {}  # machine -> when we started it, its exit before
-        self._trouble_since: float | None = None
+        self._trouble_since: float | None = None  # whoever has news sets it; the last word counts
         self._creates: deque[str] = deque()  # reservations; this thread's own
         self._reached = False
         self._looks = 0
@@ -100,6 +102,7 @@ class Fleet:
             while not self._closed and not self._owed and not self._creates:
                 if self._woken and not self._needed():
                     self._woken = False  # all calls have ended: parked until the next is sent
+                    self._trouble_since = None
                 left = next_look - time.monotonic()
                 if self._woken and left <= 0:
                     break
@@ -126,7 +129,7 @@ class Fleet:
         except MachinesError as exc:
             for reservation in reservations:
                 self._store.release(self._lane, reservation)
-            self._troubled(exc, look)
+            self._troubled(exc)
             return False
         self._reached = True
         seen = policy.Snapshot(
@@ -138,13 +141,11 @@ class Fleet:
             booting={machine_id: exit_before for machine_id, (_, exit_before) in booting.items()},
             max_workers=self._lane.max_workers,
         )
-        freed = [self._act(action, look) for action in policy.plan(seen)]
-        if look.workers:
-            self._trouble_since = None
-        self._give_up_slow_boots(booting, look)
+        freed = [self._act(action) for action in policy.plan(seen)]
+        self._give_up_slow_boots(booting)
         return any(freed)
 
-    def _act(self, action: policy.Action, look: LaneLook) -> bool:
+    def _act(self, action: policy.Action) -> bool:
         """Answers whether calls were freed."""
         match action:
             case policy.Start(reservation, machine):
@@ -168,8 +169,7 @@ class Fleet:
                     MachineStartError(
                         f"machine {machine.id} in {machine.region} ended before its worker joined: {machine.exit}; see "
                         "its log (fly logs) and that the image runs python -m flyexecutor.worker"
-                    ),
-                    look,
+                    )
                 )
         return False
 
@@ -178,10 +178,11 @@ class Fleet:
             if machine.state in policy.LEAVING:
                 self._machines.wait_stopped(machine, STOP_PATIENCE)
             self._machines.start(machine.id)
+            self._trouble_since = None
         except MachinesError as exc:
             try:
                 self._forget(machine.id)
-                self._troubled(exc, None)
+                self._troubled(exc, passing=exc.status in OVERTAKEN)
             except RedisUnavailableError as unavailable:
                 log.warning("a machine's reservation stays until it expires: %s", unavailable)
         finally:
@@ -198,8 +199,9 @@ class Fleet:
             machine = self._create(reservation)
         except MachinesError as exc:
             self._store.release(self._lane, reservation)
-            self._troubled(exc, None)
+            self._troubled(exc)
             return
+        self._trouble_since = None
         self._note_boot(machine.id, None)
         if not self._store.assign(self._lane, reservation, machine.id):
             self._store.release(self._lane, reservation)  # it has joined already
@@ -232,7 +234,7 @@ class Fleet:
         log.warning("machine %s is gone: %s; its calls (%d) run again or are lost", machine_id, reason, calls)
         return calls > 0
 
-    def _give_up_slow_boots(self, booting: dict[str, tuple[float, Exit | None]], look: LaneLook) -> None:
+    def _give_up_slow_boots(self, booting: dict[str, tuple[float, Exit | None]]) -> None:
         now = time.monotonic()
         for machine_id, (since, _) in booting.items():
             if now - since <= self._lane.boot_timeout:
@@ -246,8 +248,7 @@ class Fleet:
                 MachineStartError(
                     f"the worker of machine {machine_id} did not join within {self._lane.boot_timeout:g} s: see its "
                     "log (fly logs) and that it can reach Redis (REDIS_URL)"
-                ),
-                look,
+                )
             )
 
     def _note_boot(self, machine_id: str, exit_before: Exit | None) -> None:
@@ -259,23 +260,20 @@ class Fleet:
             self._booting = {name: since for name, since in self._booting.items() if name != machine_id}
         self._store.release(self._lane, machine_id)
 
-    def _troubled(self, error: MachinesError, look: LaneLook | None) -> None:
+    def _troubled(self, error: MachinesError, *, passing: bool = False) -> None:
         """Something could not be had. Waiting calls fail once it is clear that waiting will not help."""
         if self._closed:
             return
         now = time.monotonic()
-        with self._lock:
-            since = self._trouble_since = self._trouble_since or now
-        workers = look.workers if look else self._store.look(self._lane, f"{self._client}.trouble").workers
-        if not isinstance(error, MachineStartError) and (is_transient(error) or is_capacity(error)):
+        since = self._trouble_since = self._trouble_since or now
+        if passing or is_capacity(error) or (is_transient(error) and not isinstance(error, MachineStartError)):
             patience = self._lane.boot_timeout if self._reached or error.status else FIRST_CONTACT
         else:
             patience = 0.0
-        if workers or now - since < patience:
+        if now - since < patience or self._store.has_workers(self._lane):
             log.warning("no machine yet, trying again: %s", error)
             return
         if not isinstance(error, MachineStartError):
             error = MachineStartError(f"no machine could be had: {error}", error.status, error.request_id)
-        with self._lock:
-            self._trouble_since = None
+        self._trouble_since = None
         self._failed(error)

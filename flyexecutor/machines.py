@@ -48,7 +48,8 @@ class MachinesClient:
 
     def list(self, lane: str) -> "list[Machine]":
         """The machines of a lane that are not destroyed. Fly allows one list a second per app."""
-        return [_machine(one) for one in self._request("GET", "/machines", params={f"metadata.{METADATA_KEY}": lane})]
+        told = self._request("GET", "/machines", params={f"metadata.{METADATA_KEY}": lane})
+        return [_machine(one) for one in (told if isinstance(told, list) else [told])]
 
     def get(self, machine_id: str) -> Machine | None:
         """One machine; None if there is none (any more)."""
@@ -154,15 +155,20 @@ def _json(response: requests.Response) -> Any:
 
 
 def _machine(told: Mapping[str, Any]) -> Machine:
-    return Machine(
-        id=told["id"],
-        name=told.get("name", ""),
-        state=told["state"],
-        region=told.get("region", ""),
-        instance_id=told.get("instance_id", ""),
-        host_status=told.get("host_status", "ok"),
-        exit=_last_exit(told.get("events") or ()),
-    )
+    try:
+        return Machine(
+            id=told["id"],
+            name=told.get("name", ""),
+            state=told["state"],
+            region=told.get("region", ""),
+            instance_id=told.get("instance_id", ""),
+            host_status=told.get("host_status", "ok"),
+            exit=_last_exit(told.get("events") or ()),
+        )
+    except (KeyError, TypeError):
+        raise MachinesError(
+            "the Machines API answered with something that is no machine: check FLY_API_HOSTNAME"
+        ) from None
 
 
 def _last_exit(events: Any) -> Exit | None:

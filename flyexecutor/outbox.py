@@ -131,6 +131,7 @@ class Outbox:
 
     def _send(self, batch: Sequence[Call]) -> None:
         pause = 0.05
+        first, _ = next(iter(self._sending.values()))  # names the batch: no two have the same first call
         while True:
             try:
                 reservations = self._store.enqueue(
@@ -138,7 +139,7 @@ class Outbox:
                     batch,
                     client=self._client,
                     result_ttl=self._result_ttl,
-                    reservation=f"{self._client}.{self._number}",
+                    reservation=f"{self._client}.{first}",
                 )
             except RedisUnavailableError as exc:
                 if self._gives_up(exc):

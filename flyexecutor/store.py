@@ -9,6 +9,7 @@ caller knows what a lost answer means to it.
 import functools
 import hashlib
 import importlib.resources
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -33,6 +34,8 @@ ANSWER_TIMEOUT = 20.0  # above what 10 MB take on a slow line
 BLOCK_LIMIT = 20.0  # a longer silence may be a dead connection: ask again
 QUICK_TIMEOUT = 0.3  # for what may be called on an event loop: cancel, state
 OUTCOMES_PER_READ = 200
+
+log = logging.getLogger("flyexecutor")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -168,6 +171,11 @@ class Store:
                 self._redis, self._lane_keys(lane.name)[1:], (reservation, machine_id, int(lane.boot_timeout * 1000))
             )
         )
+
+    @_translated
+    def has_workers(self, lane: Lane) -> bool:
+        """Whether any worker is there."""
+        return bool(self._redis.hlen(self._key("workers", lane.name)))
 
     @_translated
     def release(self, lane: Lane, name: str) -> None:
@@ -415,8 +423,12 @@ class OutcomeReader(BlockingReader):
         self.ask(block)
         outcomes = []
         for entry, flat in self._receive():
-            outcomes.append(self._store._read_outcome(dict(zip(flat[::2], flat[1::2], strict=True))))
             self._last = entry
+            try:
+                outcomes.append(self._store._read_outcome(dict(zip(flat[::2], flat[1::2], strict=True))))
+            except (KeyError, ValueError) as exc:
+                # Nobody of ours wrote it. Whoever did must not be able to stop this client from reading on.
+                log.error("an entry of the outcome stream is not an outcome and is passed over: %r", exc)
         return outcomes
 
 

@@ -117,3 +117,11 @@ def test_the_last_exit_is_read_from_either_form_of_event(api, client, nested):
     api.get(f"{BASE}/m1", json={**MACHINE, "events": events})
     exit_ = client.get("m1").exit
     assert (exit_.exit_code, exit_.at, str(exit_)) == (137, 2, "out of memory (oom_killed)")
+
+
+def test_an_answer_that_is_no_machine_is_told(api, client):
+    api.get(BASE, body="<html>captive portal</html>")
+    api.post(BASE, json={"ok": True})
+    for ask in (lambda: client.list("lane"), lambda: client.create("n", {}, None, "lane")):
+        with pytest.raises(MachinesError, match="FLY_API_HOSTNAME"):
+            ask()
