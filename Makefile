@@ -14,7 +14,7 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1) >/dev/null || true; fi;
 endef
 
-.PHONY: setup setup-redis setup-browser demo test check bench clean
+.PHONY: setup setup-redis setup-browser demo test check coverage bench clean
 
 setup: .venv/ready setup-redis
 
@@ -42,6 +42,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+coverage: setup setup-browser
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --show-missing --skip-covered
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -5,9 +5,13 @@ Exit codes: 0 done, 1 it could not be done (one sentence says why), 2 wrong usag
 
 import shlex
 import signal
+import sys
 import threading
 
-import click
+try:
+    import click
+except ModuleNotFoundError:
+    sys.exit("the command flyexecutor needs click: pip install 'flyexecutor[local]'")
 
 from flyexecutor.local import LocalError, LocalFly
 

@@ -9,7 +9,6 @@ caller knows what a lost answer means to it.
 import functools
 import hashlib
 import importlib.resources
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -19,8 +18,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from flyexecutor.call import Call, ClaimedCall, Outcome, Standing
-from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
+from flyexecutor.reader import BLOCK_LIMIT, CONNECT_TIMEOUT, BlockingReader, Delivered, OutcomeReader, unavailable
 from flyexecutor.settings import redact
 from flyexecutor.states import State
 
@@ -29,24 +28,11 @@ CHUNK_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
 BATCH_BYTES = 8 * 1024 * 1024  # of payloads in one script call, for the same reason
 RESERVATION_TTL = 15.0  # seconds in which a client must turn it into a machine, or renew it: it may have died
 UNFINISHED_TTL = 7 * 86400  # seconds that a call which never ends, and an unused queue, are kept
-CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 20.0  # above what 10 MB take on a slow line
-BLOCK_LIMIT = 20.0  # a longer silence may be a dead connection: ask again
 QUICK_TIMEOUT = 0.3  # for what may be called on an event loop: cancel, state
-OUTCOMES_PER_READ = 200
-
-log = logging.getLogger("flyexecutor")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """A queue entry that a blocking read has given to this machine; it is not claimed yet."""
-
-    entry: bytes
-    call_id: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +53,9 @@ def _translated(fn: Callable[P, T]) -> Callable[P, T]:
             return fn(*args, **kwargs)
         except redis.RedisError as exc:
             store = args[0]
-            raise _unavailable(store.address, exc) from None  # type: ignore[attr-defined]
+            raise unavailable(store.address, exc) from None  # type: ignore[attr-defined]
 
     return verb
-
-
-def _unavailable(address: str, exc: redis.RedisError) -> RedisUnavailableError:
-    refused = isinstance(exc, redis.AuthenticationError | redis.ResponseError)
-    what = "refused the request" if refused else "can't be reached"
-    remedy = "check the user, password and limits of REDIS_URL" if refused else "check REDIS_URL and that it runs"
-    error = RedisUnavailableError(f"Redis at {address} {what} ({exc}): {remedy}")
-    error.permanent = refused
-    error.lane_gone = "NOGROUP" in str(exc) or "UNBLOCKED" in str(exc)
-    return error
 
 
 class _Script:
@@ -208,14 +184,15 @@ class Store:
             self._redis, self._lane_keys(lane), (self._prefix, machine_id, UNFINISHED_TTL, int(first), *held)
         )
 
-    def deliveries(self, lane: str, machine_id: str) -> "BlockingReader":
+    def deliveries(self, lane: str, machine_id: str) -> BlockingReader:
         """A reader of the lane's queue for this machine, on a connection of its own."""
         queue = self._key("queue", lane)
-        return BlockingReader(
-            self,
-            lambda block_ms: [("XREADGROUP", "GROUP", "workers", machine_id, "COUNT", 1, "BLOCK", block_ms,
-                               "STREAMS", queue, ">")],
-        )  # fmt: skip
+
+        def commands(block_ms: int) -> list[tuple[str | int, ...]]:
+            group = ("GROUP", "workers", machine_id, "COUNT", 1, "BLOCK", block_ms)
+            return [("XREADGROUP", *group, "STREAMS", queue, ">")]
+
+        return BlockingReader(self._blocking, self.address, commands)
 
     @_translated
     def claim(
@@ -256,9 +233,9 @@ class Store:
 
     # Step 9: the watcher, and futures
 
-    def outcomes(self, client: str) -> "OutcomeReader":
+    def outcomes(self, client: str) -> OutcomeReader:
         """A reader of this client's outcomes."""
-        return OutcomeReader(self, self._key("outcomes", client))
+        return OutcomeReader(self._blocking, self.address, self._key("outcomes", client), self._read_outcome)
 
     @_translated
     def attach(self, call_id: str, client: str) -> Outcome | Standing | None:
@@ -344,98 +321,6 @@ class Store:
             region=fields[b"region"].decode(),
             sealed=self._get_chunks(call_id, "outcome", int(fields[b"chunks"]), fields[b"body"]),
         )
-
-
-class BlockingReader:
-    """A blocking read on a connection of its own, in two halves, so that its owner can wait for other things too.
-
-    `ask` sends, `answer` receives; in between `fileno` becomes readable. `close` may be called by another thread and
-    ends a wait in `answer`, with RedisUnavailableError.
-    """
-
-    def __init__(self, store: Store, commands: Callable[[int], Sequence[Sequence[Any]]]) -> None:
-        self._address = store.address
-        self._commands = commands
-        # Any: redis-py types its clients, hardly its connections.
-        self._connection: Any = store._blocking.connection_pool.make_connection()
-        self._asked = 0
-
-    def fileno(self) -> int:
-        """The socket, for `selectors`."""
-        # redis-py has no public name for it; its own event loops use the same attribute.
-        return int(self._connection._sock.fileno())
-
-    @property
-    def waiting(self) -> bool:
-        """Whether an answer is owed."""
-        return self._asked > 0
-
-    def ask(self, block: float) -> None:
-        """Send the read; the server answers at once, or with nothing after `block` seconds (at most BLOCK_LIMIT)."""
-        commands = self._commands(max(1, int(min(block, BLOCK_LIMIT) * 1000)))
-        try:
-            self._connection.connect()
-            self._connection.send_packed_command(self._connection.pack_commands(commands))
-        except redis.RedisError as exc:
-            raise _unavailable(self._address, exc) from None
-        self._asked = len(commands)
-
-    def answer(self) -> list[Delivered]:
-        """Receive what was asked for. Empty if there was nothing."""
-        return [Delivered(entry, fields[1]) for entry, fields in self._receive()]
-
-    def _receive(self) -> Sequence[tuple[bytes, list[bytes]]]:
-        asked, self._asked = self._asked, 0
-        try:
-            for _ in range(asked - 1):
-                self._connection.read_response()
-            read = self._connection.read_response()
-        except redis.RedisError as exc:
-            self._connection.disconnect()
-            raise _unavailable(self._address, exc) from None
-        except (OSError, ValueError, AttributeError) as exc:
-            # What redis-py raises when close() has taken the socket from under it.
-            raise _unavailable(self._address, redis.ConnectionError(str(exc))) from None
-        return read[0][1] if read else ()
-
-    def close(self) -> None:
-        """Close the connection; a thread that waits in `answer` is woken."""
-        self._connection.disconnect()
-        self._asked = 0
-
-
-class OutcomeReader(BlockingReader):
-    """The outcomes of one client, in order; each read removes what the one before has delivered."""
-
-    def __init__(self, store: Store, stream: str) -> None:
-        self._store = store
-        self._last = b"0-0"
-
-        def commands(block_ms: int) -> Sequence[Sequence[Any]]:
-            trim = [("XTRIM", stream, "MINID", _after(self._last))] if self._last != b"0-0" else []
-            count = ("COUNT", OUTCOMES_PER_READ, "BLOCK", block_ms)
-            return [*trim, ("XREAD", *count, "STREAMS", stream, self._last)]
-
-        super().__init__(store, commands)
-
-    def read(self, block: float) -> list[Outcome]:
-        """Wait up to `block` seconds for outcomes."""
-        self.ask(block)
-        outcomes = []
-        for entry, flat in self._receive():
-            self._last = entry
-            try:
-                outcomes.append(self._store._read_outcome(dict(zip(flat[::2], flat[1::2], strict=True))))
-            except (KeyError, ValueError) as exc:
-                # Nobody of ours wrote it. Whoever did must not be able to stop this client from reading on.
-                log.error("an entry of the outcome stream is not an outcome and is passed over: %r", exc)
-        return outcomes
-
-
-def _after(entry: bytes) -> str:
-    """The smallest id above this one: XTRIM MINID keeps what is not smaller."""
-    milliseconds, sequence = entry.decode().split("-")
-    return f"{milliseconds}-{int(sequence) + 1}"
 
 
 def _texts(answer: Sequence[bytes]) -> list[str]:

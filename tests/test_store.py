@@ -255,3 +255,24 @@ def test_a_reader_that_is_closed_by_another_thread_stops_waiting(store):
     with pytest.raises(RedisUnavailableError):
         reader._receive()
     closer.join()
+
+
+def test_an_entry_that_is_no_outcome_does_not_keep_the_next_from_being_read(store, raw_redis):
+    raw_redis.xadd(f"fly:{{{APP}}}:outcomes:c1", {"id": "a", "state": "NONSENSE"})
+    enqueue(store, calls("a"))
+    finish(store, *claim(store))
+    reader = store.outcomes("c1")
+    assert [outcome.id for outcome in reader.read(5.0)] == ["a"]
+    reader.close()
+
+
+def test_outcomes_that_could_not_be_fetched_whole_are_read_again(store, monkeypatch):
+    enqueue(store, calls("a"))
+    finish(store, *claim(store), sealed=bytes(INLINE_BYTES + 1))
+    reader = store.outcomes("c1")
+    with monkeypatch.context() as away:
+        away.setattr(store._redis, "get", lambda _key: (_ for _ in ()).throw(redis.ConnectionError("away")))
+        with pytest.raises(RedisUnavailableError):
+            reader.read(5.0)
+    assert [len(outcome.sealed) for outcome in reader.read(5.0)] == [INLINE_BYTES + 1]
+    reader.close()

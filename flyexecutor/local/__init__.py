@@ -8,6 +8,7 @@ the last two ends everything when the one above it, or beside it, is gone: whate
 no process, socket or file stays behind.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -48,6 +49,8 @@ class LocalFly:
         redis_port: int = 0,
         show_output: bool = True,
     ) -> None:
+        if importlib.util.find_spec("flask") is None:
+            raise LocalError("the local Machines API needs Flask: pip install 'flyexecutor[local]'")
         self.app = app
         self.image = DEFAULT_IMAGE
         self._owner = os.getpid()

@@ -18,8 +18,9 @@ from collections.abc import Iterable
 from flyexecutor import plain
 from flyexecutor.call import ClaimedCall, Outcome
 from flyexecutor.errors import RedisUnavailableError, WorkerCrashedError
+from flyexecutor.reader import BLOCK_LIMIT
 from flyexecutor.states import State
-from flyexecutor.store import BATCH_BYTES, BLOCK_LIMIT, Store
+from flyexecutor.store import BATCH_BYTES, Store
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.worker.pipe import RETURNED, Answered
 from flyexecutor.worker.runners import Runner

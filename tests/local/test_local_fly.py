@@ -106,3 +106,9 @@ def test_without_any_server_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(LocalError, match="apt install redis-server"):
         find_server()
+
+
+def test_without_flask_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(LocalError, match=r"pip install 'flyexecutor\[local\]'"):
+        LocalFly()

@@ -1,0 +1,137 @@
+"""Level 2: blocking reads in two halves, and errors of redis-py as ours.
+
+A worker waits for calls, runners and signals at once, and a watcher must be woken when it is closed: so each has a
+connection of its own, sends its read, and receives the answer when it likes. Owns that connection and no thread.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from flyexecutor.call import Outcome
+from flyexecutor.errors import RedisUnavailableError
+
+CONNECT_TIMEOUT = 5.0
+BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask again
+OUTCOMES_PER_READ = 200
+
+log = logging.getLogger("flyexecutor")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A queue entry that a blocking read has given to this machine; it is not claimed yet."""
+
+    entry: bytes
+    call_id: bytes
+
+
+def unavailable(address: str, exc: redis.RedisError) -> RedisUnavailableError:
+    """An error of redis-py as ours: with the server's address, which holds no password."""
+    refused = isinstance(exc, redis.AuthenticationError | redis.ResponseError)
+    what = "refused the request" if refused else "can't be reached"
+    remedy = "check the user, password and limits of REDIS_URL" if refused else "check REDIS_URL and that it runs"
+    error = RedisUnavailableError(f"Redis at {address} {what} ({exc}): {remedy}")
+    error.permanent = refused
+    error.lane_gone = "NOGROUP" in str(exc) or "UNBLOCKED" in str(exc)
+    return error
+
+
+class BlockingReader:
+    """A blocking read on a connection of its own, in two halves, so that its owner can wait for other things too.
+
+    `ask` sends, `answer` receives; in between `fileno` becomes readable. `close` may be called by another thread and
+    ends a wait in `answer`, with RedisUnavailableError.
+    """
+
+    def __init__(self, client: "redis.Redis", address: str, commands: Callable[[int], Sequence[Sequence[Any]]]) -> None:
+        self._address = address
+        self._commands = commands  # to send, by the milliseconds that the last of them may block
+        # Any: redis-py types its clients, hardly its connections.
+        self._connection: Any = client.connection_pool.make_connection()
+        self._asked = 0
+
+    def fileno(self) -> int:
+        """The socket, for `selectors`."""
+        # redis-py has no public name for it; its own event loops use the same attribute.
+        return int(self._connection._sock.fileno())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is owed."""
+        return self._asked > 0
+
+    def ask(self, block: float) -> None:
+        """Send the read; the server answers at once, or with nothing after `block` seconds (at most BLOCK_LIMIT)."""
+        commands = self._commands(max(1, int(min(block, BLOCK_LIMIT) * 1000)))
+        try:
+            self._connection.connect()
+            self._connection.send_packed_command(self._connection.pack_commands(commands))
+        except redis.RedisError as exc:
+            raise unavailable(self._address, exc) from None
+        self._asked = len(commands)
+
+    def answer(self) -> list[Delivered]:
+        """Receive what was asked for. Empty if there was nothing."""
+        return [Delivered(entry, fields[1]) for entry, fields in self._receive()]
+
+    def _receive(self) -> Sequence[tuple[bytes, list[bytes]]]:
+        asked, self._asked = self._asked, 0
+        try:
+            for _ in range(asked - 1):
+                self._connection.read_response()
+            read = self._connection.read_response()
+        except redis.RedisError as exc:
+            self._connection.disconnect()
+            raise unavailable(self._address, exc) from None
+        except (OSError, ValueError, AttributeError) as exc:
+            # What redis-py raises when close() has taken the socket from under it.
+            raise unavailable(self._address, redis.ConnectionError(str(exc))) from None
+        return read[0][1] if read else ()
+
+    def close(self) -> None:
+        """Close the connection; a thread that waits in `answer` is woken."""
+        self._connection.disconnect()
+        self._asked = 0
+
+
+class OutcomeReader(BlockingReader):
+    """The outcomes of one client, in order; each read removes what the one before has delivered."""
+
+    def __init__(
+        self, client: "redis.Redis", address: str, stream: str, parse: Callable[[dict[bytes, bytes]], Outcome]
+    ) -> None:
+        self._parse = parse
+        self._last = b"0-0"
+
+        def commands(block_ms: int) -> Sequence[Sequence[Any]]:
+            trim = [("XTRIM", stream, "MINID", _after(self._last))] if self._last != b"0-0" else []
+            count = ("COUNT", OUTCOMES_PER_READ, "BLOCK", block_ms)
+            return [*trim, ("XREAD", *count, "STREAMS", stream, self._last)]
+
+        super().__init__(client, address, commands)
+
+    def read(self, block: float) -> list[Outcome]:
+        """Wait up to `block` seconds for outcomes."""
+        self.ask(block)
+        outcomes = []
+        entries = self._receive()
+        for _, flat in entries:
+            try:
+                outcomes.append(self._parse(dict(zip(flat[::2], flat[1::2], strict=True))))
+            except (KeyError, ValueError) as exc:
+                # Nobody of ours wrote it. Whoever did must not be able to stop this client from reading on.
+                log.error("an entry of the outcome stream is not an outcome and is passed over: %r", exc)
+        if entries:
+            # Only now: parsing fetches large outcomes, and if Redis goes away meanwhile all of these are read again.
+            self._last = entries[-1][0]
+        return outcomes
+
+
+def _after(entry: bytes) -> str:
+    """The smallest id above this one: XTRIM MINID keeps what is not smaller."""
+    milliseconds, sequence = entry.decode().split("-")
+    return f"{milliseconds}-{int(sequence) + 1}"
