@@ -20,7 +20,7 @@ from flyexecutor.client import Client
 from flyexecutor.errors import SettingsError
 from flyexecutor.future import FlyFuture
 from flyexecutor.lane import METADATA_KEY, Lane, name_lane
-from flyexecutor.local import LocalFly
+from flyexecutor.local import LocalError, LocalFly
 from flyexecutor.settings import Settings, read_settings
 from flyexecutor.trust import KEY_VARIABLE, Trust
 from flyexecutor.worker.chunks import run_chunk
@@ -76,7 +76,7 @@ class FlyMachineExecutor(Executor):
         _check_at_least(1, max_workers=max_workers, concurrency=concurrency, result_ttl=result_ttl)
         _check_at_least(0, retries=retries, idle_timeout=idle_timeout)
         _check_at_least(1, boot_timeout=boot_timeout)
-        own_local = LocalFly() if local is True else None
+        own_local = _start_local() if local is True else None
         self._close_local: Callable[[], None] = own_local.close if own_local else lambda: None
         where = local if isinstance(local, LocalFly) else own_local
         try:
@@ -206,6 +206,13 @@ class FlyMachineExecutor(Executor):
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+def _start_local() -> LocalFly:
+    try:
+        return LocalFly()
+    except LocalError as exc:
+        raise SettingsError(f"local=True is not possible here: {exc}") from None
 
 
 def _machine_config(

@@ -17,6 +17,9 @@ from flyexecutor.errors import RedisUnavailableError
 CONNECT_TIMEOUT = 5.0
 BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask again
 OUTCOMES_PER_READ = 200
+# Error codes of a server that fails over, loads or is busy: it will take the request later. Case as Redis sends it;
+# redis-py cuts off some codes, then the text tells.
+PASSING = ("READONLY", "read only replica", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 
 log = logging.getLogger("flyexecutor")
 
@@ -32,6 +35,7 @@ class Delivered:
 def unavailable(address: str, exc: redis.RedisError) -> RedisUnavailableError:
     """An error of redis-py as ours: with the server's address, which holds no password."""
     refused = isinstance(exc, redis.AuthenticationError | redis.ResponseError)
+    refused = refused and not any(word in str(exc) for word in PASSING)
     what = "refused the request" if refused else "can't be reached"
     remedy = "check the user, password and limits of REDIS_URL" if refused else "check REDIS_URL and that it runs"
     error = RedisUnavailableError(f"Redis at {address} {what} ({exc}): {remedy}")

@@ -276,3 +276,16 @@ def test_outcomes_that_could_not_be_fetched_whole_are_read_again(store, monkeypa
             reader.read(5.0)
     assert [len(outcome.sealed) for outcome in reader.read(5.0)] == [INLINE_BYTES + 1]
     reader.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["READONLY You can't write against a read only replica.", "BUSY Redis is busy", "LOADING"]
+)
+def test_a_server_that_fails_over_or_is_busy_is_not_permanent(store, monkeypatch, text):
+    def refuse(*_):
+        raise redis.ResponseError(text)
+
+    monkeypatch.setattr(store._redis, "evalsha", refuse)
+    with pytest.raises(RedisUnavailableError) as told:
+        claim(store)
+    assert not told.value.permanent

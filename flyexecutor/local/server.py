@@ -216,7 +216,7 @@ def main() -> int:
     """Serve until the guard goes."""
     settings = json.loads(sys.stdin.buffer.readline())
     run = Path(settings["run"])
-    token, password = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    token, password = secrets.token_hex(24), secrets.token_hex(24)
     try:
         redis = start_server(run, password, settings["redis_port"])
         apps = Apps(

@@ -278,7 +278,11 @@ class Worker:
                 self._store.join(self._lane, self._machine_id, first=first, held=held)
             except RedisUnavailableError as exc:
                 patience = OUTAGE_WITH_OUTCOMES if held else OUTAGE
-                if exc.permanent or time.monotonic() - began > patience or self._stopping_since is not None:
+                if (
+                    (exc.permanent and not held)
+                    or time.monotonic() - began > patience
+                    or self._stopping_since is not None
+                ):
                     raise
                 log.warning("trying again in %.1f s: %s", pause, exc)
                 self._wait(pause)

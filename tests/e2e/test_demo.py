@@ -172,9 +172,11 @@ def test_nobody_sees_the_mail_of_another_session(make_visitor):
 
 def test_killing_the_web_processes_between_submit_and_result_loses_nothing(demo, make_visitor):
     visitor = make_visitor()
-    visitor.send(subject="survives")
-    for process in demo.web_processes():
-        process.kill()
+    with demo.frozen_machines():
+        visitor.send(subject="survives")
+        for process in demo.web_processes():
+            process.kill()
+        assert [mail["status"] for mail in visitor.mails()] == ["PENDING"]
     (mail,) = visitor.wait_until_sent()
     assert (mail["subject"], mail["status"]) == ("survives", "SENT")
 

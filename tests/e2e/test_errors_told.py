@@ -92,6 +92,12 @@ def test_missing_settings_are_named_all_at_once_and_the_remedy(monkeypatch):
         assert name in str(told.value)
 
 
+def test_a_computer_that_can_not_run_the_local_api_is_told_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=r"local=True is not possible here.*pip install 'flyexecutor\[local\]'"):
+        FlyMachineExecutor(local=True)
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("max_workers", 0), ("concurrency", "2"), ("retries", -1), ("idle_timeout", None)]
 )

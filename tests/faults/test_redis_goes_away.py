@@ -48,6 +48,23 @@ def test_every_connection_cut_loses_no_call(make_executor, tmp_path, admin):
     assert list(executor.map(tasks.increment, range(20))) == list(range(1, 21))
 
 
+def test_a_worker_keeps_its_outcome_while_redis_refuses_it(make_executor, tmp_path, admin):
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+    future = executor.submit(gate.enter)
+    gate.wait_for_entry()
+    admin.config_resetstat()
+    admin.execute_command("ACL SETUSER default -evalsha -eval")
+    try:
+        gate.open()
+        while not admin.info("errorstats").get("errorstat_NOPERM"):  # until somebody was refused
+            pass
+    finally:
+        admin.execute_command("ACL SETUSER default +evalsha +eval")
+    assert future.result(WAIT)
+    assert future.attempt == 1
+
+
 def test_a_redis_that_refuses_writes_is_told_by_flush(make_executor, admin):
     executor = make_executor()
     admin.config_set("maxmemory", "1")
