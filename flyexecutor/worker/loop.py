@@ -129,10 +129,10 @@ class Worker:
         for key, _ in ready:
             if isinstance(key.data, Runner):
                 self._collect(key.data)
-            elif key.data is self._reader:
-                self._receive()
-            else:
+            elif key.data is None:
                 self._notice_signals()
+            elif self._reader.waiting:  # unless a signal of the same turn has closed it
+                self._receive()
 
     def _notice_signals(self) -> None:
         numbers = self._signals.recv(4096)
