@@ -1,15 +1,87 @@
-"""A stopped machine's start to its first result: against `python -c "import redis, cloudpickle"`."""
+"""A worker's start to its first result: against `python -c "import redis, cloudpickle"`.
 
-import statistics
+The worker is `python -m flyexecutor.worker`, started with a call in its queue, and the result is read from Redis: what
+of a cold start is ours. Fly's part is not in it. For information: the whole way on the local Machines API, from submit
+over the start of a stopped machine to the result.
+"""
+
+import os
+import secrets
 import subprocess
 import sys
-import time
 
-from benchmarks._measure import noop, seconds, show
-from flyexecutor import FlyMachineExecutor, LocalFly
+from benchmarks._measure import medians, show
+from flyexecutor import FlyMachineExecutor, LocalFly, payload
+from flyexecutor.call import Call
+from flyexecutor.lane import Lane
 from flyexecutor.machines import MachinesClient
+from flyexecutor.store import Store
+from flyexecutor.trust import KEY_VARIABLE, Trust
 
 ROUNDS = 9
+WHOLE = "submit, start of a stopped machine, result"
+APP = "bench"
+LANE = Lane(name="bench", config={}, regions=(), max_workers=0, concurrency=1, boot_timeout=60.0)
+
+
+class BareWorker:
+    """A worker process without a machine."""
+
+    def __init__(self, redis_url: str) -> None:
+        key = secrets.token_bytes(32)
+        self._trust = Trust(key, APP)
+        self._store = Store(redis_url, APP)
+        self._outcomes = self._store.outcomes("bench")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environ = {
+            **os.environ,
+            "REDIS_URL": redis_url,
+            "FLY_APP_NAME": APP,
+            "FLY_MACHINE_ID": "bench",
+            "FLYEXECUTOR_LANE": LANE.name,
+            "FLYEXECUTOR_IDLE_TIMEOUT": "0.3",
+            KEY_VARIABLE: key.hex(),
+        }
+
+    def prepare(self) -> None:
+        """Queue a call, once the worker before has ended. The call's function needs no import of its own."""
+        self.close()
+        call_id = self._trust.new_call_id()
+        sealed = self._trust.seal_call(call_id, payload.dump_call(abs, (1,), {}))
+        call = Call(call_id, sealed, 0, True)
+        self._store.enqueue(LANE, [call], client="bench", result_ttl=60.0, reservation="bench")
+
+    def start_and_run(self) -> None:
+        """From the process's start to the outcome."""
+        self._process = subprocess.Popen([sys.executable, "-m", "flyexecutor.worker"], env=self._environ)
+        while not self._outcomes.read(10.0):
+            pass
+
+    def close(self) -> None:
+        """Wait until the worker has left."""
+        if self._process:
+            self._process.wait()
+
+
+class StoppedMachine:
+    """The same through the Machines API."""
+
+    def __init__(self, local: LocalFly, executor: FlyMachineExecutor) -> None:
+        self._executor = executor
+        self._machines = MachinesClient(local.api_url, local.app, local.token)
+        self._last = executor.submit(abs, 1)
+        self._last.result()
+
+    def prepare(self) -> None:
+        """Wait until the machine has stopped."""
+        machine = self._machines.get(self._last.machine_id or "")
+        assert machine
+        self._machines.wait_stopped(machine, 10.0)
+
+    def start_and_run(self) -> None:
+        """From submit to result."""
+        self._last = self._executor.submit(abs, 1)
+        self._last.result()
 
 
 def main() -> None:
@@ -18,24 +90,31 @@ def main() -> None:
         LocalFly(rate_limits=False) as local,
         FlyMachineExecutor(local=local, max_workers=1, idle_timeout=0.0) as executor,
     ):
-        machines = MachinesClient(local.api_url, local.app, local.token)
-        taken = []
-        first = executor.submit(noop)
-        first.result()
-        for _ in range(ROUNDS):
-            machine = machines.get(first.machine_id)
-            assert machine
-            machines.wait_stopped(machine, 10.0)
-            began = time.perf_counter()
-            executor.submit(noop).result()
-            taken.append((time.perf_counter() - began) * 1000)
-        machines.close()
-    floor = seconds(lambda: subprocess.run([sys.executable, "-c", "import redis, cloudpickle"], check=True), ROUNDS)
-    rows = {
-        "flyexecutor": statistics.median(taken),
-        "python -c 'import redis, cloudpickle'": floor * 1000,
-    }
-    show("start of a stopped machine to first result (list, start, boot, join, call)", rows, "ms", "<= 1.3")
+        bare, machine = BareWorker(local.redis_url), StoppedMachine(local, executor)
+
+        def prepare() -> None:
+            bare.prepare()
+            machine.prepare()
+
+        taken = medians(
+            {
+                "python -m flyexecutor.worker": bare.start_and_run,
+                "python -c 'import redis, cloudpickle'": lambda: run_python("import redis, cloudpickle"),
+                "python -c pass": lambda: run_python("pass"),
+                WHOLE: machine.start_and_run,
+            },
+            ROUNDS,
+            before=prepare,
+        )
+        bare.close()
+    for_each = {name: seconds * 1000 for name, seconds in taken.items()}
+    whole = {WHOLE: for_each.pop(WHOLE)}
+    show("worker start to first result", for_each, "ms", "<= 1.3 of the imports", whole)
+
+
+def run_python(code: str) -> None:
+    """An interpreter that starts, does this and ends."""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Thumbnails of image files, made on machines: reads the files here, sends their bytes, writes what comes back.
 
     python examples/thumbnails.py FOLDER --out thumbnails
-    python examples/thumbnails.py                      # makes some sample images first
+    python examples/thumbnails.py                      # of some sample images that it draws first
 
-With FLY_API_TOKEN set it runs on Fly (the image needs Pillow), else on this computer.
+With FLY_API_TOKEN set it runs on Fly (the image needs Pillow), else, or with --local, on this computer.
 """
 
 import argparse
@@ -11,13 +11,15 @@ import io
 import os
 import random
 import sys
+import tempfile
+from collections.abc import Iterable
 from concurrent.futures import as_completed
 from pathlib import Path
 
 from PIL import Image, ImageDraw, UnidentifiedImageError
 from tqdm import tqdm
 
-from flyexecutor import FlyMachineExecutor, SettingsError
+from flyexecutor import FlyFuture, FlyMachineExecutor, SettingsError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
 
@@ -31,9 +33,36 @@ def make_thumbnail(image: bytes, size: int) -> bytes:
     return thumbnail.getvalue()
 
 
-def make_samples(folder: Path, count: int = 48) -> None:
+def make_thumbnails(executor: FlyMachineExecutor, paths: Iterable[Path], out: Path, size: int) -> dict[Path, str]:
+    """Write a thumbnail of each file into `out`. Answers what was wrong with those that have none."""
+    problems: dict[Path, str] = {}
+    futures: dict[FlyFuture[bytes], Path] = {}
+    for path in paths:
+        try:
+            image = path.read_bytes()  # here: a machine can't see this disk
+        except OSError as exc:
+            problems[path] = exc.strerror or str(exc)
+        else:
+            futures[executor.submit(make_thumbnail, image, size)] = path
+    for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
+        path = futures[future]
+        error = future.exception()
+        if error is None:
+            (out / thumbnail_name(path)).write_bytes(future.result())
+        elif isinstance(error, UnidentifiedImageError):
+            problems[path] = "not an image that Pillow can read"
+        else:
+            problems[path] = f"{type(error).__name__}: {error}"
+    return problems
+
+
+def thumbnail_name(path: Path) -> str:
+    """a.jpg for a.jpg, a.png.jpg for a.png: two images never have the same."""
+    return path.name if path.suffix.lower() in {".jpg", ".jpeg"} else f"{path.name}.jpg"
+
+
+def draw_samples(folder: Path, count: int = 36) -> None:
     """Draw some images, since the reader may have none at hand."""
-    folder.mkdir(parents=True, exist_ok=True)
     dice = random.Random(1)
     for n in range(count):
         image = Image.new("RGB", (1600, 1200), tuple(dice.randrange(256) for _ in range(3)))
@@ -44,42 +73,48 @@ def make_samples(folder: Path, count: int = 48) -> None:
         image.save(folder / f"sample-{n:02}.jpg", quality=90)
 
 
-def main() -> int:
-    """Make the thumbnails; the exit code is 1 if any could not be made."""
+def read_options() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(description="Make thumbnails of image files on machines.")
-    parser.add_argument("folder", type=Path, nargs="?", help="where the images are; none: samples are made")
-    parser.add_argument(
-        "--out", type=Path, default=Path("thumbnails"), help="where thumbnails go (default: %(default)s)"
-    )
+    parser.add_argument("folder", type=Path, nargs="?", help="where the images are; none: samples are drawn")
+    parser.add_argument("--out", type=Path, default=Path("thumbnails"), help="where they go (default: %(default)s)")
     parser.add_argument("--size", type=int, default=200, help="pixels of the longer side (default: %(default)s)")
     parser.add_argument("--max-workers", type=int, default=4, help="machines at a time (default: %(default)s)")
+    parser.add_argument(
+        "--local",
+        action=argparse.BooleanOptionalAction,
+        default="FLY_API_TOKEN" not in os.environ,
+        help="run on this computer (default: if FLY_API_TOKEN is not set)",
+    )
     options = parser.parse_args()
-    folder = options.folder or options.out / "samples"
-    if options.folder is None:
-        make_samples(folder)
-    elif not folder.is_dir():
-        print(f"{folder} is not a folder", file=sys.stderr)
-        return 1
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    options.out.mkdir(parents=True, exist_ok=True)
-    local = True if "FLY_API_TOKEN" not in os.environ else None
-    failed = 0
-    try:
-        executor = FlyMachineExecutor(local=local, max_workers=options.max_workers)
-    except SettingsError as exc:
-        print(exc, file=sys.stderr)
-        return 1
-    with executor:
-        futures = {executor.submit(make_thumbnail, path.read_bytes(), options.size): path for path in files}
-        for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
-            path = futures[future]
-            try:
-                (options.out / path.with_suffix(".jpg").name).write_bytes(future.result())
-            except UnidentifiedImageError:
-                failed += 1
-                tqdm.write(f"{path} is not an image that Pillow can read", file=sys.stderr)
-    print(f"{len(files) - failed} thumbnails in {options.out}")
-    return 1 if failed else 0
+    if options.folder and not options.folder.is_dir():
+        parser.error(f"{options.folder} is not a folder")
+    if options.folder and options.out.resolve() == options.folder.resolve():
+        parser.error("--out is the folder of the images: they would be overwritten")
+    return options
+
+
+def main() -> int:
+    """Make the thumbnails; the exit code is 1 if any could not be made."""
+    options = read_options()
+    with tempfile.TemporaryDirectory() as samples:
+        folder = options.folder or Path(samples)
+        if not options.folder:
+            draw_samples(folder)
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        options.out.mkdir(parents=True, exist_ok=True)
+        try:
+            executor = FlyMachineExecutor(local=options.local, max_workers=options.max_workers)
+        except SettingsError as exc:
+            print(exc, file=sys.stderr)
+            return 1
+        with executor:
+            problems = make_thumbnails(executor, paths, options.out, options.size)
+    for path in paths:
+        if path in problems:
+            print(f"{path}: {problems[path]}", file=sys.stderr)
+    print(f"{len(paths) - len(problems)} thumbnails in {options.out}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
