@@ -47,7 +47,7 @@ class BareWorker:
         """Queue a call, once the worker before has ended. The call's function needs no import of its own."""
         self.close()
         call_id = self._trust.new_call_id()
-        sealed = self._trust.seal_call(call_id, payload.dump_call(abs, (1,), {}))
+        sealed = self._trust.seal_call(call_id, payload.dump_call(abs, (1,), {}).body)
         call = Call(call_id, sealed, 0, True)
         self._store.enqueue(LANE, [call], client="bench", result_ttl=60.0, reservation="bench")
 

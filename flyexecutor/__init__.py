@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from flyexecutor.batch import Batch as Batch
+    from flyexecutor.call import CallInfo as CallInfo
+    from flyexecutor.contrib.tqdm import progress_bar as progress_bar
     from flyexecutor.errors import CallForgottenError as CallForgottenError
+    from flyexecutor.errors import CallKilledError as CallKilledError
+    from flyexecutor.errors import CallTimeoutError as CallTimeoutError
     from flyexecutor.errors import ExpiredCallError as ExpiredCallError
     from flyexecutor.errors import FlyExecutorError as FlyExecutorError
+    from flyexecutor.errors import InitializerError as InitializerError
     from flyexecutor.errors import MachineLostError as MachineLostError
     from flyexecutor.errors import MachinesError as MachinesError
     from flyexecutor.errors import MachineStartError as MachineStartError
+    from flyexecutor.errors import NotStartedError as NotStartedError
+    from flyexecutor.errors import OutOfMemoryError as OutOfMemoryError
     from flyexecutor.errors import PayloadError as PayloadError
+    from flyexecutor.errors import PayloadTooLargeError as PayloadTooLargeError
     from flyexecutor.errors import PythonMismatchError as PythonMismatchError
     from flyexecutor.errors import RedisUnavailableError as RedisUnavailableError
     from flyexecutor.errors import RemoteError as RemoteError
@@ -24,23 +33,46 @@ if TYPE_CHECKING:
     from flyexecutor.errors import WorkerCrashedError as WorkerCrashedError
     from flyexecutor.executor import FlyMachineExecutor as FlyMachineExecutor
     from flyexecutor.future import FlyFuture as FlyFuture
+    from flyexecutor.future import Kill as Kill
+    from flyexecutor.future import Progress as Progress
     from flyexecutor.local import LocalFly as LocalFly
+    from flyexecutor.retry import Retry as Retry
     from flyexecutor.states import State as State
+    from flyexecutor.stream import ItemStream as ItemStream
+    from flyexecutor.worker.context import CurrentCall as CurrentCall
+    from flyexecutor.worker.context import current_call as current_call
+    from flyexecutor.worker.context import progress as progress
 
 _HOMES = {
+    "Batch": "batch",
+    "CallInfo": "call",
+    "CurrentCall": "worker.context",
     "FlyFuture": "future",
     "FlyMachineExecutor": "executor",
+    "ItemStream": "stream",
+    "Kill": "future",
     "LocalFly": "local",
+    "Progress": "future",
+    "Retry": "retry",
     "State": "states",
+    "current_call": "worker.context",
+    "progress": "worker.context",
+    "progress_bar": "contrib.tqdm",
     **dict.fromkeys(
         (
             "CallForgottenError",
+            "CallKilledError",
+            "CallTimeoutError",
             "ExpiredCallError",
             "FlyExecutorError",
+            "InitializerError",
             "MachineLostError",
             "MachineStartError",
             "MachinesError",
+            "NotStartedError",
+            "OutOfMemoryError",
             "PayloadError",
+            "PayloadTooLargeError",
             "PythonMismatchError",
             "RedisUnavailableError",
             "RemoteError",

@@ -1,8 +1,17 @@
 """Level 1: the frozen records that travel between the modules and, through the store, between the processes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flyexecutor.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What several calls of a fan-out share: stored once, named by each of them."""
+
+    id: str
+    sealed: bytes  # unread until a runner has verified it
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +20,15 @@ class Call:
 
     id: str
     sealed: bytes  # unread until a runner has verified it
-    retries: int  # further attempts after a machine was lost
-    keep: bool  # False: the record goes as soon as the outcome is published (`map`)
+    retries: int = 0  # further attempts after a machine was lost
+    keep: bool = True  # False: the record goes as soon as the outcome is published (`map`)
+    timeout: float = 0.0  # seconds that it may run; 0: any time
+    expires: float = 0.0  # seconds in which a worker must begin it; 0: any time
+    expired: bytes = b""  # the sealed outcome for the case that none did
+    keyed: bool = False  # its id comes from the caller's key: it may be there already
+    batch: str = ""  # the id of the batch that it belongs to
+    bigger: Sequence[str] = ()  # lanes of ever larger machines, for when it runs out of memory
+    parts: Sequence[Part] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +38,18 @@ class ClaimedCall:
     id: str
     attempt: int  # fencing number, 1 on the first run
     sealed: bytes
+    timeout: float = 0.0
+    raised: int = 0  # attempts that ended with an exception which is retried
+    parts: Sequence[Part] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When what happened to a call, by Redis's clock, in seconds since the epoch; 0.0: it has not."""
+
+    queued: float = 0.0
+    started: float = 0.0  # its last attempt
+    finished: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +61,41 @@ class Outcome:
     state: State
     machine_id: str  # empty if it never ran
     region: str
-    sealed: bytes  # unread until trust has verified it; LOST: a plain reason; CANCELLED: empty
+    sealed: bytes  # unread until trust has verified it; LOST, KILLED: a plain reason; CANCELLED: empty
+    logs: bytes = b""  # the end of what it printed; from the store only if it failed
+    times: Times = Times()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What Redis says of a call that has not ended, or has: its answer to `state()`."""
+class Report:
+    """What a running call says before it ends (step 8 and 9)."""
+
+    PROGRESS, ITEM, LOGS, MOVED = "progress", "item", "logs", "moved"
+
+    id: str
+    attempt: int
+    kind: str  # one of the above
+    number: int  # of an item: 0, 1, ...
+    body: bytes  # an item is sealed; the others are plain text
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What is known of a call: its state, where it ran, and when what happened (seconds since the epoch)."""
 
     state: State
-    attempt: int
-    machine_id: str
+    attempt: int  # how many times it was begun
+    machine_id: str = ""  # that runs it, or ran it last
+    region: str = ""
+    times: Times = Times()
+    expires_at: float | None = None  # until then the outcome of a call that has ended can be had by its id
+
+    @property
+    def queue_seconds(self) -> float | None:
+        """Seconds from submission to the beginning of the last attempt; None before that."""
+        return self.times.started - self.times.queued if self.times.started else None
+
+    @property
+    def run_seconds(self) -> float | None:
+        """Seconds that the last attempt ran; None before it has ended."""
+        return self.times.finished - self.times.started if self.times.started and self.times.finished else None

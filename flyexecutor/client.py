@@ -1,4 +1,4 @@
-"""Level 6: the client wires outbox, watcher and fleet, starts their threads, ends them, and remakes them after a fork.
+"""Level 6: the client wires outbox, watcher and fleets, starts their threads, ends them, and remakes them after a fork.
 
 One per executor and process. Level-5 siblings do not know each other: they meet here, through callbacks.
 """
@@ -9,10 +9,10 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flyexecutor import plain
-from flyexecutor.call import Call, Outcome, Standing
+from flyexecutor.call import Call, CallInfo, Part
 from flyexecutor.errors import (
     ExpiredCallError,
     FlyExecutorError,
@@ -30,19 +30,26 @@ from flyexecutor.states import State
 from flyexecutor.store import Store
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.watcher import Watcher
+from flyexecutor.worker import context
+from flyexecutor.worker.pipe import NESTED, Told
 
 EXIT_FLUSH = 5.0  # seconds that a plain exit of the interpreter waits for the outbox,
 EXIT_STARTS = 10.0  # and then for the machines that its calls need to be asked for
+AT_ONCE = 500  # calls in one script
 
 log = logging.getLogger("flyexecutor")
 
 
 class Client:
-    """What an executor stands on."""
+    """What an executor stands on. The `Control` of its futures.
+
+    Without a token it has no fleet: inside a machine, where others start what its calls need.
+    """
 
     def __init__(self, settings: Settings, lane: Lane, trust: Trust, *, result_ttl: float) -> None:
         self._settings = settings
         self._lane = lane
+        self._lanes = {lane.name: lane}
         self._trust = trust
         self._result_ttl = result_ttl
         self._wire()
@@ -50,8 +57,11 @@ class Client:
 
     def _wire(self) -> None:
         self._id = secrets.token_hex(8)
-        self._starting = threading.Lock()
+        self._starting = threading.Lock()  # guards the two below
         self._started = False
+        self._fleets: dict[str, Fleet] = {}
+        self._telling = threading.Lock()  # guards the one below
+        self._told_waiting = False
         self._attached: weakref.WeakValueDictionary[str, FlyFuture[object]] = weakref.WeakValueDictionary()
         settings = self._settings
         self._store = Store(settings.redis_url, settings.app)
@@ -64,22 +74,28 @@ class Client:
             stored=self._start_soon,
             failed=self._not_stored,
         )
-        self._watcher = Watcher(self._store, self._trust, client=self._id, unsent=self._outbox.holds)
-        self._fleet = Fleet(
+        self._watcher = Watcher(
             self._store,
-            self._machines,
-            self._lane,
+            self._trust,
             client=self._id,
-            needed=lambda: self._watcher.busy,
-            failed=self._no_machine,
+            unsent=self._outbox.holds,
+            moved=self._tend_lane,
+            waiting=self._tell_waiting,
         )
 
     # The way of a call
 
-    def send(self, call: Call) -> FlyFuture[object]:
-        """Register a call's future and hand the call to the outbox; never touches the network."""
+    def send(self, call: Call, *, take: Callable[[int, int, bytes], None] | None = None) -> FlyFuture[object]:
+        """Register a call's future and hand the call to the outbox; never touches the network.
+
+        take: gets what the call yields, as `Watcher.expect_items` tells.
+        """
+        if call.keyed and (known := self._attached.get(call.id)):
+            return known
         future = self._new_future(call.id, keep=call.keep, attached=False)
         self._start_threads()
+        if take:
+            self._watcher.expect_items(call.id, take)
         self._watcher.expect(future)
         try:
             self._outbox.put(call)
@@ -100,15 +116,13 @@ class Client:
     def leave_running(self) -> None:
         """Before the process exits: see that what was submitted is stored, and has a machine that will run it."""
         self._outbox.flush(EXIT_FLUSH)
-        if not self._fleet.settle(EXIT_STARTS):
+        settled = [fleet.settle(EXIT_STARTS) for fleet in self._fleets.values()]
+        if not all(settled):
             log.warning("some machines were not asked for before the exit: another client of the app will")
 
     def attach(self, call_id: str) -> FlyFuture[object]:
         """See `FlyMachineExecutor.future`."""
-        if not self._trust.knows(call_id):
-            raise UnknownCallError(
-                f"no call has the id {call_id!r} in the app {self._settings.app!r} (or it was signed with another key)"
-            )
+        self.check_id(call_id, "call")
         known = self._attached.get(call_id)
         if known is not None:
             return known
@@ -125,22 +139,63 @@ class Client:
             raise ExpiredCallError(
                 f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl) and has expired"
             )
-        if isinstance(found, Outcome):
-            self._watcher.resolve(found)
+        if found.outcome:
+            self._watcher.resolve(found.outcome)
         else:
+            if found.progress:
+                self._watcher.progress(call_id, found.progress)
             self._start_threads()
-            self._fleet.start_soon(())
+            self._start_soon(())
         return future
+
+    def batch(self, batch_id: str) -> list[tuple[str, State | None]]:
+        """The calls of a batch that are stored, with their states; None for one that is no longer kept."""
+        return self._store.batch(batch_id)
+
+    def check_id(self, call_id: str, what: str) -> None:
+        """Raises UnknownCallError for the id of a call, or of a batch, that was never made with our key."""
+        if not self._trust.knows(call_id):
+            raise UnknownCallError(
+                f"no {what} has the id {call_id!r} in the app {self._settings.app!r}, or it was signed with another key"
+            )
+
+    def expired(self, call_id: str) -> FlyFuture[object]:
+        """The future of a call whose outcome is no longer kept."""
+        return self.failed(call_id, ExpiredCallError(f"the outcome of the call {call_id} has expired (result_ttl)"))
+
+    def cancel_all(self, futures: Iterable[FlyFuture[object]]) -> None:
+        """Take back what no worker has claimed; a round trip for some hundred of them."""
+        left = []
+        for future in futures:
+            if self._outbox.take_back(future.id):
+                self._watcher.cancelled(future.id)
+            elif not future.done():
+                left.append(future.id)
+        try:
+            for at in range(0, len(left), AT_ONCE):
+                for call_id in self._store.cancel(left[at : at + AT_ONCE]):
+                    self._watcher.cancelled(call_id)
+        except RedisUnavailableError as exc:
+            log.warning("can't cancel now: %s", exc)
+
+    def drop_part(self, part: Part) -> None:
+        """Remove what calls shared that have all ended."""
+        self._outbox.drop_part(part)
 
     def pending(self) -> list[FlyFuture[object]]:
         """The futures that have not ended."""
         return self._watcher.pending()
 
+    def know_lanes(self, lanes: Iterable[Lane]) -> None:
+        """Lanes that calls of this client may go to when they run out of memory."""
+        self._lanes.update((lane.name, lane) for lane in lanes)
+
     def close(self) -> None:
         """End the threads and connections; what is pending ends with an error that says so."""
         _clients.discard(self)
         self._outbox.close()
-        self._fleet.close()
+        for fleet in self._fleets.values():
+            fleet.close()
         self._watcher.close()
         self._store.close()
         self._machines.close()
@@ -157,10 +212,37 @@ class Client:
         self._start_threads()
         self._watcher.when_drained(close)
 
+    # What futures ask for
+
+    def take_back(self, call_id: str) -> bool:
+        """Cancel, if it is still queued; False as well if Redis does not answer."""
+        try:
+            taken = self._outbox.take_back(call_id) or bool(self._store.cancel([call_id]))
+        except RedisUnavailableError as exc:
+            log.warning("can't cancel now: %s", exc)
+            return False
+        if taken:
+            self._watcher.cancelled(call_id)
+        return taken
+
+    def info(self, call_id: str) -> CallInfo | None:
+        """How a call stands; None if Redis does not know it."""
+        if self._outbox.holds(call_id):
+            return CallInfo(State.QUEUED, 0)
+        return self._store.info(call_id)
+
+    def kill(self, call_id: str) -> State | None:
+        """Have a call stopped."""
+        return self._store.kill(call_id)
+
+    def logs(self, call_id: str) -> bytes:
+        """What a call has printed."""
+        return self._store.logs(call_id)
+
     # Within
 
     def _new_future(self, call_id: str, *, keep: bool, attached: bool) -> FlyFuture[object]:
-        future: FlyFuture[object] = FlyFuture(call_id, self._take_back, self._standing, keep=keep, attached=attached)
+        future: FlyFuture[object] = FlyFuture(call_id, self, keep=keep, attached=attached)
         self._attached[call_id] = future
         return future
 
@@ -169,39 +251,65 @@ class Client:
             if self._started:
                 return
             self._started = True
-            for part in (self._outbox, self._watcher, self._fleet):
-                name = f"flyexecutor {type(part).__name__.lower()}"
-                # Daemons: an interpreter that exits does not wait for outcomes; see leave_running.
-                threading.Thread(target=part.run, name=name, daemon=True).start()
+            for part in (self._outbox, self._watcher):
+                _start_thread(part.run, type(part).__name__.lower())
+        self._fleet_of(self._lane.name)
 
-    def _take_back(self, call_id: str) -> bool:
-        try:
-            taken = self._outbox.take_back(call_id) or self._store.cancel(call_id)
-        except RedisUnavailableError as exc:
-            log.warning("can't cancel now: %s", exc)
-            return False
-        if taken:
-            self._watcher.cancelled(call_id)
-        return taken
+    def _fleet_of(self, name: str) -> Fleet | None:
+        lane = self._lanes.get(name)
+        if lane is None or not self._settings.token:
+            return None  # another client's, or nobody here may start machines
+        with self._starting:
+            fleet = self._fleets.get(name)
+            if fleet is None:
+                fleet = self._fleets[name] = Fleet(
+                    self._store,
+                    self._machines,
+                    lane,
+                    client=f"{self._id}.{name}",
+                    needed=lambda: self._watcher.busy,
+                    failed=self._no_machine,
+                )
+                _start_thread(fleet.run, "fleet")
+            return fleet
 
-    def _standing(self, call_id: str) -> Standing | None:
-        if self._outbox.holds(call_id):
-            return Standing(State.QUEUED, 0, "")
-        return self._store.standing(call_id)
+    def _tend_lane(self, name: str) -> None:
+        """A call has gone to another lane: see that it has a machine there."""
+        fleet = self._fleet_of(name)
+        if fleet:
+            fleet.start_soon(())
 
     def _start_soon(self, reservations: Sequence[str]) -> None:
-        self._fleet.start_soon(reservations)
+        fleet = self._fleets.get(self._lane.name)
+        if fleet:
+            fleet.start_soon(reservations)
+
+    def _tell_waiting(self) -> None:
+        """Inside a call: the worker lets others run while this one waits for the calls that it has submitted."""
+        if context.channel is None:
+            return
+        with self._telling:
+            # Asked under the lock: whoever comes last tells what is true then.
+            waiting = self._watcher.busy
+            if waiting != self._told_waiting:
+                self._told_waiting = waiting
+                context.channel.tell(Told(NESTED, "", 0, number=int(waiting)))
 
     def _not_stored(self, calls: Sequence[Call], error: RedisUnavailableError) -> None:
         self._watcher.fail([call.id for call in calls], error)
 
-    def _no_machine(self, error: MachineStartError) -> None:
-        """Fail the calls that still wait; those that a worker has are not touched."""
+    def _no_machine(self, lane: Lane, error: MachineStartError) -> None:
+        """Fail the calls of a lane that still wait; those that a worker has are not touched."""
         told = plain.dump(error)
         waiting = [future.id for future in self._watcher.pending()]
         sealed = [(call_id, self._trust.seal_outcome(call_id, 0, told, Encoding.TEXT)) for call_id in waiting]
-        for at in range(0, len(sealed), 500):
-            self._store.fail(sealed[at : at + 500])
+        for at in range(0, len(sealed), AT_ONCE):
+            self._store.fail(lane.name, sealed[at : at + AT_ONCE])
+
+
+def _start_thread(run: Callable[[], None], name: str) -> None:
+    # Daemons: an interpreter that exits does not wait for outcomes; see leave_running.
+    threading.Thread(target=run, name=f"flyexecutor {name}", daemon=True).start()
 
 
 _clients: "weakref.WeakSet[Client]" = weakref.WeakSet()

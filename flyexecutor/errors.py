@@ -6,9 +6,15 @@
     ├── MachinesError                        the Machines API said no, or nothing
     │   └── MachineStartError (BrokenExecutor)   no machine could be had for a call
     ├── MachineLostError (BrokenExecutor)    the machines that ran the call died, attempts are spent
+    │   └── OutOfMemoryError (MemoryError)   the call needs more memory than its machine has
     ├── WorkerCrashedError (BrokenExecutor)  the process that ran the call died
+    ├── InitializerError (BrokenExecutor)    `initializer` raised in the process that was to run the call
+    ├── CallTimeoutError (TimeoutError)      the call ran longer than its `timeout` and was killed
+    ├── NotStartedError (TimeoutError)       no worker began the call within `expires`
+    ├── CallKilledError                      `future.kill()` stopped it
     ├── PayloadError                         refused before it was unpickled
     │   └── PythonMismatchError              pickled by another Python version
+    ├── PayloadTooLargeError (ValueError)    an argument or a result is larger than `max_payload`
     ├── RemoteError                          an exception that could not be brought back whole
     ├── CallForgottenError                   Redis no longer knows a call that was pending
     ├── ExpiredCallError (LookupError)       its outcome was kept for `result_ttl` and is gone
@@ -60,6 +66,33 @@ class MachineLostError(FlyExecutorError, BrokenExecutor):
 
 class WorkerCrashedError(FlyExecutorError, BrokenExecutor):
     """The process that ran the call died: `sys.exit`, `os._exit`, a signal. Other calls are not affected."""
+
+
+class OutOfMemoryError(MachineLostError, MemoryError):
+    """The call needs more memory than its machine has; it is not tried again on a machine of that size.
+
+    Give it a larger `guest`, or let it have one by itself: `Retry(on_oom="bigger")`.
+    """
+
+
+class InitializerError(FlyExecutorError, BrokenExecutor):
+    """The executor's `initializer` raised in the process that was to run the call; its exception is the cause."""
+
+
+class CallTimeoutError(FlyExecutorError, TimeoutError):
+    """The call ran longer than its `timeout` and was killed. The cause says where it was at that moment."""
+
+
+class NotStartedError(FlyExecutorError, TimeoutError):
+    """No worker began the call within its `expires` seconds: it never ran and will not."""
+
+
+class CallKilledError(FlyExecutorError):
+    """`future.kill()` stopped the call while it ran. It may have run in part."""
+
+
+class PayloadTooLargeError(FlyExecutorError, ValueError):
+    """What was to travel is larger than `max_payload` bytes: put it into a file or a bucket and send its address."""
 
 
 class PayloadError(FlyExecutorError):

@@ -1,29 +1,35 @@
-"""Level 7: FlyMachineExecutor, the concurrent.futures contract and the options. No threads, no Redis, no HTTP.
+"""Level 8: FlyMachineExecutor, the concurrent.futures contract and the options. No threads, no Redis, no HTTP.
 
 Step 1 of a call's way is here: `submit` makes the snapshot, in the caller's thread, and hands it to the client.
 """
 
 import concurrent.futures
-import itertools
 import os
 import threading
-import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, ParamSpec, Self, TypeVar
 
-from flyexecutor import payload
-from flyexecutor.call import Call
+import cloudpickle
+
+from flyexecutor import payload, plain
+from flyexecutor.batch import Batch
+from flyexecutor.call import Call, Part
 from flyexecutor.client import Client
-from flyexecutor.errors import SettingsError
+from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
+from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
-from flyexecutor.lane import METADATA_KEY, Lane, name_lane
+from flyexecutor.lane import METADATA_KEY, Lane, larger_guests, name_lane
 from flyexecutor.local import LocalError, LocalFly
-from flyexecutor.settings import Settings, read_settings
-from flyexecutor.trust import KEY_VARIABLE, Trust
-from flyexecutor.worker.chunks import run_chunk
+from flyexecutor.options import Options, check_at_least, read_initializer, read_retries
+from flyexecutor.retry import Retry
+from flyexecutor.settings import LANE_VARIABLE, Settings, machine_settings, read_settings
+from flyexecutor.sharing import Sharing
+from flyexecutor.stream import ItemStream
+from flyexecutor.trust import KEY_VARIABLE, Encoding, Trust
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +44,8 @@ class FlyMachineExecutor(Executor):
     Where things are comes from the arguments or, left out, from the environment: `app` (FLY_TASKS_APP) holds the
     machines, `token` (FLY_API_TOKEN) may start them, `api_url` (FLY_API_HOSTNAME) is where, `redis_url` (REDIS_URL)
     carries the calls, `image` (WORKER_IMAGE, else FLY_IMAGE_REF) is what the machines run, `regions` (FLY_REGION) are
-    tried in order, `secret` (FLYEXECUTOR_SECRET, else derived from the token) signs what is pickled.
+    tried in order, `secret` (FLYEXECUTOR_SECRET, else derived from the token) signs what is pickled. Inside a machine,
+    `FlyMachineExecutor()` adds calls to those that its machines run.
 
     max_workers: machines at the same time, at most.
     concurrency: calls that one machine runs at a time, each in a process of its own.
@@ -46,8 +53,15 @@ class FlyMachineExecutor(Executor):
     env: environment variables of the machines. (Secrets belong in `fly secrets set`.)
     idle_timeout: seconds after which a machine without work stops. A stopped machine costs its disk only.
     boot_timeout: seconds that a machine may take from its start to its worker's first sign.
-    retries: further attempts of a call whose machine was lost. 0: at most once.
+    retries: further attempts of a call that raised or whose machine was lost, 0: at most once; or a `Retry`, which
+        tells these apart. Left out: 2 for lost machines, none for exceptions.
+    timeout: seconds that a call may run; then it is stopped, and raises CallTimeoutError.
+    expires: seconds in which a worker must begin a call; else it never runs, and raises NotStartedError.
     result_ttl: seconds that the outcome of a submitted call is kept, for `future(id)`.
+    max_payload: bytes that the arguments, and the result, of a call may have.
+    ship: modules of yours that the image does not have: their functions and classes travel with the calls.
+    initializer, initargs: a function that each process runs before its first call of this executor, as in
+        ProcessPoolExecutor; if it raises, the call raises InitializerError.
     local: True starts a Machines API and a Redis on this computer and uses those; or give a `LocalFly` of yours.
 
     Raises SettingsError that names everything that is missing or wrong.
@@ -65,22 +79,37 @@ class FlyMachineExecutor(Executor):
         env: Mapping[str, str] | None = None,
         idle_timeout: float = 10.0,
         boot_timeout: float = 120.0,
-        retries: int = 2,
+        retries: "int | Retry | None" = None,
+        timeout: float | None = None,
+        expires: float | None = None,
         result_ttl: float = 86400.0,
+        max_payload: int = payload.MAX_PAYLOAD,
+        ship: Sequence[ModuleType] = (),
+        initializer: Callable[..., object] | None = None,
+        initargs: Sequence[Any] = (),
         redis_url: str | None = None,
         token: str | None = None,
         api_url: str | None = None,
         secret: str | None = None,
         local: "bool | LocalFly | None" = None,
     ) -> None:
-        _check_at_least(1, max_workers=max_workers, concurrency=concurrency, result_ttl=result_ttl)
-        _check_at_least(0, retries=retries, idle_timeout=idle_timeout)
-        _check_at_least(1, boot_timeout=boot_timeout)
+        check_at_least(1, max_workers=max_workers, concurrency=concurrency, result_ttl=result_ttl)
+        check_at_least(0, idle_timeout=idle_timeout)
+        check_at_least(1, boot_timeout=boot_timeout)
+        _ship(ship)
+        self._options = Options(
+            retry=Retry() if retries is None else read_retries(retries),
+            timeout=timeout,
+            expires=expires,
+            max_payload=max_payload,
+            initializer=read_initializer(initializer, initargs),
+        )
+        inside = machine_settings() if app is None and token is None and local is None else None
         own_local = _start_local() if local is True else None
-        self._close_local: Callable[[], None] = own_local.close if own_local else lambda: None
+        close_local: Callable[[], None] = own_local.close if own_local else lambda: None
         where = local if isinstance(local, LocalFly) else own_local
         try:
-            settings = read_settings(
+            settings = inside or read_settings(
                 app=app,
                 image=image,
                 regions=regions,
@@ -91,40 +120,44 @@ class FlyMachineExecutor(Executor):
                 environ=where.environ() if where else os.environ,
             )
             trust = Trust(settings.key, settings.app)
-            config = _machine_config(
-                settings, trust, guest=guest, env=env, concurrency=concurrency, idle_timeout=idle_timeout
+            config = (
+                {}
+                if inside
+                else _machine_config(
+                    settings, trust, guest=guest, env=env, concurrency=concurrency, idle_timeout=idle_timeout
+                )
             )
-            lane = Lane(
-                name=config["metadata"][METADATA_KEY],
+            self._lane = Lane(
+                name=os.environ[LANE_VARIABLE] if inside else config["metadata"][METADATA_KEY],
                 config=config,
                 regions=settings.regions,
-                max_workers=max_workers,
+                max_workers=0 if inside else max_workers,  # others see to the machines
                 concurrency=concurrency,
                 boot_timeout=boot_timeout,
             )
-            self._client = Client(settings, lane, trust, result_ttl=result_ttl)
+            self._client = Client(settings, self._lane, trust, result_ttl=result_ttl)
         except BaseException:
-            self._close_local()
+            close_local()
             raise
         self._settings = settings
         self._trust = trust
-        self._retries = retries
         self._max_workers = max_workers  # dask reads it
-        self._gate = threading.Lock()  # submit against shutdown: no call is sent after the last was waited for
-        self._closed = False
-        # An executor that nobody holds any longer still delivers what it has sent, and then ends its threads.
-        weakref.finalize(self, self._client.close_when_drained, self._close_local).atexit = False
+        self._life = _Life(self._client, close_local)
 
     def __repr__(self) -> str:
-        return f"<FlyMachineExecutor {self._settings!r}{' closed' if self._closed else ''}>"
+        return f"<FlyMachineExecutor {self._settings!r}{' closed' if self._life.closed else ''}>"
+
+    def __reduce__(self) -> tuple[Callable[[], "FlyMachineExecutor"], tuple[()]]:
+        # A function that uses the executor travels with it: on its machine it is one of that machine's lane.
+        return _executor_of_this_machine, ()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> FlyFuture[T]:
         """Have `fn(*args, **kwargs)` run on a machine. Never waits for the network.
 
         The call is pickled now: changing an argument afterwards changes nothing. What can't be pickled is the future's
-        exception. Raises RuntimeError after shutdown.
+        exception. What an `async def` function comes to is awaited on the machine. Raises RuntimeError after shutdown.
         """
-        return self._submit(fn, args, kwargs, keep=True)
+        return self._submit(fn, args, kwargs, self._options)
 
     def map(
         self,
@@ -134,25 +167,80 @@ class FlyMachineExecutor(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        return_exceptions: bool = False,
     ) -> Iterator[T]:
         """`map(fn, *iterables)` over machines; results in order, kept nowhere once they are delivered.
 
         timeout: seconds from now in which each result must have come, else TimeoutError.
-        chunksize: items that travel as one call: worth it when an item takes milliseconds.
+        chunksize: items that travel as one call: worth it when an item takes milliseconds. If its machine is lost it is
+            sent again in halves: only the guilty item fails.
         buffersize: at most so many calls are submitted and not delivered; inputs are then drawn lazily.
+        return_exceptions: an item that raises gives its exception as its result, and costs no other item.
+
+        `fn` and large arguments that repeat are sent once.
         """
-        for name, value in (("chunksize", chunksize), ("buffersize", 1 if buffersize is None else buffersize)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}: it must be an integer of at least 1")
-        deadline = None if timeout is None else time.monotonic() + timeout
         items = zip(*iterables, strict=False)
-        futures = (
-            self._submit(run_chunk, (fn, chunk), {}, keep=False)
-            for chunk in iter(lambda: tuple(itertools.islice(items, chunksize)), ())
-        )
-        # Submitted here, not at the first next(): a map that nobody iterates runs as well.
-        sent = deque(futures if buffersize is None else itertools.islice(futures, buffersize))
-        return _deliver(sent, futures, deadline)
+        return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
+
+    def starmap(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T]:
+        """Like `map`, for arguments that are tuples already: `fn(*args)` for each of them."""
+        items = map(tuple, iterable)
+        return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
+
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T]:
+        """Like `map`, with results as they come."""
+        items = zip(*iterables, strict=False)
+        return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).unordered()
+
+    def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> ItemStream[T]:
+        """Run a generator function on a machine and iterate over what it yields, as it comes.
+
+        `.future` is the handle on its call. Leaving the loop early does not end the call: `close()` does.
+        """
+        stream: ItemStream[T] = ItemStream(self._trust)
+        stream.future = self._submit(fn, args, kwargs, self._options, keep=False, take=stream.take)
+        stream.future.add_done_callback(stream.end)
+        return stream
+
+    def submit_batch(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> Batch[T]:
+        """Submit a call for each item, as `map` does, under one id: `batch(id)` attaches to all of them."""
+        batch_id = self._trust.new_call_id()
+        pickled = payload.Pickled(payload.dump_alone(fn))
+        futures = [
+            self._submit(pickled, args, {}, self._options, batch=batch_id) for args in zip(*iterables, strict=False)
+        ]
+        return Batch(batch_id, futures, self._client.batch)
+
+    def batch(self, batch_id: str) -> Batch[Any]:
+        """Attach to a batch from any process.
+
+        A call whose outcome is no longer kept has a future that raises ExpiredCallError. Raises as `future`.
+        """
+        self._client.check_id(batch_id, "batch")
+        calls = self._client.batch(batch_id)
+        if not calls:
+            raise ExpiredCallError(f"the batch {batch_id} is no longer known: it was kept for a time and has expired")
+        futures = [self._client.attach(call_id) if state else self._client.expired(call_id) for call_id, state in calls]
+        return Batch(batch_id, futures, self._client.batch)
 
     def future(self, call_id: str) -> FlyFuture[Any]:
         """Attach to a call from any process: the future of this id, pending or ended.
@@ -162,6 +250,29 @@ class FlyMachineExecutor(Executor):
         RedisUnavailableError when Redis does not answer.
         """
         return self._client.attach(call_id)
+
+    def with_options(
+        self,
+        *,
+        retries: "int | Retry | None" = None,
+        timeout: float | None = None,
+        expires: float | None = None,
+        key: str | None = None,
+    ) -> Self:
+        """This executor with other options for the calls that are submitted through what is returned.
+
+        Left out: as here. It shares everything else; shutting down one shuts down both.
+
+        key: names one call. A second submit with the same key, from any process, attaches to the first instead of
+            running again, until the outcome of the first has expired. Not for `map`.
+        """
+        told = {"timeout": timeout, "expires": expires, "key": key}
+        changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+        if retries is not None:
+            changes["retry"] = read_retries(retries)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, _options=replace(self._options, **changes))
+        return other
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything submitted so far is stored in Redis: from then on it runs, whatever happens to us.
@@ -174,38 +285,121 @@ class FlyMachineExecutor(Executor):
         """Take no more calls. wait: return when those submitted here have ended. cancel_futures: take back what no
         worker has claimed.
         """
-        with self._gate:
-            self._closed = True
+        with self._life.gate:
+            self._life.closed = True
             futures = self._client.pending()
         if cancel_futures:
-            for future in futures:
-                future.cancel()
+            self._client.cancel_all(futures)
         if wait:
             concurrent.futures.wait(futures)
-            self._client.close()
-            self._close_local()
+            self._life.close()
         else:
-            self._client.close_when_drained(self._close_local)
+            self._client.close_when_drained(self._life.close_local)
 
     def _submit(
-        self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, keep: bool
+        self,
+        fn: "Callable[..., Any] | payload.Pickled | payload.PartReference",
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        *,
+        keep: bool = True,
+        batch: str = "",
+        parts: Sequence[Part] = (),
+        take: Callable[[int, int, bytes], None] | None = None,
     ) -> FlyFuture[Any]:
-        if not callable(fn):
+        if not (callable(fn) or isinstance(fn, payload.Pickled | payload.PartReference)):
             raise TypeError(f"{fn!r} is not callable: give submit the function and its arguments apart")
         self._refuse_if_closed()
-        call_id = self._trust.new_call_id()
+        call_id = self._trust.new_call_id(options.key)
         try:
-            body = payload.dump_call(fn, args, kwargs)
+            dumped = payload.dump_call(fn, args, kwargs, options.manner(streams=take is not None))
+            payload.check_size(dumped, "the call with its arguments", options.max_payload)
         except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
             return self._client.failed(call_id, exc)
-        call = Call(call_id, self._trust.seal_call(call_id, body), self._retries, keep)
-        with self._gate:
+        call = Call(
+            call_id,
+            self._trust.seal_call(call_id, dumped.body, dumped.encoding),
+            options.retry.lost,
+            keep,
+            timeout=options.timeout or 0.0,
+            expires=options.expires or 0.0,
+            expired=self._seal_expired(call_id, options.expires) if options.expires else b"",
+            keyed=options.key is not None,
+            batch=batch,
+            bigger=self._bigger() if options.retry.on_oom == "bigger" else (),
+            parts=parts,
+        )
+        with self._life.gate:
             self._refuse_if_closed()
-            return self._client.send(call)
+            return self._client.send(call, take=take)
+
+    def _fan_out(self, fn: Callable[..., Any], items: Iterator[Any], sizes: Sizes, return_exceptions: bool) -> FanOut:
+        if not callable(fn):
+            raise TypeError(f"{fn!r} is not callable: give map the function first")
+        if self._options.key is not None:
+            raise ValueError(f"key={self._options.key!r} names one call, map makes many: give each a key with submit")
+        self._refuse_if_closed()
+        sharing = Sharing(fn, self._trust, max_payload=self._options.max_payload, drop=self._client.drop_part)
+
+        def send(
+            fn: Callable[..., Any], args: Sequence[Any], options: Options, parts: Sequence[Part]
+        ) -> FlyFuture[Any]:
+            return self._submit(fn, args, {}, options, keep=False, parts=parts)
+
+        return FanOut(
+            items, sharing, sizes, self._options, send, self._client.cancel_all, return_exceptions=return_exceptions
+        )
+
+    def _bigger(self) -> Sequence[str]:
+        """The lanes of ever larger machines; this client's fleet knows them from now on."""
+        lanes = [_rename(self._lane, guest, self._settings.key) for guest in larger_guests(self._lane.config)]
+        self._client.know_lanes(lanes)
+        return [lane.name for lane in lanes]
+
+    def _seal_expired(self, call_id: str, expires: float) -> bytes:
+        error = NotStartedError(f"no worker began the call {call_id} within {expires:g} s (expires): it never ran")
+        return self._trust.seal_outcome(call_id, 0, plain.dump(error), Encoding.TEXT)
 
     def _refuse_if_closed(self) -> None:
-        if self._closed:
+        if self._life.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+class _Life:
+    """What ends with an executor, and with all that `with_options` has made of it."""
+
+    def __init__(self, client: Client, close_local: Callable[[], None]) -> None:
+        self.gate = threading.Lock()  # submit against shutdown: no call is sent after the last was waited for
+        self.closed = False
+        self.close_local = close_local
+        self._client = client
+        # An executor that nobody holds any longer still delivers what it has sent, and then ends its threads.
+        weakref.finalize(self, client.close_when_drained, close_local).atexit = False
+
+    def close(self) -> None:
+        """End everything."""
+        self._client.close()
+        self.close_local()
+
+
+_inside: FlyMachineExecutor | None = None
+
+
+def _executor_of_this_machine() -> FlyMachineExecutor:
+    global _inside  # noqa: PLW0603 - one for all calls of this process
+    if machine_settings() is None:
+        raise SettingsError("an executor can be unpickled inside one of its machines only")
+    if _inside is None:
+        _inside = FlyMachineExecutor()
+    return _inside
+
+
+def _ship(modules: Sequence[ModuleType]) -> None:
+    for module in modules:
+        if not isinstance(module, ModuleType):
+            raise SettingsError(f"ship has {module!r}: it must list imported modules, as in ship=[mymodule]")
+        cloudpickle.register_pickle_by_value(module)
 
 
 def _start_local() -> LocalFly:
@@ -240,28 +434,17 @@ def _machine_config(
     }
     if guest:
         config["guest"] = dict(guest)
-    lane = name_lane(config, settings.key)
-    config["env"]["FLYEXECUTOR_LANE"] = lane
-    config["metadata"] = {METADATA_KEY: lane}
-    return config
+    return _with_lane(config, settings.key)
 
 
-def _check_at_least(least: int, **values: float) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise SettingsError(f"{name} is {value!r}: it must be a number of at least {least}")
+def _with_lane(config: dict[str, Any], key: bytes) -> dict[str, Any]:
+    lane = name_lane(config, key)
+    return {**config, "env": {**config["env"], LANE_VARIABLE: lane}, "metadata": {METADATA_KEY: lane}}
 
 
-def _deliver(
-    sent: deque[FlyFuture[list[T]]], more: Iterator[FlyFuture[list[T]]], deadline: float | None
-) -> Iterator[T]:
-    try:
-        while sent:
-            result = sent[0].result(None if deadline is None else deadline - time.monotonic())
-            sent.popleft()  # what has been delivered is not held here any longer
-            sent.extend(itertools.islice(more, 1))
-            yield from result
-            del result
-    finally:
-        for future in sent:
-            future.cancel()
+def _rename(lane: Lane, guest: Mapping[str, Any], key: bytes) -> Lane:
+    """The lane of the same machines with another guest."""
+    env = {name: value for name, value in lane.config["env"].items() if name != LANE_VARIABLE}
+    config = {name: value for name, value in lane.config.items() if name != "metadata"}
+    config = _with_lane({**config, "env": env, "guest": dict(guest)}, key)
+    return replace(lane, name=config["metadata"][METADATA_KEY], config=config)

@@ -39,7 +39,7 @@ class Fleet:
         *,
         client: str,
         needed: Callable[[], bool],
-        failed: Callable[[MachineStartError], None],
+        failed: Callable[[Lane, MachineStartError], None],
     ) -> None:
         self._store = store
         self._machines = machines
@@ -84,8 +84,7 @@ class Fleet:
             try:
                 if owed or time.monotonic() >= next_look:
                     next_look = time.monotonic() + LOOK_EVERY
-                    if self._tend(owed):
-                        next_look = 0.0
+                    next_look = min(next_look, time.monotonic() + self._tend(owed))
                 self._create_one()
             except RedisUnavailableError as exc:
                 log.warning("the fleet waits: %s", exc)
@@ -113,10 +112,13 @@ class Fleet:
             self._acting += 1
             return owed
 
-    def _tend(self, owed: Sequence[str]) -> bool:
-        """Look, plan, act. Answers whether to look again at once: calls of a lost machine are queued again."""
+    def _tend(self, owed: Sequence[str]) -> float:
+        """Look, plan, act. Answers the seconds after which to look again: 0 if calls of a lost machine are queued
+        again, else when a call is due.
+        """
         self._looks += 1
         look = self._store.look(self._lane, f"{self._client}.look{self._looks}", [*owed, *self._creates])
+        due = LOOK_EVERY if look.due is None else look.due
         reservations = [*owed, *look.reservations]
         with self._lock:
             # A join takes the machine out of `starts`: whoever is no longer there has joined, and may have left.
@@ -124,13 +126,13 @@ class Fleet:
         try:
             # One client looks for all, unless there is something to start: then each must see for itself.
             if not (reservations or booting or self._store.try_lock("look", self._client, LOOK_EVERY * 0.9)):
-                return False
+                return due
             machines = self._machines.list(self._lane.name)
         except MachinesError as exc:
             for reservation in reservations:
                 self._store.release(self._lane, reservation)
             self._troubled(exc)
-            return False
+            return due
         self._reached = True
         seen = policy.Snapshot(
             machines=machines,
@@ -143,7 +145,7 @@ class Fleet:
         )
         freed = [self._act(action) for action in policy.plan(seen)]
         self._give_up_slow_boots(booting)
-        return any(freed)
+        return 0.0 if any(freed) else due
 
     def _act(self, action: policy.Action) -> bool:
         """Answers whether calls were freed."""
@@ -230,7 +232,8 @@ class Fleet:
             if machine is not None and machine.state not in policy.GONE:
                 return False
         reason = "it no longer exists" if machine is None else f"it is {machine.state} ({machine.exit or 'no exit'})"
-        calls = self._store.bury(self._lane, machine_id, joined, reason)
+        oom = bool(machine and machine.exit and machine.exit.oom_killed)
+        calls = self._store.bury(self._lane, machine_id, joined, reason, oom=oom)
         log.warning("machine %s is gone: %s; its calls (%d) run again or are lost", machine_id, reason, calls)
         return calls > 0
 
@@ -276,4 +279,4 @@ class Fleet:
         if not isinstance(error, MachineStartError):
             error = MachineStartError(f"no machine could be had: {error}", error.status, error.request_id)
         self._trouble_since = None
-        self._failed(error)
+        self._failed(self._lane, error)

@@ -1,19 +1,61 @@
 """Level 4: FlyFuture, a client's handle on a call.
 
-Owns nothing but its own state. The watcher resolves it; `cancel` and `state` go through the callbacks that the client
-gives it. Never unpickles.
+Owns nothing but its own state. The watcher resolves it and tells it what the call reports; what needs Redis goes
+through the `Control` that the client gives it. Never unpickles.
 """
 
+import json
+import logging
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures._base import CANCELLED
-from typing import Any, TypeVar
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from flyexecutor.call import Outcome, Standing
-from flyexecutor.errors import CallForgottenError
+from flyexecutor.call import CallInfo, Outcome
+from flyexecutor.errors import CallForgottenError, CallKilledError, RedisUnavailableError
 from flyexecutor.states import State
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+KILL_PATIENCE = 15.0  # seconds: the worker hears of it, SIGTERM, its grace, SIGKILL, the outcome
+TAIL_LINES = 10  # of what a call printed, in the note of an exception that says nothing of the call itself
+BLIND = (BrokenExecutor, TimeoutError, CallKilledError)  # such exceptions
+
+log = logging.getLogger("flyexecutor")
+
+
+class Kill(StrEnum):
+    """What came of `future.kill()`."""
+
+    KILLED = "killed"  # it will have no result: it was stopped, or had not begun
+    DONE = "already done"  # it had ended by itself
+    UNKNOWN = "unknown"  # nobody answered in time, or Redis does not know the call
+
+
+class Progress(NamedTuple):
+    """How far a call is, in its own words."""
+
+    done: float
+    total: float | None
+    note: str
+
+
+class Control(Protocol):
+    """What a future asks its client for."""
+
+    def take_back(self, call_id: str) -> bool:
+        """Cancel, if it is still queued."""
+
+    def info(self, call_id: str) -> CallInfo | None:
+        """How it stands; None if Redis does not know it."""
+
+    def kill(self, call_id: str) -> State | None:
+        """Have it stopped; answers its state before that."""
+
+    def logs(self, call_id: str) -> bytes:
+        """What it has printed."""
 
 
 class FlyFuture(Future[T]):
@@ -22,28 +64,34 @@ class FlyFuture(Future[T]):
     `id` names the call for ever: keep it, and `executor.future(id)` attaches to the call from any process.
     """
 
-    def __init__(
-        self,
-        call_id: str,
-        take_back: Callable[[str], bool],
-        standing: Callable[[str], Standing | None],
-        *,
-        keep: bool,
-        attached: bool,
-    ) -> None:
+    def __init__(self, call_id: str, control: Control, *, keep: bool, attached: bool) -> None:
         super().__init__()
         self.id = call_id
         self.keep = keep  # False: nobody will ask for the outcome again
         self.attached = attached  # made by executor.future(id), not by submit
-        self._take_back = take_back
-        self._standing = standing
+        self._control = control
         self._outcome: Outcome | None = None
+        self._progress: Progress | None = None
+        self._progress_callbacks: list[Callable[[Progress], object]] | None = None
 
-    def state(self) -> State:
-        """Where the call stands. One round trip to Redis while it has not ended; none afterwards.
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]} call={self.id}>"
+
+    def info(self) -> CallInfo:
+        """Where the call stands, where it ran, and its times. One round trip to Redis; none for a call of `map` that
+        has ended.
 
         Raises RedisUnavailableError, and CallForgottenError if Redis does not know the call.
         """
+        told = None if self._ended_unsent() or (self._outcome and not self.keep) else self._control.info(self.id)
+        if told:
+            return told
+        if self.done():
+            return self._last_info()
+        raise CallForgottenError(f"Redis does not know the call {self.id} any more: it was emptied, or evicts keys")
+
+    def state(self) -> State:
+        """Where the call stands. One round trip to Redis while it has not ended; none afterwards. Raises as `info`."""
         return self._ask().state
 
     @property
@@ -57,27 +105,82 @@ class FlyFuture(Future[T]):
         return self._ask().attempt
 
     def running(self) -> bool:
-        """Whether a worker runs the call now."""
-        return not self.done() and self.state() is State.RUNNING
+        """Whether a worker runs the call now; False as well if Redis does not say."""
+        try:
+            return not self.done() and self.state() is State.RUNNING
+        except (RedisUnavailableError, CallForgottenError) as exc:
+            log.warning("can't tell whether a call runs: %s", exc)
+            return False
 
     def cancel(self) -> bool:
         """Take the call back. True only if no worker had claimed it; answers within a fraction of a second."""
         if self.done():
             return self.cancelled()
-        if not self._take_back(self.id):
+        if not self._control.take_back(self.id):
             return False
         self.end_cancelled()
         return True
 
-    def _ask(self) -> Standing:
-        if self._outcome:
-            return Standing(self._outcome.state, self._outcome.attempt, self._outcome.machine_id)
-        if self.done():  # without a machine's help: it was never sent, or was taken back
-            return Standing(State.CANCELLED if self.cancelled() else State.FAILED, 0, "")
-        standing = self._standing(self.id)
-        if standing is None:
-            raise CallForgottenError(f"Redis does not know the call {self.id} any more: it was emptied, or evicts keys")
-        return standing
+    def kill(self, timeout: float = KILL_PATIENCE) -> Kill:
+        """Stop the call, even while it runs: SIGTERM (user code sees SystemExit), and SIGKILL 5 seconds later.
+
+        Waits until its process is gone, `timeout` seconds at most; the future then raises CallKilledError. A call that
+        had not begun is cancelled. Raises RedisUnavailableError if nobody could be asked.
+        """
+        if self.done():
+            return Kill.KILLED if self.cancelled() else Kill.DONE
+        if self.cancel():
+            return Kill.KILLED
+        if not self.order_kill() and not self.done():
+            return Kill.UNKNOWN
+        try:
+            self.exception(timeout)
+        except TimeoutError:
+            return Kill.UNKNOWN
+        except BaseException:
+            if not self.cancelled():
+                raise
+            return Kill.KILLED
+        return Kill.KILLED if self._ask().state is State.KILLED else Kill.DONE
+
+    def order_kill(self) -> bool:
+        """What `kill` does first: have the worker stop the call, and do not wait for that. False if Redis does not know
+        the call. One round trip, bounded to a fraction of a second; raises RedisUnavailableError.
+        """
+        return self._control.kill(self.id) is not None
+
+    def logs(self) -> str:
+        """What the call has printed, the last 32 kB; while it runs, as of a second ago.
+
+        One round trip to Redis. Empty once the call's record has expired, and for calls of `map` that went well.
+        Raises RedisUnavailableError.
+        """
+        if self._ended_unsent():
+            return ""
+        kept = self._outcome.logs if self._outcome else b""
+        return (kept or self._control.logs(self.id)).decode(errors="replace")
+
+    def progress(self) -> Progress | None:
+        """What the call last said with `flyexecutor.progress(done, total, note)`; None if nothing. No round trip."""
+        return self._progress
+
+    def add_progress_callback(self, fn: Callable[[Progress], object]) -> None:
+        """Call `fn(progress)` whenever the call tells how far it is; errors in it are logged, as in done callbacks."""
+        with self._condition:
+            self._progress_callbacks = [*(self._progress_callbacks or ()), fn]
+
+    def _ended_unsent(self) -> bool:
+        """Without a machine's help: it was never stored, or was taken back."""
+        return self.done() and self._outcome is None
+
+    def _last_info(self) -> CallInfo:
+        if self._outcome is None:
+            return CallInfo(State.CANCELLED if self.cancelled() else State.FAILED, 0)
+        told = self._outcome
+        return CallInfo(told.state, told.attempt, told.machine_id, told.region, told.times)
+
+    def _ask(self) -> CallInfo:
+        return self._last_info() if self.done() else self.info()
 
     # For the watcher
 
@@ -87,7 +190,20 @@ class FlyFuture(Future[T]):
         if exception is None:
             self.set_result(value)
         else:
-            self.set_exception(exception)
+            self.set_exception(self.note_origin(exception))
+
+    def note_origin(self, exc: E) -> E:
+        """Note on an exception where it comes from."""
+        outcome = self._outcome
+        if outcome and outcome.machine_id:
+            exc.add_note(
+                f"call {outcome.id}, attempt {outcome.attempt}, on machine {outcome.machine_id}"
+                f"{f' in {outcome.region}' if outcome.region else ''}"
+            )
+        if outcome and outcome.logs and isinstance(exc, BLIND):
+            tail = outcome.logs.decode(errors="replace").splitlines()[-TAIL_LINES:]
+            exc.add_note("the last that it printed (more of it: future.logs()):\n  " + "\n  ".join(tail))
+        return exc
 
     def end_cancelled(self) -> None:
         """Resolve the future as cancelled; any number of threads may."""
@@ -96,3 +212,12 @@ class FlyFuture(Future[T]):
             # Both the caller of cancel() and the watcher come here; the second step is allowed once.
             if self._state == CANCELLED:
                 self.set_running_or_notify_cancel()
+
+    def tell_progress(self, body: bytes) -> None:
+        """The call has said how far it is."""
+        self._progress = progress = Progress(*json.loads(body))
+        for fn in self._progress_callbacks or ():
+            try:
+                fn(progress)
+            except Exception:
+                log.exception("a progress callback of call %s raised", self.id)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 METADATA_KEY = "flyexecutor"  # machines of ours carry it, with their lane as its value
+DEFAULT_GUEST = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256}  # Fly's, when none is named
+MOST_MB = {"shared": 2048, "performance": 8192}  # for each cpu, by its kind (Fly's documentation of machine sizing)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -65,3 +67,14 @@ def name_lane(config: Mapping[str, Any], key: bytes) -> str:
     """Name the lane of a machine configuration: the same everywhere for the same configuration and key."""
     canonical = json.dumps(config, sort_keys=True).encode()
     return hmac.new(key, b"lane\0" + canonical, hashlib.sha256).hexdigest()[:16]
+
+
+def larger_guests(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The guests of a machine configuration with twice the memory, four times, ...: what Fly offers for its cpus."""
+    guest = {**DEFAULT_GUEST, **(config.get("guest") or {})}
+    most = MOST_MB.get(guest["cpu_kind"], 0) * guest["cpus"]
+    larger = []
+    while guest["memory_mb"] < most:
+        guest = {**guest, "memory_mb": min(most, guest["memory_mb"] * 2)}
+        larger.append(guest)
+    return larger

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from flyexecutor.call import Call
+from flyexecutor.call import Call, Part
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.store import BATCH_BYTES, INLINE_BYTES, Store
@@ -53,6 +53,8 @@ class Outbox:
         self._error: RedisUnavailableError | None = None  # why Redis can't be reached now
         self._last_failure: tuple[int, RedisUnavailableError] | None = None  # of a call that was given up
         self._reported = 0  # up to this number flush has told of failures
+        self._unused: list[Part] = []  # what calls shared that have ended
+        self._parts: set[str] = set()  # ids of what calls share and is stored; the thread's own
 
     def put(self, call: Call) -> None:
         """Take a call; returns at once. Raises RedisUnavailableError if Redis is away and too much waits for it."""
@@ -73,6 +75,12 @@ class Outbox:
             self._held_bytes -= len(found[1].sealed)
             self._changed.notify_all()
             return True
+
+    def drop_part(self, part: Part) -> None:
+        """Remove, soon, what calls shared that have all ended. Any thread may ask, even a finaliser."""
+        with self._changed:
+            self._unused.append(part)
+            self._changed.notify_all()
 
     def holds(self, call_id: str) -> bool:
         """Whether the call is not stored yet."""
@@ -111,14 +119,18 @@ class Outbox:
 
     def run(self) -> None:
         """The thread."""
-        while batch := self._gather():
-            self._send(batch)
+        while (batch := self._gather()) is not None:
+            self._drop_unused()
+            if batch:
+                self._send(batch)
 
-    def _gather(self) -> Sequence[Call]:
-        """Block until there are calls; nothing once closed and empty."""
+    def _gather(self) -> Sequence[Call] | None:
+        """Block until there is something to do; None once closed and empty."""
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not self._waiting and not self._unused and not self._closed:
                 self._changed.wait()
+            if not self._waiting and not self._unused:
+                return None
             size = 0
             for call_id, (number, call) in self._waiting.items():
                 size += min(len(call.sealed), INLINE_BYTES)
@@ -134,6 +146,7 @@ class Outbox:
         first, _ = next(iter(self._sending.values()))  # names the batch: no two have the same first call
         while True:
             try:
+                self._send_parts(batch)
                 reservations = self._store.enqueue(
                     self._lane,
                     batch,
@@ -154,6 +167,23 @@ class Outbox:
                 self._stored(reservations)  # before flush returns: who exits then waits for the fleet too
                 self._done(batch, None)
                 return
+
+    def _drop_unused(self) -> None:
+        with self._changed:
+            unused, self._unused = self._unused, []
+        for part in unused:
+            if part.id in self._parts:
+                self._parts.discard(part.id)
+                try:
+                    self._store.drop_part(part)
+                except RedisUnavailableError as exc:
+                    log.warning("what calls shared stays in Redis until it expires: %s", exc)
+
+    def _send_parts(self, batch: Sequence[Call]) -> None:
+        for part in (part for call in batch for part in call.parts):
+            if part.id not in self._parts:
+                self._store.put_part(part)
+                self._parts.add(part.id)
 
     def _gives_up(self, error: RedisUnavailableError) -> bool:
         now = time.monotonic()

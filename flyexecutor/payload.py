@@ -1,27 +1,49 @@
 """Level 3: objects to bytes and back (step 1, 7 and 9).
 
 A body is a pickle with its large buffers beside it (protocol 5, out of band), so that a NumPy array is not copied into
-the pickle. What there is to say when nothing can be unpickled (a crash, a refusal) is a plain error. Bodies are opaque
-to the store; `trust` seals them. No I/O.
+the pickle; a large one that shrinks is compressed. What there is to say when nothing can be unpickled (a crash, a
+refusal) is a plain error. Bodies are opaque to the store; `trust` seals them. No I/O.
 """
 
+import logging
 import pickle
 import struct
+import sys
 import traceback
+import types
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
 
-from flyexecutor import plain
-from flyexecutor.errors import FlyExecutorError, RemoteError
+from flyexecutor import packages, plain
+from flyexecutor.errors import FlyExecutorError, PayloadError, PayloadTooLargeError, PythonMismatchError, RemoteError
+from flyexecutor.retry import Retry
 from flyexecutor.trust import Encoding
 
 OUT_OF_BAND_BYTES = 64 * 1024  # a smaller buffer is cheaper inside the pickle
+MAX_PAYLOAD = 500 * 1024 * 1024
+LARGE = 100 * 1024 * 1024  # bytes from which a warning tells that this is not what Redis is for
+COMPRESS_FROM = 1024 * 1024  # bytes; below it time is lost
+SAMPLE_BYTES = 64 * 1024
+WORTH_IT = 0.5  # compress what shrinks to less, judged by a sample from its middle
 _COUNT = struct.Struct(">I")
 _LENGTH = struct.Struct(">Q")
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})  # the C pickler does them alone, ten times faster
+
+log = logging.getLogger("flyexecutor")
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a call is to be run, beside what it does; None where all is as usual."""
+
+    retry: Retry | None = None  # only if exceptions are retried
+    initializer: bytes | None = None  # a pickled call, to be made once in each process before any other
+    streams: bool = False  # the function is a generator whose items are sent as they come
+    max_payload: int = MAX_PAYLOAD  # bytes that its result may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +53,7 @@ class Invocation:
     fn: Callable[..., Any]
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
+    manner: Manner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +72,29 @@ class Dumped:
     body: bytes
 
 
+class Pickled:
+    """An object that was pickled before: it is not pickled again, and unpickles to the object itself."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return pickle.loads, (self._data,)
+
+
+class PartReference:
+    """Stands in a call for what it shares with others; unpickles to the shared object, a new one for each call."""
+
+    def __init__(self, part_id: str) -> None:
+        self._part_id = part_id
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return _load_part, (self._part_id,)
+
+
+parts_here: dict[str, Dumped] = {}  # what the calls of this process share, verified; the runner keeps it
+
+
 class RemoteTraceback(Exception):
     """The `__cause__` of an exception that a call raised: the traceback on its machine, as text."""
 
@@ -59,35 +105,65 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-def dump_call(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+def dump_call(
+    fn: Callable[..., Any] | Pickled | PartReference,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    manner: Manner | None = None,
+) -> Dumped:
     """Pickle a call as it is now: changing an argument afterwards changes nothing.
 
     Raises what pickling raises, with a note that names the function.
     """
     try:
-        return _dump((fn, args, kwargs))
+        if not kwargs and _by_reference(fn) and all(type(arg) in _PLAIN for arg in args):
+            return _encode(_COUNT.pack(0) + pickle.dumps((fn, args, kwargs, manner), protocol=5))
+        return _encode(_dump((fn, args, kwargs, manner)))
     except Exception as exc:
         exc.add_note(f"flyexecutor could not pickle the call of {getattr(fn, '__qualname__', repr(fn))}")
         raise
 
 
-def load_call(body: memoryview) -> Invocation:
+def check_size(dumped: Dumped, what: str, limit: int) -> None:
+    """Raises PayloadTooLargeError if it is larger than `limit` bytes; a warning tells before that."""
+    size = len(dumped.body)
+    if size > limit:
+        raise PayloadTooLargeError(
+            f"{what} is {size:,} bytes, max_payload is {limit:,}: put it into a file or a bucket and send its address, "
+            "or raise max_payload"
+        )
+    if size > LARGE:
+        log.warning("%s is %s bytes: it travels through Redis; a file or a bucket would be faster", what, f"{size:,}")
+
+
+def dump_part(value: Any) -> Dumped:
+    """Pickle what several calls share."""
+    return _encode(_dump(value))
+
+
+def dump_alone(value: Any) -> bytes:
+    """Pickle something small, for use inside other payloads."""
+    return bytes(cloudpickle.dumps(value, protocol=5))
+
+
+def load_call(encoding: Encoding, body: memoryview) -> Invocation:
     """Unpickle a verified call. Raises what unpickling raises; a missing module is named, with the remedy."""
     try:
-        fn, args, kwargs = _load(body)
+        return Invocation(*_load(encoding, body))
     except ModuleNotFoundError as exc:
         exc.add_note(
-            f"the worker's image has no module {exc.name!r}: add it to the image, or define the function in a module "
-            "that the image has"
+            f"the worker's image has no module {exc.name!r}: add it to the image, define the function in a module "
+            f"that the image has, or send your own module with the calls (ship=[{(exc.name or '').split('.')[0]}])"
         )
         raise
-    return Invocation(fn, args, kwargs)
 
 
 def dump_value(value: Any) -> Dumped:
     """Pickle what a call returned; a value that can't be pickled becomes the pickling error."""
     try:
-        return Dumped(Encoding.PICKLE, _dump((True, value)))
+        if type(value) in _PLAIN:
+            return _encode(_COUNT.pack(0) + pickle.dumps((True, value), protocol=5))
+        return _encode(_dump((True, value)))
     except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
         exc.add_note(f"flyexecutor could not pickle the result, a {type(value).__qualname__}")
         return dump_exception(exc)
@@ -102,24 +178,32 @@ def dump_exception(exc: BaseException) -> Dumped:
     text = "".join(traceback.format_exception(exc))
     try:
         body = _dump((False, exc, text))
-        pickle.loads(body[_COUNT.size :])
+        _load(Encoding.PICKLE, memoryview(body))
     except Exception as failure:  # noqa: BLE001 - user code pickles itself and may raise anything
         said = f"{type(exc).__qualname__}: {exc}"
         return dump_error(RemoteError(f"{said} (the exception itself can't be brought back: {failure})"), text)
-    return Dumped(Encoding.PICKLE, body)
+    return _encode(body)
 
 
 def dump_error(error: FlyExecutorError, traceback_text: str = "") -> Dumped:
     """One of our own errors, readable by every Python version."""
-    return Dumped(Encoding.TEXT, plain.dump(error, traceback_text))
+    told = packages.installed() if isinstance(error, PythonMismatchError) else None
+    return Dumped(Encoding.TEXT, plain.dump(error, traceback_text, told))
+
+
+def load_value(encoding: Encoding, body: memoryview) -> Any:
+    """Unpickle a verified item or part. Raises what unpickling raises."""
+    return _load(encoding, body)
 
 
 def load_outcome(encoding: Encoding, body: memoryview) -> Result:
     """Unpickle a verified outcome. Raises what unpickling raises."""
     if encoding is Encoding.TEXT:
         told = plain.load(body)
-        return _raised(told.error, told.traceback)
-    succeeded, *rest = _load(body)
+        table = packages.differences(packages.installed(), told.packages) if told.packages else ""
+        error = type(told.error)(f"{told.error}. What differs:\n{table}") if table else told.error
+        return _raised(error, told.traceback)
+    succeeded, *rest = _load(encoding, body)
     return Result(value=rest[0]) if succeeded else _raised(*rest)
 
 
@@ -129,9 +213,37 @@ def _raised(exc: BaseException, traceback_text: str) -> Result:
     return Result(exception=exc)
 
 
+def _by_reference(fn: Any) -> bool:
+    """Whether cloudpickle would do what pickle does faster: name a function that the other side imports."""
+    if type(fn) is not types.FunctionType or fn.__module__ in {"__main__", None}:
+        return False
+    if _ships(fn.__module__):
+        return False
+    return getattr(sys.modules.get(fn.__module__), fn.__qualname__, None) is fn
+
+
+def _ships(module: str) -> bool:
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    return bool(by_value) and any(module == name or module.startswith(f"{name}.") for name in by_value)
+
+
+def _load_part(part_id: str) -> Any:
+    part = parts_here.get(part_id)
+    if part is None:
+        raise PayloadError(f"the part {part_id} of the call is not there: it expired, or was refused (see the log)")
+    return _load(part.encoding, memoryview(part.body))
+
+
+def _encode(body: bytes) -> Dumped:
+    if len(body) >= COMPRESS_FROM:
+        middle = len(body) // 2
+        sample = memoryview(body)[middle : middle + SAMPLE_BYTES]
+        if len(zlib.compress(sample, 1)) < WORTH_IT * SAMPLE_BYTES:
+            return Dumped(Encoding.ZLIB, zlib.compress(body, 1))
+    return Dumped(Encoding.PICKLE, body)
+
+
 def _dump(value: Any) -> bytes:
-    if type(value) is tuple and value[0] is True and type(value[1]) in _PLAIN:
-        return _COUNT.pack(0) + pickle.dumps(value, protocol=5)
     buffers: list[memoryview] = []
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
@@ -145,7 +257,9 @@ def _dump(value: Any) -> bytes:
     return b"".join((_COUNT.pack(len(buffers)), *(_LENGTH.pack(raw.nbytes) for raw in buffers), *buffers, pickled))
 
 
-def _load(body: memoryview) -> Any:
+def _load(encoding: Encoding, body: memoryview) -> Any:
+    if encoding is Encoding.ZLIB:
+        body = memoryview(zlib.decompress(body))
     (count,) = _COUNT.unpack_from(body)
     at = _COUNT.size + count * _LENGTH.size
     buffers = []

@@ -1,6 +1,7 @@
 """Level 2: our own errors as JSON, which every Python version can read and nobody has to unpickle."""
 
 import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from flyexecutor import errors
@@ -8,6 +9,10 @@ from flyexecutor import errors
 _KINDS = {
     kind.__name__: kind
     for kind in (
+        errors.CallTimeoutError,
+        errors.InitializerError,
+        errors.NotStartedError,
+        errors.PayloadTooLargeError,
         errors.WorkerCrashedError,
         errors.PayloadError,
         errors.PythonMismatchError,
@@ -18,18 +23,20 @@ _KINDS = {
 
 
 class Told(NamedTuple):
-    """An error as it was told, and the traceback of what is behind it."""
+    """An error as it was told, and what is behind it."""
 
     error: errors.FlyExecutorError
     traceback: str
+    packages: Mapping[str, str]  # that the other side has, with their versions; where that may be the reason
 
 
-def dump(error: errors.FlyExecutorError, traceback: str = "") -> bytes:
+def dump(error: errors.FlyExecutorError, traceback: str = "", packages: Mapping[str, str] | None = None) -> bytes:
     """An error of ours, as bytes."""
-    return json.dumps({"error": type(error).__name__, "message": str(error), "traceback": traceback}).encode()
+    told = {"error": type(error).__name__, "message": str(error), "traceback": traceback, "packages": packages or {}}
+    return json.dumps(told).encode()
 
 
 def load(body: bytes | memoryview) -> Told:
     """The error again. Raises KeyError for a kind that we do not send."""
     told = json.loads(bytes(body))
-    return Told(_KINDS[told["error"]](told["message"]), told["traceback"])
+    return Told(_KINDS[told["error"]](told["message"]), told["traceback"], told["packages"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from flyexecutor.call import Outcome
+from flyexecutor.call import Outcome, Report
 from flyexecutor.errors import RedisUnavailableError
 
 CONNECT_TIMEOUT = 5.0
@@ -102,11 +102,34 @@ class BlockingReader:
         self._asked = 0
 
 
+class OrderReader(BlockingReader):
+    """The calls that this machine's worker shall kill."""
+
+    def __init__(self, client: "redis.Redis", address: str, stream: str) -> None:
+        self._last = b"0-0"
+
+        def commands(block_ms: int) -> Sequence[Sequence[Any]]:
+            return [("XREAD", "BLOCK", block_ms, "STREAMS", stream, self._last)]
+
+        super().__init__(client, address, commands)
+
+    def orders(self) -> list[str]:
+        """Receive what was asked for: ids of calls."""
+        entries = self._receive()
+        if entries:
+            self._last = entries[-1][0]
+        return [fields[1].decode() for _, fields in entries]
+
+
 class OutcomeReader(BlockingReader):
-    """The outcomes of one client, in order; each read removes what the one before has delivered."""
+    """The outcomes and reports for one client, in order; each read removes what the one before has delivered."""
 
     def __init__(
-        self, client: "redis.Redis", address: str, stream: str, parse: Callable[[dict[bytes, bytes]], Outcome]
+        self,
+        client: "redis.Redis",
+        address: str,
+        stream: str,
+        parse: Callable[[dict[bytes, bytes]], Outcome | Report],
     ) -> None:
         self._parse = parse
         self._last = b"0-0"
@@ -118,21 +141,21 @@ class OutcomeReader(BlockingReader):
 
         super().__init__(client, address, commands)
 
-    def read(self, block: float) -> list[Outcome]:
-        """Wait up to `block` seconds for outcomes."""
+    def read(self, block: float) -> list[Outcome | Report]:
+        """Wait up to `block` seconds for news."""
         self.ask(block)
-        outcomes = []
+        told = []
         entries = self._receive()
         for _, flat in entries:
             try:
-                outcomes.append(self._parse(dict(zip(flat[::2], flat[1::2], strict=True))))
+                told.append(self._parse(dict(zip(flat[::2], flat[1::2], strict=True))))
             except (KeyError, ValueError) as exc:
                 # Nobody of ours wrote it. Whoever did must not be able to stop this client from reading on.
                 log.error("an entry of the outcome stream is not an outcome and is passed over: %r", exc)
         if entries:
             # Only now: parsing fetches large outcomes, and if Redis goes away meanwhile all of these are read again.
             self._last = entries[-1][0]
-        return outcomes
+        return told
 
 
 def _after(entry: bytes) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from flyexecutor.errors import SettingsError
 from flyexecutor.trust import KEY_VARIABLE, derive_key
 
+LANE_VARIABLE = "FLYEXECUTOR_LANE"  # how a machine gets its lane
 PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
 
 
@@ -78,6 +79,21 @@ def read_settings(
         image=image,
         regions=tuple(regions),
         key=_read_key(app, token, secret, environ),
+    )
+
+
+def machine_settings(environ: Mapping[str, str] = os.environ) -> Settings | None:
+    """Inside a machine of ours: where everything is, without a token; elsewhere None."""
+    if not all(environ.get(name) for name in (KEY_VARIABLE, LANE_VARIABLE, "FLY_APP_NAME", "REDIS_URL")):
+        return None
+    return Settings(
+        app=environ["FLY_APP_NAME"],
+        token="",
+        api_url=PUBLIC_API,
+        redis_url=environ["REDIS_URL"],
+        image=environ.get("FLY_IMAGE_REF", ""),
+        regions=(),
+        key=bytes.fromhex(environ[KEY_VARIABLE]),
     )
 
 

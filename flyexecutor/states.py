@@ -15,6 +15,7 @@ class State(StrEnum):
     FAILED = "FAILED"  # it raised, its runner died, or no machine could be had
     CANCELLED = "CANCELLED"  # taken back before a worker claimed it
     LOST = "LOST"  # its machines died, and no attempt is left
+    KILLED = "KILLED"  # stopped by `future.kill()` while it ran
 
     @property
     def final(self) -> bool:
@@ -23,6 +24,8 @@ class State(StrEnum):
 
 
 NEXT: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED}),  # FAILED: no machine could be had
-    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.LOST}),  # QUEUED: machine lost
+    # FAILED: no machine could be had, or it was not begun in time
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED}),
+    # QUEUED: its machine was lost, it raised and is tried again, or it was handed back
+    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.LOST, State.KILLED}),
 }

@@ -9,17 +9,27 @@ caller knows what a lost answer means to it.
 import functools
 import hashlib
 import importlib.resources
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from flyexecutor.call import Call, ClaimedCall, Outcome, Standing
+from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report, Times
 from flyexecutor.lane import Lane
-from flyexecutor.reader import BLOCK_LIMIT, CONNECT_TIMEOUT, BlockingReader, Delivered, OutcomeReader, unavailable
+from flyexecutor.reader import (
+    BLOCK_LIMIT,
+    CONNECT_TIMEOUT,
+    BlockingReader,
+    Delivered,
+    OrderReader,
+    OutcomeReader,
+    unavailable,
+)
 from flyexecutor.settings import redact
 from flyexecutor.states import State
 
@@ -42,6 +52,16 @@ class LaneLook:
     reservations: Sequence[str]  # granted to the asker, who must turn each into a machine or release it
     workers: dict[str, str]  # machine -> time of its join, opaque
     starts: frozenset[str]  # reservations and machines on their way
+    due: float | None  # seconds until a call that waits for its retry, or its end, is due
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What Redis knows of a call that a client attaches to."""
+
+    info: CallInfo
+    outcome: Outcome | None  # None: it has not ended
+    progress: bytes  # what it last said; empty: nothing
 
 
 def _translated(fn: Callable[P, T]) -> Callable[P, T]:
@@ -119,7 +139,8 @@ class Store:
         told: list[Any] = []
         for call in calls:
             chunks, inline = self._put_chunks(call.id, "call", call.sealed)
-            told += (call.id, call.retries, int(call.keep), chunks, inline)
+            further = _further(call)
+            told += (call.id, call.retries, int(call.keep), chunks, inline, len(further), *further)
         fixed = (self._prefix, lane.name, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
         return _texts(
             _script("enqueue")(
@@ -129,15 +150,26 @@ class Store:
             )
         )
 
+    @_translated
+    def put_part(self, part: Part) -> None:
+        """Store what several calls share, before the first of them is stored."""
+        self._put_chunks(part.id, "part", part.sealed, inline_bytes=0)
+
+    @_translated
+    def drop_part(self, part: Part) -> None:
+        """Remove what several calls shared, once they have all ended."""
+        self._redis.unlink(*self._chunk_keys(part.id, "part", _chunks(part.sealed)))
+
     # Step 5: the fleet
 
     @_translated
     def look(self, lane: Lane, reservation: str, held: Iterable[str] = ()) -> LaneLook:
         """See a lane, reserve the machines that it misses, and renew the reservations that the asker holds."""
-        told = (reservation, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000), *held)
-        granted, workers, starts = _script("reserve")(self._redis, self._lane_keys(lane.name), told)
+        fixed = (self._prefix, reservation, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
+        granted, workers, starts, due = _script("reserve")(self._redis, self._lane_keys(lane.name), (*fixed, *held))
         flat = _texts(workers)
-        return LaneLook(_texts(granted), dict(zip(flat[::2], flat[1::2], strict=True)), frozenset(_texts(starts)))
+        joined = dict(zip(flat[::2], flat[1::2], strict=True))
+        return LaneLook(_texts(granted), joined, frozenset(_texts(starts)), _seconds(due))
 
     @_translated
     def assign(self, lane: Lane, reservation: str, machine_id: str) -> bool:
@@ -159,16 +191,15 @@ class Store:
         self._redis.zrem(self._key("starts", lane.name), name)
 
     @_translated
-    def bury(self, lane: Lane, machine_id: str, joined: str, reason: str) -> int:
+    def bury(self, lane: Lane, machine_id: str, joined: str, reason: str, *, oom: bool) -> int:
         """Free the calls of a machine that is gone: queued again, or LOST. Answers how many they were."""
-        return int(
-            _script("bury")(self._redis, self._lane_keys(lane.name)[:2], (self._prefix, machine_id, joined, reason))
-        )
+        told = (self._prefix, machine_id, joined, reason, int(oom))
+        return int(_script("bury")(self._redis, self._lane_keys(lane.name)[:2], told))
 
     @_translated
-    def fail(self, failed: Sequence[tuple[str, bytes]]) -> None:
-        """End calls (id, sealed error) that still wait and can't have a machine."""
-        _script("fail")(self._redis, (), (self._prefix, *(part for pair in failed for part in pair)))
+    def fail(self, lane: str, failed: Sequence[tuple[str, bytes]]) -> None:
+        """End calls (id, sealed error) of a lane that still wait and can't have a machine."""
+        _script("fail")(self._redis, (), (self._prefix, lane, *(part for pair in failed for part in pair)))
 
     @_translated
     def try_lock(self, name: str, owner: str, seconds: float) -> bool:
@@ -178,11 +209,18 @@ class Store:
     # Steps 6 to 8: the worker
 
     @_translated
-    def join(self, lane: str, machine_id: str, *, first: bool, held: Iterable[str] = ()) -> None:
-        """A worker is there; what its machine had claimed and does not hold is queued again."""
-        _script("join")(
-            self._redis, self._lane_keys(lane), (self._prefix, machine_id, UNFINISHED_TTL, int(first), *held)
-        )
+    def join(self, lane: str, machine_id: str, *, first: bool, held: Iterable[str] = ()) -> float | None:
+        """A worker is there; what its machine had claimed and does not hold is queued again.
+
+        Answers the seconds until a call is due (None: none is): call `tend_due` then.
+        """
+        told = (self._prefix, machine_id, UNFINISHED_TTL, int(first), *held)
+        return _seconds(_script("join")(self._redis, self._lane_keys(lane), told))
+
+    @_translated
+    def tend_due(self, lane: str) -> float | None:
+        """Queue the calls that have waited for their retry, end those that have expired. Answers as `join` does."""
+        return _seconds(_script("due")(self._redis, (self._key("queue", lane),), (self._prefix,)))
 
     def deliveries(self, lane: str, machine_id: str) -> BlockingReader:
         """A reader of the lane's queue for this machine, on a connection of its own."""
@@ -196,17 +234,30 @@ class Store:
 
     @_translated
     def claim(
-        self, lane: str, machine_id: str, region: str, delivered: Sequence[Delivered], more: int
+        self,
+        lane: str,
+        machine_id: str,
+        region: str,
+        delivered: Sequence[Delivered],
+        more: int,
+        known: Mapping[str, Part] = MappingProxyType({}),
     ) -> list[ClaimedCall]:
-        """Mark delivered calls as RUNNING, and up to `more` others that wait."""
+        """Mark delivered calls as RUNNING, and up to `more` others that wait. `known`: parts that are here already."""
         told = [part for one in delivered for part in (one.entry, one.call_id)]
+        keys = (self._key("queue", lane),)
         return self._claimed(
-            _script("claim")(self._redis, (self._key("queue", lane),), (self._prefix, machine_id, region, more, *told))
+            _script("claim")(self._redis, keys, (self._prefix, machine_id, region, more, *told)), known
         )
 
     @_translated
     def finish(
-        self, lane: str, machine_id: str, region: str, outcomes: Sequence[Outcome], more: int
+        self,
+        lane: str,
+        machine_id: str,
+        region: str,
+        outcomes: Sequence[Outcome],
+        more: int,
+        known: Mapping[str, Part] = MappingProxyType({}),
     ) -> list[ClaimedCall]:
         """Store and publish outcomes, and claim up to `more` calls in the same trip.
 
@@ -215,9 +266,10 @@ class Store:
         told: list[Any] = []
         for outcome in outcomes:
             chunks, inline = self._put_chunks(outcome.id, "outcome", outcome.sealed)
-            told += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline)
+            told += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline, outcome.logs)
+        keys = (self._key("queue", lane),)
         return self._claimed(
-            _script("finish")(self._redis, (self._key("queue", lane),), (self._prefix, machine_id, region, more, *told))
+            _script("finish")(self._redis, keys, (self._prefix, machine_id, region, more, *told)), known
         )
 
     @_translated
@@ -227,40 +279,95 @@ class Store:
         _script("hand_back")(self._redis, (self._key("queue", lane),), (self._prefix, *told))
 
     @_translated
-    def leave(self, lane: str, machine_id: str, *, must: bool) -> bool:
-        """A worker goes, and hands back what it holds. False: calls wait, so it has to stay (unless it must go)."""
-        return bool(_script("leave")(self._redis, self._lane_keys(lane)[:2], (self._prefix, machine_id, int(must))))
+    def retry(self, lane: str, call: ClaimedCall, wait: float) -> None:
+        """Queue a call again that raised, after `wait` seconds."""
+        told = (self._prefix, call.id, call.attempt, int(wait * 1000))
+        _script("retry")(self._redis, (self._key("queue", lane),), told)
+
+    @_translated
+    def outgrow(self, lane: str, machine_id: str, region: str, call: ClaimedCall, reason: str, logs: bytes) -> None:
+        """A call ran out of memory: it goes to a larger machine if it may, else it is LOST."""
+        told = (self._prefix, machine_id, region, call.id, call.attempt, reason, logs)
+        _script("outgrow")(self._redis, (self._key("queue", lane),), told)
+
+    @_translated
+    def report(self, reports: Sequence[Report]) -> int:
+        """Tell what running calls say. Answers how much of what was told some client has not read yet."""
+        told: list[Any] = []
+        for one in reports:
+            chunks, inline = self._put_chunks(one.id, f"item{one.number}", one.body)
+            told += (one.id, one.attempt, one.kind, one.number, chunks, inline)
+        return int(_script("report")(self._redis, (), (self._prefix, *told)))
+
+    def orders(self, machine_id: str) -> OrderReader:
+        """A reader of the calls that this machine's worker shall kill, on a connection of its own."""
+        return OrderReader(self._blocking, self.address, self._key("orders", machine_id))
+
+    @_translated
+    def leave(self, lane: str, machine_id: str, *, must: bool, soon: float = 0.0) -> float | None:
+        """A worker goes, and hands back what it holds. None: it has left. Else it has to stay (unless it must go):
+        calls wait, or are due within `soon` seconds; the answer is the seconds until then.
+        """
+        told = (self._prefix, machine_id, int(must), int(soon * 1000))
+        return _seconds(_script("leave")(self._redis, self._lane_keys(lane)[:2], told))
 
     # Step 9: the watcher, and futures
 
     def outcomes(self, client: str) -> OutcomeReader:
         """A reader of this client's outcomes."""
-        return OutcomeReader(self._blocking, self.address, self._key("outcomes", client), self._read_outcome)
+        return OutcomeReader(self._blocking, self.address, self._key("outcomes", client), self._read_news)
 
     @_translated
-    def attach(self, call_id: str, client: str) -> Outcome | Standing | None:
-        """Let a client hear of a call. Answers its outcome if it has ended; None if Redis does not know it."""
+    def attach(self, call_id: str, client: str) -> Attached | None:
+        """Let a client hear of a call. None if Redis does not know it."""
         answer = _script("attach")(self._redis, (self._key("call", call_id),), (client,))
-        if not answer:
-            return None
-        state, attempt, machine_id, region, chunks, body = answer
-        standing = Standing(State(state.decode()), int(attempt), machine_id.decode())
-        if not standing.state.final:
-            return standing
-        sealed = self._get_chunks(call_id, "outcome", int(chunks), body)
-        return Outcome(call_id, standing.attempt, standing.state, standing.machine_id, region.decode(), sealed)
+        return self._attached(call_id, answer) if answer else None
 
     @_translated
-    def cancel(self, call_id: str) -> bool:
-        """Take back a call that is still queued. Answers within a fraction of a second."""
-        return bool(_script("cancel")(self._quick, (self._key("call", call_id),), (self._prefix, call_id)))
+    def cancel(self, call_ids: Sequence[str]) -> list[str]:
+        """Take back the calls that are still queued. Answers within a fraction of a second; those that were."""
+        taken = _script("cancel")(self._quick, (), (self._prefix, *call_ids))
+        return [call_id for call_id, one in zip(call_ids, taken, strict=True) if one]
 
     @_translated
-    def standing(self, call_id: str) -> Standing | None:
+    def kill(self, call_id: str) -> State | None:
+        """Have the worker stop a running call; takes back a queued one. Answers its state before that."""
+        state = _script("kill")(self._quick, (self._key("call", call_id),), (self._prefix, call_id))
+        return State(state.decode()) if state else None
+
+    @_translated
+    def info(self, call_id: str) -> CallInfo | None:
         """How a call stands now. Answers within a fraction of a second."""
-        told: Any = self._quick.hmget(self._key("call", call_id), ["state", "attempt", "machine"])
-        state, attempt, machine_id = told
-        return Standing(State(state.decode()), int(attempt), (machine_id or b"").decode()) if state else None
+        names = ["state", "attempt", "machine", "region", "queued", "started", "finished"]
+        told: Any = self._quick.pipeline(transaction=False)
+        told.hmget(self._key("call", call_id), names).pttl(self._key("call", call_id))
+        (state, attempt, machine_id, region, *times), left = told.execute()
+        if not state:
+            return None
+        final = State(state.decode()).final
+        return CallInfo(
+            State(state.decode()),
+            int(attempt),
+            (machine_id or b"").decode(),
+            (region or b"").decode(),
+            _times(times),
+            time.time() + left / 1000 if final else None,
+        )
+
+    @_translated
+    def logs(self, call_id: str) -> bytes:
+        """The end of what a call has printed."""
+        told: Any = self._quick.hget(self._key("call", call_id), "logs")
+        return bytes(told or b"")
+
+    @_translated
+    def batch(self, batch_id: str) -> list[tuple[str, State | None]]:
+        """The calls of a batch, in order, with their states; None for one that is no longer known."""
+        ids, states = _script("batch")(self._redis, (self._key("batch", batch_id),), (self._prefix,))
+        return [
+            (call_id.decode(), State(state.decode()) if state else None)
+            for call_id, state in zip(ids, states, strict=True)
+        ]
 
     @_translated
     def missing(self, call_ids: Sequence[str]) -> list[str]:
@@ -273,8 +380,7 @@ class Store:
     @_translated
     def drop_outcome(self, outcome: Outcome) -> None:
         """Remove the parts of a large outcome that nobody will ask for again."""
-        chunks = -(-len(outcome.sealed) // CHUNK_BYTES)
-        self._redis.unlink(*self._chunk_keys(outcome.id, "outcome", chunks))
+        self._redis.unlink(*self._chunk_keys(outcome.id, "outcome", _chunks(outcome.sealed)))
 
     # Within
 
@@ -287,40 +393,103 @@ class Store:
     def _chunk_keys(self, call_id: str, direction: str, chunks: int) -> list[str]:
         return [self._key("chunk", f"{call_id}:{direction}:{n}") for n in range(1, chunks + 1)]
 
-    def _put_chunks(self, call_id: str, direction: str, sealed: bytes) -> tuple[int, bytes]:
+    def _put_chunks(
+        self, name: str, kind: str, sealed: bytes, *, inline_bytes: int = INLINE_BYTES
+    ) -> tuple[int, bytes]:
         """Store a large payload in keys of its own. Answers how many, and what is left to send inline."""
-        if len(sealed) <= INLINE_BYTES:
+        if len(sealed) <= inline_bytes:
             return 0, sealed
         view = memoryview(sealed)
-        keys = self._chunk_keys(call_id, direction, -(-len(sealed) // CHUNK_BYTES))
+        keys = self._chunk_keys(name, kind, _chunks(sealed))
         for n, key in enumerate(keys):
             self._redis.set(key, view[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES], ex=UNFINISHED_TTL)
         return len(keys), b""
 
-    def _get_chunks(self, call_id: str, direction: str, chunks: int, inline: bytes) -> bytes:
+    def _get_chunks(self, name: str, kind: str, chunks: int, inline: bytes) -> bytes:
         if not chunks:
             return inline
         # One a time: together they may be larger than what a provider answers in one go.
-        parts: list[Any] = [self._redis.get(key) for key in self._chunk_keys(call_id, direction, chunks)]
+        parts: list[Any] = [self._redis.get(key) for key in self._chunk_keys(name, kind, chunks)]
         return b"".join(part or b"" for part in parts)  # a missing part does not verify, and is told so
 
-    def _claimed(self, answer: Sequence[Sequence[bytes]]) -> list[ClaimedCall]:
-        return [
-            ClaimedCall(call_id.decode(), int(attempt), self._get_chunks(call_id.decode(), "call", int(chunks), body))
-            for call_id, attempt, chunks, body in answer
-        ]
+    def _claimed(self, answer: Sequence[Sequence[bytes]], known: Mapping[str, Part]) -> list[ClaimedCall]:
+        claimed = []
+        fetched = dict(known)
+        for head, body in answer:
+            call_id, attempt, chunks, timeout, raised, *parts = head.decode().split()
+            for told in parts:
+                part_id, part_chunks = told.split(":")
+                if part_id not in fetched:
+                    fetched[part_id] = Part(part_id, self._get_chunks(part_id, "part", int(part_chunks), b""))
+            claimed.append(
+                ClaimedCall(
+                    call_id,
+                    int(attempt),
+                    self._get_chunks(call_id, "call", int(chunks), body),
+                    float(timeout),
+                    int(raised),
+                    [fetched[told.split(":")[0]] for told in parts],
+                )
+            )
+        return claimed
 
     @_translated
-    def _read_outcome(self, fields: dict[bytes, bytes]) -> Outcome:
-        call_id = fields[b"id"].decode()
+    def _read_news(self, fields: dict[bytes, bytes]) -> Outcome | Report:
+        if b"report" in fields:
+            call_id, attempt, kind, number, chunks = fields[b"report"].decode().split()
+            body = self._get_chunks(call_id, f"item{number}", int(chunks), fields[b"body"])
+            if int(chunks):
+                self._redis.unlink(*self._chunk_keys(call_id, f"item{number}", int(chunks)))
+            return Report(call_id, int(attempt), kind, int(number), body)
+        call_id, _, head = fields[b"head"].decode().partition(" ")
+        return self._outcome(call_id, head.split(), fields[b"body"], fields.get(b"logs", b""))
+
+    def _attached(self, call_id: str, answer: Sequence[bytes]) -> Attached:
+        head, body, logs, progress = answer
+        words = head.decode().split()
+        outcome = self._outcome(call_id, words, body, logs) if State(words[0]).final else None
+        state, attempt, machine_id, region, _, *times = words
+        info = CallInfo(State(state), int(attempt), _text(machine_id), _text(region), _times(times))
+        return Attached(info, outcome, progress)
+
+    def _outcome(self, call_id: str, words: Sequence[str], body: bytes, logs: bytes) -> Outcome:
+        state, attempt, machine_id, region, chunks, *times = words
+        sealed = self._get_chunks(call_id, "outcome", int(chunks), body)
         return Outcome(
-            id=call_id,
-            attempt=int(fields[b"attempt"]),
-            state=State(fields[b"state"].decode()),
-            machine_id=fields[b"machine"].decode(),
-            region=fields[b"region"].decode(),
-            sealed=self._get_chunks(call_id, "outcome", int(fields[b"chunks"]), fields[b"body"]),
+            call_id, int(attempt), State(state), _text(machine_id), _text(region), sealed, logs, _times(times)
         )
+
+
+def _further(call: Call) -> list[str | bytes]:
+    """What the record of a call holds beside what all have: names and values."""
+    told: list[str | bytes] = []
+    if call.timeout:
+        told += ("timeout", str(call.timeout))
+    if call.expires:
+        told += ("expires", str(int(call.expires * 1000)), "expired", call.expired)
+    if call.batch:
+        told += ("batch", call.batch)
+    if call.bigger:
+        told += ("bigger", " ".join(call.bigger))
+    if call.parts:
+        told += ("parts", " ".join(f"{part.id}:{_chunks(part.sealed)}" for part in call.parts))
+    return told
+
+
+def _chunks(sealed: bytes) -> int:
+    return -(-len(sealed) // CHUNK_BYTES)
+
+
+def _seconds(milliseconds: int) -> float | None:
+    return None if milliseconds < 0 else milliseconds / 1000
+
+
+def _text(word: str) -> str:
+    return "" if word == "-" else word
+
+
+def _times(milliseconds: Sequence[bytes | str | None]) -> Times:
+    return Times(*(int(at or 0) / 1000 for at in milliseconds))
 
 
 def _texts(answer: Sequence[bytes]) -> list[str]:

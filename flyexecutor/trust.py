@@ -30,6 +30,7 @@ class Encoding(IntEnum):
 
     PICKLE = 0  # frames of a pickle; for this Python version only
     TEXT = 1  # a plain error, readable by every version
+    ZLIB = 2  # a PICKLE, compressed
 
 
 class Opened(NamedTuple):
@@ -55,9 +56,15 @@ class Trust:
         """The key as text, for the environment of a machine that we create."""
         return self._key.hex()
 
-    def new_call_id(self) -> str:
-        """An unguessable id (96 random bits, the time, and a tag by which we know our own: 48 hex digits)."""
-        body = struct.pack(">I", int(time.time())) + secrets.token_bytes(_ID_RANDOM)
+    def new_call_id(self, key: str | None = None) -> str:
+        """An unguessable id (96 random bits, the time, and a tag by which we know our own: 48 hex digits).
+
+        key: the same key gives the same id, to whoever has our signing key.
+        """
+        if key is None:
+            body = struct.pack(">I", int(time.time())) + secrets.token_bytes(_ID_RANDOM)
+        else:
+            body = hmac.digest(self._key, b"key\0" + self._app + b"\0" + key.encode(), "sha256")[: _ID_RANDOM + 4]
         return (body + self._tag(body)).hex()
 
     def knows(self, call_id: str) -> bool:
@@ -87,6 +94,22 @@ class Trust:
         """Verify what a worker sent back. Raises PayloadError, before anything is unpickled."""
         return self._open(b"outcome", call_id, attempt, sealed)
 
+    def seal_part(self, part_id: str, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
+        """Seal what several calls share."""
+        return self._seal(b"part", part_id, 0, body, encoding)
+
+    def open_part(self, part_id: str, sealed: bytes) -> Opened:
+        """Verify what several calls share. Raises PayloadError, before anything is unpickled."""
+        return self._open(b"part", part_id, 0, sealed)
+
+    def seal_item(self, call_id: str, attempt: int, number: int, body: bytes, encoding: Encoding) -> bytes:
+        """Seal an item that a generator yielded."""
+        return self._seal(b"item %d" % number, call_id, attempt, body, encoding)
+
+    def open_item(self, call_id: str, attempt: int, number: int, sealed: bytes) -> Opened:
+        """Verify an item. Raises PayloadError, before anything is unpickled."""
+        return self._open(b"item %d" % number, call_id, attempt, sealed)
+
     def _seal(self, direction: bytes, call_id: str, attempt: int, body: bytes, encoding: Encoding) -> bytes:
         head = _HEAD.pack(b"FX", FORMAT, *sys.version_info[:2], encoding, self.key_id)
         return b"".join((head, self._mac(head, direction, call_id, attempt, body), body))
@@ -109,7 +132,7 @@ class Trust:
             )
         if not hmac.compare_digest(mac, self._mac(head, direction, call_id, attempt, body)):
             raise PayloadError(f"{what} does not verify: it was changed or replayed, and was not unpickled")
-        if encoding == Encoding.PICKLE and (major, minor) != sys.version_info[:2]:
+        if encoding != Encoding.TEXT and (major, minor) != sys.version_info[:2]:
             raise PythonMismatchError(
                 f"{what} was pickled by Python {major}.{minor}, this side runs Python {sys.version_info[0]}."
                 f"{sys.version_info[1]}: use an image with the same Python version as the submitting side"

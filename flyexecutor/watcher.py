@@ -10,11 +10,13 @@ import threading
 from collections.abc import Callable, Iterable
 
 from flyexecutor import payload
-from flyexecutor.call import Outcome
+from flyexecutor.call import Outcome, Report
 from flyexecutor.errors import (
     CallForgottenError,
+    CallKilledError,
     FlyExecutorError,
     MachineLostError,
+    OutOfMemoryError,
     RedisUnavailableError,
 )
 from flyexecutor.future import FlyFuture
@@ -32,10 +34,22 @@ log = logging.getLogger("flyexecutor")
 class Watcher:
     """The futures of one client that have not ended."""
 
-    def __init__(self, store: Store, trust: Trust, *, client: str, unsent: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        trust: Trust,
+        *,
+        client: str,
+        unsent: Callable[[str], bool],
+        moved: Callable[[str], None],
+        waiting: Callable[[], None],
+    ) -> None:
         self._store = store
         self._trust = trust
         self._unsent = unsent
+        self._moved = moved  # a call went to another lane
+        self._waiting = waiting  # calls are pending, or none is any longer
+        self._streams: dict[str, Callable[[int, int, bytes], None]] = {}  # who takes the items of a call
         self._reader = store.outcomes(client)
         self._changed = threading.Condition()  # guards what follows
         self._pending: dict[str, FlyFuture[object]] = {}
@@ -49,6 +63,12 @@ class Watcher:
             self._pending[future.id] = future
             self._submitted += not future.attached
             self._changed.notify_all()
+        self._waiting()
+
+    def expect_items(self, call_id: str, take: Callable[[int, int, bytes], None]) -> None:
+        """Give the items that this call yields to `take(attempt, number, sealed)`, in this thread, until it ends."""
+        with self._changed:
+            self._streams[call_id] = take
 
     def pending(self) -> list[FlyFuture[object]]:
         """The futures that have not ended."""
@@ -70,9 +90,12 @@ class Watcher:
         """Expect this call no longer; answers its future to whoever is the first to ask."""
         with self._changed:
             future = self._pending.pop(call_id, None)
+            self._streams.pop(call_id, None)
             if future:
                 self._submitted -= not future.attached
-            return future
+        if future:
+            self._waiting()
+        return future
 
     def fail(self, call_ids: Iterable[str], error: FlyExecutorError) -> None:
         """End futures whose calls will not end."""
@@ -101,16 +124,16 @@ class Watcher:
         pause = 0.05
         while self._park():
             try:
-                outcomes = self._reader.read(READ_FOR)
-                if not outcomes:
+                news = self._reader.read(READ_FOR)
+                if not news:
                     self._forget_what_redis_forgot()
                 pause = 0.05
             except RedisUnavailableError as exc:
                 self._wait_out(exc, pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
                 continue
-            for outcome in outcomes:
-                self.resolve(outcome)
+            for one in news:
+                self._hear(one)
         if self._drained:
             self._drained()
 
@@ -127,6 +150,25 @@ class Watcher:
                 log.warning("futures wait: %s", error)
                 self._changed.wait_for(lambda: self._closed, pause)
 
+    def _hear(self, news: Outcome | Report) -> None:
+        if isinstance(news, Outcome):
+            self.resolve(news)
+        elif news.kind == Report.PROGRESS:
+            self.progress(news.id, news.body)
+        elif news.kind == Report.MOVED:
+            self._moved(news.body.decode())
+        elif take := self._streams.get(news.id):
+            take(news.attempt, news.number, news.body)
+
+    def progress(self, call_id: str, body: bytes) -> None:
+        """A call has said how far it is."""
+        future = self._pending.get(call_id)
+        if future:
+            try:
+                future.tell_progress(body)
+            except (ValueError, TypeError) as exc:
+                log.error("the progress of call %s can't be read: %r", call_id, exc)
+
     def resolve(self, outcome: Outcome) -> None:
         """End the future of this outcome, if it is (still) expected."""
         future = self.drop(outcome.id)
@@ -136,24 +178,16 @@ class Watcher:
             future.end_cancelled()
         else:
             result = self._open(outcome)
-            if result.exception is not None and outcome.machine_id:
-                result.exception.add_note(
-                    f"call {outcome.id}, attempt {outcome.attempt}, on machine {outcome.machine_id}"
-                    f"{f' in {outcome.region}' if outcome.region else ''}"
-                )
             future.end(outcome, result.value, result.exception)
         if not future.keep and len(outcome.sealed) > INLINE_BYTES:
             self._drop_outcome(outcome)
 
     def _open(self, outcome: Outcome) -> payload.Result:
         if outcome.state is State.LOST:
+            return payload.Result(exception=_lost(outcome))
+        if outcome.state is State.KILLED:
             reason = outcome.sealed.decode(errors="replace")
-            return payload.Result(
-                exception=MachineLostError(
-                    f"the machine {outcome.machine_id} that ran the call was lost: {reason}; no attempt is left "
-                    f"(it had {outcome.attempt})"
-                )
-            )
+            return payload.Result(exception=CallKilledError(f"the call {outcome.id} was {reason}"))
         try:
             opened = self._trust.open_outcome(outcome.id, outcome.attempt, outcome.sealed)
             return payload.load_outcome(opened.encoding, opened.body)
@@ -180,8 +214,8 @@ class Watcher:
         ]
         # A call of map() leaves no record once it has ended: its outcome is then in the stream. So look there again.
         if missing:
-            for outcome in self._reader.read(0):
-                self.resolve(outcome)
+            for one in self._reader.read(0):
+                self._hear(one)
             self.fail(
                 missing,
                 CallForgottenError(
@@ -189,3 +223,16 @@ class Watcher:
                     "keys (turn eviction off); the call may have run"
                 ),
             )
+
+
+def _lost(outcome: Outcome) -> MachineLostError:
+    reason = outcome.sealed.decode(errors="replace")
+    if reason.startswith("oom: "):
+        return OutOfMemoryError(
+            f"the call ran out of memory on machine {outcome.machine_id}: {reason[5:]}; give it a larger guest, or let "
+            'it have one by itself with retries=Retry(on_oom="bigger")'
+        )
+    return MachineLostError(
+        f"the machine {outcome.machine_id} that ran the call was lost: {reason}; no attempt is left (it had "
+        f"{outcome.attempt})"
+    )

@@ -29,17 +29,17 @@ def runner(monkeypatch):
 
 def make_call(fn, *args, sealed=None):
     call_id = TRUST.new_call_id()
-    return ClaimedCall(call_id, 1, sealed or TRUST.seal_call(call_id, payload.dump_call(fn, args, {})))
+    return ClaimedCall(call_id, 1, sealed or TRUST.seal_call(call_id, payload.dump_call(fn, args, {}).body))
 
 
 def answer_of(runner):
-    while not (answers := runner.answers()):
+    while not (answers := runner.hear()):
         pass  # each turn blocks in a read
     return answers
 
 
 def value_of(answer):
-    opened = TRUST.open_outcome(answer.call_id, answer.attempt, answer.sealed)
+    opened = TRUST.open_outcome(answer.call.id, answer.call.attempt, answer.told.body)
     return payload.load_outcome(opened.encoding, opened.body)
 
 
@@ -57,21 +57,21 @@ def test_calls_are_answered_in_order(runner):
     answers = []
     while len(answers) < 5:
         answers += answer_of(runner)
-    assert [answer.call_id for answer in answers] == [call.id for call in calls]
+    assert [answer.call.id for answer in answers] == [call.id for call in calls]
     assert [value_of(answer).value for answer in answers] == [1, 2, 3, 4, 5]
     assert not runner.given
 
 
 def test_an_exception_is_an_answer_and_the_next_call_runs(runner):
     runner.give(make_call(tasks.raise_value_error, "x"))
-    assert [answer.kind for answer in answer_of(runner)] == [RAISED]
+    assert [answer.told.kind for answer in answer_of(runner)] == [RAISED]
     runner.give(make_call(tasks.increment, 1))
-    assert [answer.kind for answer in answer_of(runner)] == [RETURNED]
+    assert [answer.told.kind for answer in answer_of(runner)] == [RETURNED]
 
 
 def test_a_payload_that_does_not_verify_is_not_unpickled(runner, tmp_path):
     foreign = Trust(b"x" * 32, "app")
-    body = payload.dump_call(tasks.append_line, (tmp_path / "ran", "x"), {})
+    body = payload.dump_call(tasks.append_line, (tmp_path / "ran", "x"), {}).body
     runner.give(make_call(None, sealed=foreign.seal_call("c", body)))
     (answer,) = answer_of(runner)
     assert type(value_of(answer).exception).__name__ == "PayloadError"
@@ -88,9 +88,9 @@ def test_what_was_not_begun_can_be_taken_back_and_does_not_run(runner, tmp_path)
     assert runner.take_back() == behind
     assert not runner.can_take(behind[0])  # until it has answered those
     gate.open()
-    assert [answer.kind for answer in answer_of(runner)] == [RETURNED]
+    assert [answer.told.kind for answer in answer_of(runner)] == [RETURNED]
     while not runner.can_take(behind[0]):
-        runner.answers()
+        runner.hear()
     runner.give(make_call(tasks.increment, 1))
     assert value_of(answer_of(runner)[0]).value == 2
     assert not (tmp_path / "ran").exists()
@@ -104,7 +104,9 @@ def test_after_a_crash_the_tokens_tell_what_had_begun(runner, tmp_path, monkeypa
     gate.wait_for_entry()
     os.kill(runner.pid, signal.SIGSEGV)
     wait_for_death(runner)
-    assert runner.describe_death() == "signal SIGSEGV"
+    death = runner.death()
+    assert str(death) == "signal SIGSEGV"
+    assert "in enter" in death.faults
     assert runner.bury() == (begun, behind)
     monkeypatch.setattr(runner, "close", lambda: None)  # bury has closed it
 
@@ -114,7 +116,7 @@ def test_a_runner_ends_when_its_worker_is_gone(runner):
     answer_of(runner)
     os.close(runner._given)
     wait_for_death(runner)
-    assert runner.describe_death() == "exit code 0"
+    assert str(runner.death()) == "exit code 0"
     runner._given = os.open(os.devnull, os.O_WRONLY)
 
 

@@ -7,7 +7,7 @@ import fakeredis
 import pytest
 import redis
 
-from flyexecutor.call import Call, Outcome, Standing
+from flyexecutor.call import Call, Outcome
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.states import State
@@ -31,8 +31,8 @@ def claim(store, limit=1, machine="m1"):
     return store.claim("lane", machine, "iad", [], limit)
 
 
-def finish(store, call, *, sealed=b"value", machine="m1", more=0):
-    outcome = Outcome(call.id, call.attempt, State.SUCCEEDED, machine, "iad", sealed)
+def finish(store, call, *, sealed=b"value", machine="m1", more=0, logs=b""):
+    outcome = Outcome(call.id, call.attempt, State.SUCCEEDED, machine, "iad", sealed, logs)
     return store.finish("lane", machine, "iad", [outcome], more)
 
 
@@ -53,8 +53,14 @@ def test_calls_are_claimed_in_order_and_finished_once(any_store):
     assert [(one.id, one.attempt, one.sealed) for one in (first, second)] == [("a", 1, b"sealed"), ("b", 1, b"sealed")]
     (third,) = finish(any_store, first, more=5)
     assert third.id == "c"
-    assert any_store.attach("a", "c2") == Outcome("a", 1, State.SUCCEEDED, "m1", "iad", b"value")
-    assert any_store.attach("b", "c2") == Standing(State.RUNNING, 1, "m1")
+    outcome = any_store.attach("a", "c2").outcome
+    assert (outcome.state, outcome.attempt, outcome.machine_id) == (State.SUCCEEDED, 1, "m1")
+    assert (outcome.region, outcome.sealed) == ("iad", b"value")
+    info = any_store.attach("b", "c2").info
+    assert (info.state, info.attempt, info.machine_id, info.region) == (State.RUNNING, 1, "m1", "iad")
+    assert info.queue_seconds >= 0
+    assert info.run_seconds is None
+    assert any_store.attach("b", "c2").outcome is None
     assert any_store.attach("nowhere", "c2") is None
 
 
@@ -108,17 +114,18 @@ def test_a_late_finish_of_a_lost_attempt_changes_nothing(any_store):
     (again,) = claim(any_store, machine="m2")
     assert again.attempt == 2
     finish(any_store, early, sealed=b"late")
-    assert any_store.standing("a") == Standing(State.RUNNING, 2, "m2")
+    info = any_store.info("a")
+    assert (info.state, info.attempt, info.machine_id) == (State.RUNNING, 2, "m2")
     finish(any_store, again, machine="m2")
-    assert any_store.attach("a", "c").sealed == b"value"
+    assert any_store.attach("a", "c").outcome.sealed == b"value"
 
 
 def test_a_worker_that_rejoins_keeps_what_it_holds_and_loses_nothing_else(any_store):
     enqueue(any_store, calls("a", "b", retries=0))
     claim(any_store, 2)
     any_store.join("lane", "m1", first=False, held=["a"])
-    assert any_store.standing("a").state is State.RUNNING
-    assert any_store.standing("b").state is State.QUEUED  # not LOST although it has no retries
+    assert any_store.info("a").state is State.RUNNING
+    assert any_store.info("b").state is State.QUEUED  # not LOST although it has no retries
 
 
 def test_a_buried_worker_frees_its_calls_unless_it_has_joined_again(any_store):
@@ -126,9 +133,9 @@ def test_a_buried_worker_frees_its_calls_unless_it_has_joined_again(any_store):
     joined = any_store.look(lane(), "x").workers["m1"]
     enqueue(any_store, calls("a", retries=0))
     claim(any_store)
-    assert any_store.bury(lane(), "m1", "another join", "gone") == 0
-    assert any_store.bury(lane(), "m1", joined, "it is gone") == 1
-    outcome = any_store.attach("a", "c")
+    assert any_store.bury(lane(), "m1", "another join", "gone", oom=False) == 0
+    assert any_store.bury(lane(), "m1", joined, "it is gone", oom=False) == 1
+    outcome = any_store.attach("a", "c").outcome
     assert (outcome.state, outcome.sealed) == (State.LOST, b"it is gone")
     assert any_store.look(lane(), "x").workers == {}
 
@@ -143,17 +150,16 @@ def test_calls_that_are_handed_back_cost_no_retry(any_store):
 def test_a_worker_may_not_leave_while_calls_wait_unless_it_must(any_store):
     any_store.join("lane", "m1", first=True)
     enqueue(any_store, calls("a"))
-    assert not any_store.leave("lane", "m1", must=False)
-    assert any_store.leave("lane", "m1", must=True)
+    assert any_store.leave("lane", "m1", must=False) == 0.0
+    assert any_store.leave("lane", "m1", must=True) is None
     assert any_store.look(lane(), "x").workers == {}
 
 
 def test_a_cancelled_call_is_not_claimed(any_store):
     enqueue(any_store, calls("a", "b"))
-    assert any_store.cancel("a")
+    assert any_store.cancel(["a"]) == ["a"]
     assert [one.id for one in claim(any_store, 5)] == ["b"]
-    assert not any_store.cancel("b")
-    assert not any_store.cancel("nowhere")
+    assert any_store.cancel(["b", "nowhere"]) == []
 
 
 def test_a_call_cancelled_between_its_delivery_and_its_claim_does_not_run(store):
@@ -161,7 +167,7 @@ def test_a_call_cancelled_between_its_delivery_and_its_claim_does_not_run(store)
     reader = store.deliveries("lane", "m1")
     reader.ask(5.0)
     delivered = reader.answer()
-    assert store.cancel("a")
+    assert store.cancel(["a"]) == ["a"]
     assert store.claim("lane", "m1", "iad", delivered, 0) == []
     reader.close()
 
@@ -202,7 +208,7 @@ def test_large_payloads_travel_in_parts_and_leave_nothing(store, raw_redis, size
     if size > INLINE_BYTES:
         store.drop_outcome(outcome)
     left = {key.split(":")[2] for key in raw_redis.scan_iter()}
-    assert left == {"queue", "starts", "outcomes"}
+    assert left == {"queue", "starts", "outcomes", "sent"}
 
 
 def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):

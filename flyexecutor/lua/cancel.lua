@@ -1,8 +1,12 @@
 -- cancel: QUEUED -> CANCELLED
--- KEYS: 1 call (hash)   ARGV: 1 prefix  2 id
--- Answers 1 if the call was still queued (or is cancelled already), else 0 and nothing has changed.
-local state = redis.call('HGET', KEYS[1], 'state')
-if state == 'CANCELLED' then return 1 end
-if state ~= 'QUEUED' then return 0 end
-settle(ARGV[1], ARGV[2], read_record(ARGV[1], ARGV[2]), 'CANCELLED', 0, '', '', 0, '')
-return 1
+-- ARGV: 1 prefix, then ids
+-- Answers for each 1 if the call was still queued (or is cancelled already), else 0 and nothing has changed.
+local answers = {}
+for n = 2, #ARGV do
+  local state = redis.call('HGET', ARGV[1] .. ':call:' .. ARGV[n], 'state')
+  if state == 'QUEUED' then
+    settle(ARGV[1], ARGV[n], read_record(ARGV[1], ARGV[n]), 'CANCELLED', 0, '', '', 0, '', '')
+  end
+  answers[n - 1] = (state == 'QUEUED' or state == 'CANCELLED') and 1 or 0
+end
+return answers

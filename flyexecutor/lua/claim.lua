@@ -1,6 +1,6 @@
--- claim: QUEUED -> RUNNING, for entries that a blocking read has delivered.
+-- claim: QUEUED -> RUNNING, for entries that a blocking read has delivered; those that expired: QUEUED -> FAILED.
 -- KEYS: 1 queue   ARGV: 1 prefix  2 machine  3 region  4 further calls wanted, then per delivered entry: entry id
--- Answers {id attempt chunks body} of each call claimed.
+-- Answers {head body} of each call claimed.
 local entries = {}
 for n = 5, #ARGV, 2 do entries[#entries + 1] = {ARGV[n], {'id', ARGV[n + 1]}} end
 local claimed = claim_entries(ARGV[1], KEYS[1], entries, ARGV[2], ARGV[3])

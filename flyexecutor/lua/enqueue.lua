@@ -1,21 +1,51 @@
 -- enqueue: (no such call) -> QUEUED, for a batch; reserves the machines that are missing.
 -- KEYS: 1 queue  2 workers  3 starts
 -- ARGV: 1 prefix  2 lane  3 max_workers  4 concurrency  5 life of a reservation (ms)  6 reservation name  7 client
---       8 result_ttl (s)  9 ttl of a call that has not ended (s), then per call: id retries keep chunks body
+--       8 result_ttl (s)  9 ttl of a call that has not ended (s), then per call: id retries keep chunks body n and n
+--       further names and values of its record
 -- Answers the names of the reservations that this client must turn into machines.
--- A call that is stored already is passed over: the same batch may be sent again after a lost answer.
+-- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
+-- and left no record. A call with a key may be there from another client: this one then hears of its outcome too.
 local queue, workers, starts = KEYS[1], KEYS[2], KEYS[3]
-local prefix, lane, at = ARGV[1], ARGV[2], now_ms()
+local prefix, lane, at, ttl = ARGV[1], ARGV[2], now_ms(), ARGV[9]
+local sent = prefix .. ':sent:' .. ARGV[7]
 need_queue(queue)
-for n = 10, #ARGV, 5 do
-  local id, retries, keep, chunks, body = ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3], ARGV[n + 4]
+local n = 10
+if redis.call('GET', sent) == ARGV[6] then n = #ARGV + 1 end
+redis.call('SET', sent, ARGV[6], 'EX', 300)
+while n <= #ARGV do
+  local id, retries, keep, chunks, body, further = unpack(ARGV, n, n + 5)
   local key = prefix .. ':call:' .. id
   if redis.call('HSETNX', key, 'state', 'QUEUED') == 1 then
     redis.call('HSET', key, 'lane', lane, 'entry', redis.call('XADD', queue, '*', 'id', id), 'queued', at,
       'attempt', 0, 'losses', 0, 'retries', retries, 'keep', keep, 'ttl', ARGV[8], 'watch', ARGV[7],
       'chunks', chunks, 'call', body)
-    redis.call('EXPIRE', key, ARGV[9])
+    redis.call('EXPIRE', key, ttl)
+    if further ~= '0' then
+      redis.call('HSET', key, unpack(ARGV, n + 6, n + 5 + further))
+      local is = redis.call('HMGET', key, 'expires', 'batch')
+      if is[1] then
+        local due = prefix .. ':due:' .. lane
+        redis.call('HSET', key, 'expires', at + is[1])
+        redis.call('ZADD', due, at + is[1], 'x ' .. id)
+        redis.call('EXPIRE', due, ttl)
+      end
+      if is[2] then
+        redis.call('RPUSH', prefix .. ':batch:' .. is[2], id)
+        redis.call('EXPIRE', prefix .. ':batch:' .. is[2], ttl)
+      end
+    end
+  else
+    local is = redis.call('HMGET', key, 'state', 'watch', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',
+      'started', 'finished', 'outcome')
+    if is[9] then
+      tell(prefix, ARGV[7], ttl, 'head', table.concat({id, is[1], is[3], word(is[4]), word(is[5]), is[6], is[7],
+        is[8] or 0, is[9]}, ' '), 'body', is[10])
+    elseif not string.find(' ' .. is[2] .. ' ', ' ' .. ARGV[7] .. ' ', 1, true) then
+      redis.call('HSET', key, 'watch', is[2] .. ' ' .. ARGV[7])
+    end
   end
+  n = n + 6 + further
 end
-redis.call('EXPIRE', queue, ARGV[9])
+redis.call('EXPIRE', queue, ttl)
 return reserve(queue, workers, starts, ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), at)

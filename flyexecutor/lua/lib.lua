@@ -1,12 +1,18 @@
 -- Put in front of every script: what several of them do. All keys share the hash tag of the app, so that a script may
 -- name keys that it has read from others, in Redis Cluster too.
 --   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call machine
---                                 region started; once it has ended: finished outcome_chunks outcome
---   PREFIX:chunk:ID:call|outcome:N (string)   parts of a payload too large for one request
+--                                 region started, and as needed: timeout raised kill expires expired parts bigger batch
+--                                 progress logs; once it has ended: finished outcome_chunks outcome
+--   PREFIX:chunk:ID:KIND:N (string)   parts of a payload too large for one request; KIND: call, outcome, part, itemN
 --   PREFIX:queue:LANE (stream)    one entry {id} for a call that is QUEUED or RUNNING; group "workers", consumer = machine
+--   PREFIX:due:LANE (zset)        when something is to be done about a call (ms): "r ID" queue it again, "x ID" it expires
 --   PREFIX:workers:LANE (hash)    machine -> time of its join (ms)
 --   PREFIX:starts:LANE (zset)     reservation, or the machine that it became -> time at which it expires (ms)
---   PREFIX:outcomes:CLIENT (stream)   one entry {id state attempt machine region chunks body} for each outcome
+--   PREFIX:orders:MACHINE (stream)    one entry {id} for each call that its worker shall kill
+--   PREFIX:batch:ID (list)        the calls of a batch, in order
+--   PREFIX:sent:CLIENT (string)   the last batch that it has stored
+--   PREFIX:outcomes:CLIENT (stream)   {head body logs} for each outcome, {report body} for what is told before the end
+-- Heads are words with a space in between, "-" for an empty one.
 local GROUP = 'workers'
 local DAY = 86400
 
@@ -25,6 +31,16 @@ local function running(queue)
   return redis.call('XPENDING', queue, GROUP)[1]
 end
 
+local function word(value)
+  if not value or value == '' then return '-' end
+  return value
+end
+
+-- The last part of "PREFIX:queue:LANE".
+local function lane_of(prefix, queue)
+  return string.sub(queue, #prefix + 8)
+end
+
 -- How many machines shall be had, less those that are there or on their way; reserves the difference.
 -- Answers the names of the new reservations.
 local function reserve(queue, workers, starts, name, max_workers, concurrency, hold_ms, at)
@@ -40,44 +56,61 @@ local function reserve(queue, workers, starts, name, max_workers, concurrency, h
   return granted
 end
 
-local function publish(prefix, watch, ttl, id, state, attempt, machine, region, chunks, body)
+-- What settle needs to know of a call.
+local RECORD = {'entry', 'watch', 'ttl', 'keep', 'lane', 'chunks', 'queued', 'started', 'expires'}
+local function read_record(prefix, id)
+  return redis.call('HMGET', prefix .. ':call:' .. id, unpack(RECORD))
+end
+
+local function tell(prefix, watch, ttl, ...)
   for client in string.gmatch(watch, '%S+') do
     local stream = prefix .. ':outcomes:' .. client
-    redis.call('XADD', stream, '*', 'id', id, 'state', state, 'attempt', attempt, 'machine', machine,
-      'region', region, 'chunks', chunks, 'body', body)
+    redis.call('XADD', stream, '*', ...)
     redis.call('EXPIRE', stream, ttl)
   end
 end
 
 -- Ends a call: its record keeps the outcome for ttl seconds, or goes at once; what it was given goes in any case.
-local function settle(prefix, id, record, state, attempt, machine, region, chunks, body)
+local function settle(prefix, id, record, state, attempt, machine, region, chunks, body, logs)
   local key = prefix .. ':call:' .. id
-  local entry, watch, ttl, keep, lane, call_chunks = unpack(record)
-  local queue = prefix .. ':queue:' .. lane
-  redis.call('XACK', queue, GROUP, entry)
-  redis.call('XDEL', queue, entry)
+  local entry, watch, ttl, keep, lane, call_chunks, queued, started, expires = unpack(record)
+  local queue, at = prefix .. ':queue:' .. lane, now_ms()
+  if entry ~= '' then
+    redis.call('XACK', queue, GROUP, entry)
+    redis.call('XDEL', queue, entry)
+  else
+    redis.call('ZREM', prefix .. ':due:' .. lane, 'r ' .. id)
+  end
+  if expires then redis.call('ZREM', prefix .. ':due:' .. lane, 'x ' .. id) end
   for n = 1, tonumber(call_chunks) do redis.call('UNLINK', prefix .. ':chunk:' .. id .. ':call:' .. n) end
   for n = 1, tonumber(chunks) do redis.call('EXPIRE', prefix .. ':chunk:' .. id .. ':outcome:' .. n, ttl) end
   if keep == '1' then
     redis.call('HSET', key, 'state', state, 'attempt', attempt, 'machine', machine, 'region', region,
-      'outcome_chunks', chunks, 'outcome', body, 'finished', now_ms())
-    redis.call('HDEL', key, 'call')
+      'outcome_chunks', chunks, 'outcome', body, 'finished', at, 'logs', logs)
+    redis.call('HDEL', key, 'call', 'expired')
     redis.call('EXPIRE', key, ttl)
   else
     redis.call('UNLINK', key)
   end
-  publish(prefix, watch, ttl, id, state, attempt, machine, region, chunks, body)
+  local head = table.concat({id, state, attempt, word(machine), word(region), chunks, queued, started or 0, at}, ' ')
+  if state == 'SUCCEEDED' or logs == '' then
+    tell(prefix, watch, ttl, 'head', head, 'body', body)
+  else
+    tell(prefix, watch, ttl, 'head', head, 'body', body, 'logs', logs)
+  end
 end
 
-local function read_record(prefix, id)
-  return redis.call('HMGET', prefix .. ':call:' .. id, 'entry', 'watch', 'ttl', 'keep', 'lane', 'chunks')
-end
-
--- RUNNING -> QUEUED, at the end of the queue. Its attempt is spent (the next claim has a higher number).
+-- RUNNING -> QUEUED, at the end of the queue; or KILLED, if somebody asked for that.
+-- Its attempt is spent (the next claim has a higher number).
 local function queue_again(prefix, queue, entry, id)
+  local key = prefix .. ':call:' .. id
+  local is = redis.call('HMGET', key, 'kill', 'attempt', 'machine', 'region')
+  if is[1] then
+    settle(prefix, id, read_record(prefix, id), 'KILLED', is[2], is[3], is[4], 0, 'killed as was asked for', '')
+    return
+  end
   redis.call('XACK', queue, GROUP, entry)
   redis.call('XDEL', queue, entry)
-  local key = prefix .. ':call:' .. id
   if redis.call('EXISTS', key) == 1 then
     redis.call('HSET', key, 'state', 'QUEUED', 'entry', redis.call('XADD', queue, '*', 'id', id))
   end
@@ -97,41 +130,97 @@ local function claimed_by(queue, machine)
   return found
 end
 
+-- Out of memory: RUNNING -> QUEUED in the lane of the next larger machine, or LOST when there is none.
+local function outgrow(prefix, queue, entry, id, machine, region, reason, logs)
+  local key = prefix .. ':call:' .. id
+  local is = redis.call('HMGET', key, 'bigger', 'watch', 'ttl', 'attempt')
+  local lane, rest = string.match(is[1] or '', '^(%S+) ?(.*)$')
+  if not lane then
+    settle(prefix, id, read_record(prefix, id), 'LOST', is[4], machine, region, 0, 'oom: ' .. reason, logs)
+    return
+  end
+  redis.call('XACK', queue, GROUP, entry)
+  redis.call('XDEL', queue, entry)
+  local larger = prefix .. ':queue:' .. lane
+  need_queue(larger)
+  redis.call('EXPIRE', larger, 7 * DAY)
+  redis.call('HSET', key, 'state', 'QUEUED', 'lane', lane, 'bigger', rest,
+    'entry', redis.call('XADD', larger, '*', 'id', id))
+  tell(prefix, is[2], is[3], 'report', id .. ' ' .. is[4] .. ' moved 0 0', 'body', lane)
+end
+
 -- A machine died, or came back without its memory: its calls run again, or are LOST when their attempts are spent.
-local function lose_calls(prefix, queue, machine, reason)
+local function lose_calls(prefix, queue, machine, reason, oom)
   local lost = 0
   for _, pending in ipairs(claimed_by(queue, machine)) do
     local entry, id = unpack(pending)
     local key = prefix .. ':call:' .. id
-    local state, losses, retries, attempt, region = unpack(
-      redis.call('HMGET', key, 'state', 'losses', 'retries', 'attempt', 'region'))
-    if state ~= 'RUNNING' or tonumber(losses) < tonumber(retries) then
+    local state, losses, retries, attempt, region, kill = unpack(
+      redis.call('HMGET', key, 'state', 'losses', 'retries', 'attempt', 'region', 'kill'))
+    if state == 'RUNNING' and oom and not kill then
+      outgrow(prefix, queue, entry, id, machine, region or '', reason, '')
+    elseif state ~= 'RUNNING' or kill or tonumber(losses) < tonumber(retries) then
       if state == 'RUNNING' then redis.call('HINCRBY', key, 'losses', 1) end
       queue_again(prefix, queue, entry, id)
     else
-      settle(prefix, id, read_record(prefix, id), 'LOST', attempt, machine, region or '', 0, reason)
+      settle(prefix, id, read_record(prefix, id), 'LOST', attempt, machine, region or '', 0, reason, '')
     end
     lost = lost + 1
   end
   return lost
 end
 
+-- QUEUED -> FAILED: no worker began it in time. The outcome for that was sealed when it was submitted.
+local function expire(prefix, id)
+  local body = redis.call('HGET', prefix .. ':call:' .. id, 'expired')
+  settle(prefix, id, read_record(prefix, id), 'FAILED', 0, '', '', 0, body, '')
+end
+
+-- Does what is due: calls whose retry has waited long enough join the queue, those that waited too long end.
+-- Answers the milliseconds until something is due again, -1 if nothing will be.
+local function tend_due(prefix, queue)
+  local due, at = prefix .. ':due:' .. lane_of(prefix, queue), now_ms()
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', at, 'LIMIT', 0, 1000)) do
+    redis.call('ZREM', due, member)
+    local what, id = string.match(member, '^(%a) (.*)$')
+    local key = prefix .. ':call:' .. id
+    local is = redis.call('HMGET', key, 'state', 'entry')
+    if is[1] == 'QUEUED' then
+      if what == 'x' then
+        expire(prefix, id)
+      elseif is[2] == '' then
+        redis.call('HSET', key, 'entry', redis.call('XADD', queue, '*', 'id', id))
+      end
+    end
+  end
+  local next_one = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+  if not next_one[2] then return -1 end
+  return math.max(0, next_one[2] - at)
+end
+
 -- QUEUED -> RUNNING for entries that were delivered to this machine; others of them have been cancelled meanwhile.
+-- Answers {head body} of each: "id attempt chunks timeout raised parts...".
 local function claim_entries(prefix, queue, entries, machine, region)
   local claimed = {}
   local at = now_ms()
   for _, delivered in ipairs(entries) do
     local entry, id = delivered[1], delivered[2][2]
     local key = prefix .. ':call:' .. id
-    local record = redis.call('HMGET', key, 'state', 'attempt', 'chunks', 'call')
-    if record[1] == 'QUEUED' then
-      local attempt = record[2] + 1
-      redis.call('HSET', key, 'state', 'RUNNING', 'attempt', attempt, 'machine', machine, 'region', region,
-        'started', at)
-      claimed[#claimed + 1] = {id, attempt, record[3], record[4]}
-    else
+    local is = redis.call('HMGET', key, 'state', 'attempt', 'chunks', 'call', 'timeout', 'raised', 'parts', 'expires')
+    if is[1] ~= 'QUEUED' then
       redis.call('XACK', queue, GROUP, entry)
       redis.call('XDEL', queue, entry)
+    elseif is[8] and tonumber(is[8]) < at then
+      expire(prefix, id)
+    else
+      local attempt = is[2] + 1
+      redis.call('HSET', key, 'state', 'RUNNING', 'attempt', attempt, 'machine', machine, 'region', region,
+        'started', at)
+      if is[8] then
+        redis.call('HDEL', key, 'expires', 'expired')
+        redis.call('ZREM', prefix .. ':due:' .. lane_of(prefix, queue), 'x ' .. id)
+      end
+      claimed[#claimed + 1] = {table.concat({id, attempt, is[3], is[5] or 0, is[6] or 0, is[7] or ''}, ' '), is[4]}
     end
   end
   return claimed

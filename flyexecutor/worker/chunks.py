@@ -1,11 +1,40 @@
-"""Step 7, for `map`: the items that travel as one call. Imports nothing, since every runner of a map loads it."""
+"""Step 7, for `map`: the items that travel as one call. Imports little, since every runner loads it."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-T = TypeVar("T")
+from flyexecutor import payload
+from flyexecutor.retry import Retry
 
 
-def run_chunk(fn: Callable[..., T], chunk: Sequence[Sequence[Any]]) -> list[T]:
-    """Call `fn` with each item's arguments."""
-    return [fn(*args) for args in chunk]
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Stands for the value of an item that raised."""
+
+    dumped: payload.Dumped
+    again: bool  # it shall be tried again
+
+
+def run_chunk(
+    fn: Callable[..., Any], chunk: Sequence[Sequence[Any]], retry: Retry, return_exceptions: bool
+) -> list[Any]:
+    """Call `fn` with each item's arguments. The list ends with the first item that raised, unless all are wanted."""
+    results: list[Any] = []
+    for args in chunk:
+        try:
+            value = fn(*args)
+            results.append(run_coroutine(value) if isinstance(value, Coroutine) else value)
+        except Exception as exc:  # noqa: BLE001 - whatever user code raises is the item's result
+            again = retry.wants(exc, 0)
+            results.append(Failed(payload.dump_exception(exc), again))
+            if not (return_exceptions or again):
+                break
+    return results
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What the coroutine of an `async def` function comes to, in an event loop of its own."""
+    import asyncio  # noqa: PLC0415 - takes as long to import as all else here
+
+    return asyncio.run(coroutine)

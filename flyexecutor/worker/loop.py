@@ -1,29 +1,34 @@
 """Steps 6 and 8: the worker's loop: join, claim, finish, leave.
 
-One thread that waits for four things at once: answers of runners, calls from the queue, signals and time. It owns every
+One thread that waits for several things at once: runners, calls from the queue, orders, signals and time. It owns every
 call that its machine has claimed until Redis has its outcome. Killed: the calls stay claimed in Redis, and are queued
 again when the machine restarts and joins, or when a fleet buries it. SIGTERM or SIGINT: it takes nothing new, waits for
 what runs, hands back the rest and leaves. Never unpickles; that is the runners' business.
 """
 
+import functools
 import logging
-import selectors
+import select
 import signal
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from redis.backoff import EqualJitterBackoff
 
 from flyexecutor import plain
-from flyexecutor.call import ClaimedCall, Outcome
-from flyexecutor.errors import RedisUnavailableError, WorkerCrashedError
+from flyexecutor.call import ClaimedCall, Outcome, Part
+from flyexecutor.errors import CallTimeoutError, FlyExecutorError, RedisUnavailableError, WorkerCrashedError
 from flyexecutor.reader import BLOCK_LIMIT
 from flyexecutor.states import State
 from flyexecutor.store import BATCH_BYTES, Store
 from flyexecutor.trust import Encoding, Trust
-from flyexecutor.worker.pipe import RETURNED, Answered
-from flyexecutor.worker.runners import Runner
+from flyexecutor.worker.guard import KILLED, TIMED_OUT, Guard
+from flyexecutor.worker.pipe import AGAIN, RETURNED
+from flyexecutor.worker.reports import Reports
+from flyexecutor.worker.runners import Answer, Death, Runner
 
 AHEAD_SECONDS = 0.02  # of work that a runner is given at once, by the duration of recent calls
 AHEAD_CALLS = 128
@@ -33,6 +38,8 @@ OUTAGE = 60.0  # seconds without Redis after which a worker with nothing to tell
 OUTAGE_WITH_OUTCOMES = 600.0
 LONGEST_PAUSE = 5.0
 BAD_STARTS = 3  # runners in a row that died before their first call
+SOON = 30.0  # seconds: a worker stays for a retry that is due so soon
+LEAVE_AGAIN = 0.05  # seconds after a refused leave
 
 log = logging.getLogger("flyexecutor.worker")
 
@@ -54,20 +61,26 @@ class Worker:
     ) -> None:
         logging.basicConfig(stream=sys.stderr, format="flyexecutor worker: %(message)s", level=logging.INFO)
         self._runners = runners
+        self._concurrency = len(runners)
         self._machine_id = machine_id
         self._region = region
         self._lane = lane
         self._trust = Trust(key, app)
         self._store = Store(redis_url, app)
         self._reader = self._store.deliveries(lane, machine_id)
+        self._guard = Guard(self._store, machine_id)
+        self._reports = Reports(self._store)
         self._idle_timeout = idle_timeout
         self._claimed: deque[ClaimedCall] = deque()  # not given to a runner yet
         self._outcomes: list[Outcome] = []  # not stored yet
+        self._elsewhere: deque[tuple[ClaimedCall, Callable[[], None]]] = deque()  # stored as no outcome, not yet
+        self._parts: dict[str, Part] = {}  # what the calls claimed last share
         self._seconds = AHEAD_SECONDS  # that a recent call took; at first: one call at a time
         self._bad_starts = 0
         self._stopping_since: float | None = None
         self._idle_since = time.monotonic()
-        # Signals arrive as bytes in a socket, so that one select sees them too (CPython: signal.set_wakeup_fd).
+        self._due_at: float | None = None  # when a call of the lane is due
+        # Signals arrive as bytes in a socket, so that one poll sees them too (CPython: signal.set_wakeup_fd).
         self._signals, self._signals_in = socket.socketpair()
         self._signals.setblocking(False)
         self._signals_in.setblocking(False)
@@ -87,23 +100,33 @@ class Worker:
                 except RedisUnavailableError as exc:
                     log.warning("%s", exc)
                     self._reader.close()
+                    self._guard.close()
                     self._join(first=False)
         except (RedisUnavailableError, WorkerCrashedError) as exc:
             log.error("%s", exc)
             return 1
         finally:
             self._reader.close()
+            self._guard.close()
             for runner in self._runners:
                 runner.close()
 
     def _turn(self) -> None:
         """Wait for something to happen, and do what follows from it."""
         self._ask_for_calls()
+        self._guard.ask(self._runners)
         self._wait(self._patience())
         self._replace_dead_runners()
+        self._stop_what_must()
+        self._reports.send(self._runners, all_now=bool(self._outcomes or self._elsewhere))
+        while self._elsewhere:
+            self._elsewhere[0][1]()
+            self._elsewhere.popleft()  # forgotten only now
         while self._outcomes:
             self._finish()
+        self._tend_due()
         self._take_back_what_waits()
+        self._make_room_for_nested()
         self._give()
 
     # Wait
@@ -111,28 +134,33 @@ class Worker:
     def _patience(self) -> float:
         """Seconds until something must be done although nothing happens."""
         now = time.monotonic()
+        due = [now + BLOCK_LIMIT, *self._guard.due(self._runners), *self._reports.due(self._runners)]
+        due += [runner.answered_at + TAKE_BACK_AFTER for runner in self._runners if self._holds_up(runner)]
         if self._stopping_since is not None:
-            return max(0.0, self._stopping_since + DRAIN_SECONDS - now)
-        waits = [runner.answered_at for runner in self._runners if self._holds_up(runner)]
-        if waits:
-            return max(0.0, min(waits) + TAKE_BACK_AFTER - now)
-        return max(0.0, self._idle_since + self._idle_timeout - now) if self._idle else BLOCK_LIMIT
+            due.append(self._stopping_since + DRAIN_SECONDS)
+        elif self._idle:
+            due.append(self._idle_since + self._idle_timeout)
+        if self._due_at is not None:
+            due.append(self._due_at)
+        return max(0.0, min(due) - now)
 
     def _wait(self, seconds: float) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._signals, selectors.EVENT_READ)
-            for runner in self._runners:
-                selector.register(runner, selectors.EVENT_READ, runner)
-            if self._reader.waiting:
-                selector.register(self._reader, selectors.EVENT_READ, self._reader)
-            ready = selector.select(seconds)
-        for key, _ in ready:
-            if isinstance(key.data, Runner):
-                self._collect(key.data)
-            elif key.data is None:
-                self._notice_signals()
-            elif self._reader.waiting:  # unless a signal of the same turn has closed it
-                self._receive()
+        waited: dict[int, Callable[[], object]] = {self._signals.fileno(): self._notice_signals}
+        if self._reader.waiting:
+            waited[self._reader.fileno()] = self._receive
+        if self._guard.orders.waiting:
+            waited[self._guard.orders.fileno()] = self._guard.receive
+        for runner in self._runners:
+            waited[runner.output.fd] = runner.output.read
+            if not self._reports.holds(runner):
+                waited[runner.fileno()] = functools.partial(self._collect, runner)
+        # poll keeps nothing between two calls: a connection that was made anew under its old number is no trap.
+        poll = select.poll()
+        for fd in waited:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(seconds * 1000 + 1):
+            if waited[fd] != self._receive or self._reader.waiting:  # a signal of the same turn may have closed it
+                waited[fd]()
 
     def _notice_signals(self) -> None:
         numbers = self._signals.recv(4096)
@@ -150,7 +178,8 @@ class Worker:
         """How many more calls may be claimed."""
         if self._stopping_since is not None:
             return 0
-        return max(0, sum(self._ahead - len(runner.given) for runner in self._runners) - len(self._claimed))
+        takers = [runner for runner in self._runners if not runner.nested and not runner.stopping]
+        return max(0, sum(self._ahead - len(runner.given) for runner in takers) - len(self._claimed))
 
     @property
     def _ahead(self) -> int:
@@ -163,26 +192,31 @@ class Worker:
 
     def _ask_for_calls(self) -> None:
         """Have Redis tell when a call comes, if a runner has nothing to do."""
-        idle_runner = any(not runner.given for runner in self._runners)
+        idle_runner = any(not runner.given and not runner.stopping for runner in self._runners)
         if idle_runner and not self._claimed and not self._reader.waiting and self._stopping_since is None:
             self._reader.ask(min(BLOCK_LIMIT, self._idle_timeout + 1.0))
 
     def _receive(self) -> None:
         delivered = self._reader.answer()
         if delivered:
+            more = max(0, self._room() - 1)
             self._take(
-                self._store.claim(self._lane, self._machine_id, self._region, delivered, max(0, self._room() - 1))
+                self._store.claim(self._lane, self._machine_id, self._region, delivered, more, known=self._parts)
             )
 
     def _take(self, calls: Iterable[ClaimedCall]) -> None:
-        self._claimed.extend(calls)
+        for call in calls:
+            self._claimed.append(call)
+            if call.parts:
+                self._parts = {part.id: part for part in call.parts}
         self._give()
 
     def _give(self) -> None:
         """Give what is claimed to the runners with the fewest calls."""
         while self._claimed:
-            runner = min(self._runners, key=lambda one: len(one.given))
-            if len(runner.given) >= self._ahead or not runner.can_take(self._claimed[0]):
+            takers = [runner for runner in self._runners if not runner.nested and not runner.stopping]
+            runner = min(takers, key=lambda one: len(one.given), default=None)
+            if runner is None or len(runner.given) >= self._ahead or not runner.can_take(self._claimed[0]):
                 return
             runner.give(self._claimed.popleft())
 
@@ -194,6 +228,7 @@ class Worker:
             self._seconds = AHEAD_SECONDS
             for runner in held_up:
                 self._claimed.extend(runner.take_back())
+            self._make_room_for_nested()
             self._give()
             self._hand_back_claimed()
 
@@ -202,33 +237,76 @@ class Worker:
             self._store.hand_back(self._lane, self._claimed)
             self._claimed.clear()
 
+    def _make_room_for_nested(self) -> None:
+        """A call that waits for calls which it has submitted must not take their place: a further runner has it."""
+        wanted = self._concurrency + sum(1 for runner in self._runners if runner.nested)
+        while len(self._runners) < wanted and self._stopping_since is None:
+            self._runners.append(Runner())
+        spare = max(0, len(self._runners) - wanted)
+        for runner in [one for one in self._runners if not one.given and not one.nested][:spare]:
+            self._runners.remove(runner)
+            runner.close()
+
+    def _tend_due(self) -> None:
+        if self._due_at is not None and time.monotonic() >= self._due_at:
+            self._note_due(self._store.tend_due(self._lane))
+
+    def _note_due(self, seconds: float | None) -> None:
+        self._due_at = None if seconds is None else time.monotonic() + seconds
+
+    # Stop
+
+    def _stop_what_must(self) -> None:
+        self._claimed.extend(self._guard.tend(self._runners))
+        for call in self._guard.take_wanted(self._runners, list(self._claimed)):
+            self._claimed.remove(call)
+            self._outcomes.append(self._killed(call, "before it began", b""))
+
     # Finish
 
     def _collect(self, runner: Runner) -> None:
         try:
-            answers = runner.answers()
+            heard = runner.hear()
         except EOFError:
             return  # its death has its own signal
-        for answer in answers:
-            self._seconds += (answer.seconds - self._seconds) * 0.3
-            self._bad_starts = 0
-            self._outcomes.append(self._outcome(answer))
+        for told in heard:
+            if isinstance(told, Answer):
+                self._seconds += (told.told.seconds - self._seconds) * 0.3
+                self._bad_starts = 0
+                self._end(told)
+            else:
+                self._reports.add(told)
 
-    def _outcome(self, answer: Answered) -> Outcome:
-        state = State.SUCCEEDED if answer.kind == RETURNED else State.FAILED
-        return Outcome(answer.call_id, answer.attempt, state, self._machine_id, self._region, answer.sealed)
+    def _end(self, answer: Answer) -> None:
+        call, told = answer.call, answer.told
+        if told.kind == AGAIN:
+            # At least half of the pause, so that it is one; redis-py's, since we have it.
+            wait = EqualJitterBackoff(cap=told.longest, base=told.seconds).compute(call.raised)
+            self._elsewhere.append((call, lambda: self._retry(call, wait)))
+            return
+        state = State.SUCCEEDED if told.kind == RETURNED else State.FAILED
+        self._outcomes.append(self._outcome(call, state, told.body, answer.logs))
+
+    def _outcome(self, call: ClaimedCall, state: State, sealed: bytes, logs: bytes) -> Outcome:
+        return Outcome(call.id, call.attempt, state, self._machine_id, self._region, sealed, logs)
+
+    def _retry(self, call: ClaimedCall, wait: float) -> None:
+        self._store.retry(self._lane, call, wait)
+        self._idle_since = time.monotonic()
+        due_at = self._idle_since + wait
+        self._due_at = due_at if self._due_at is None else min(due_at, self._due_at)
 
     def _finish(self) -> None:
         """Store what is done, and claim the next in the same trip."""
         batch = [self._outcomes[0]]
-        size = len(batch[0].sealed)
+        size = len(batch[0].sealed) + len(batch[0].logs)
         for outcome in self._outcomes[1:]:
-            size += len(outcome.sealed)
+            size += len(outcome.sealed) + len(outcome.logs)
             if size > BATCH_BYTES:
                 break
             batch.append(outcome)
         more = 0 if self._reader.waiting else self._room()
-        claimed = self._store.finish(self._lane, self._machine_id, self._region, batch, more)
+        claimed = self._store.finish(self._lane, self._machine_id, self._region, batch, more, known=self._parts)
         # Forgotten only now: if Redis was away they are stored later.
         del self._outcomes[: len(batch)]
         self._idle_since = time.monotonic()
@@ -239,31 +317,61 @@ class Worker:
             if not runner.died():
                 continue
             self._drain(runner)
-            death = runner.describe_death()
+            death, stopping, answered = runner.death(), runner.stopping, runner.answered
             begun, not_begun = runner.bury()
             self._claimed.extendleft(reversed(not_begun))
             if begun:
                 log.warning("call %s ended its process: %s", begun.id, death)
-                self._outcomes.append(self._crashed(begun, death))
-            else:
+                self._died(begun, death, stopping)
+            elif not answered:
                 self._bad_starts += 1
                 if self._bad_starts == BAD_STARTS:
                     raise WorkerCrashedError(f"runners end before they take a call ({death}): see above")
             self._runners[n] = Runner()
 
     def _drain(self, runner: Runner) -> None:
-        """What it had answered before it died."""
-        while select_readable(runner):
+        """What it had told before it died."""
+        poll = select.poll()
+        poll.register(runner, select.POLLIN)
+        while poll.poll(0):
             try:
-                for answer in runner.answers():
-                    self._outcomes.append(self._outcome(answer))
+                for told in runner.hear():
+                    if isinstance(told, Answer):
+                        self._end(told)
+                    else:
+                        self._reports.add(told)
             except EOFError:
                 return
 
-    def _crashed(self, call: ClaimedCall, death: str) -> Outcome:
-        error = WorkerCrashedError(f"the process that ran the call ended with {death} (machine {self._machine_id})")
-        sealed = self._trust.seal_outcome(call.id, call.attempt, plain.dump(error), Encoding.TEXT)
-        return Outcome(call.id, call.attempt, State.FAILED, self._machine_id, self._region, sealed)
+    def _died(self, call: ClaimedCall, death: Death, stopping: str | None) -> None:
+        """A call ended its process, or we did."""
+        if stopping == KILLED:
+            self._outcomes.append(self._killed(call, f"by {death}", death.logs))
+        elif stopping == TIMED_OUT:
+            error: FlyExecutorError = CallTimeoutError(
+                f"the call ran longer than its timeout of {call.timeout:g} s and was stopped by {death} (machine "
+                f"{self._machine_id})"
+            )
+            self._outcomes.append(self._crashed(call, error, death))
+        elif death.code == -signal.SIGKILL:
+            # Nobody here sends it but the kernel, when memory is short (Linux: the OOM killer).
+            reason = f"its process ended with {death}, which is how the kernel ends what needs too much memory"
+            self._elsewhere.append((call, lambda: self._outgrow(call, reason, death.logs)))
+        else:
+            error = WorkerCrashedError(f"the process that ran the call ended with {death} (machine {self._machine_id})")
+            self._outcomes.append(self._crashed(call, error, death))
+
+    def _outgrow(self, call: ClaimedCall, reason: str, logs: bytes) -> None:
+        self._store.outgrow(self._lane, self._machine_id, self._region, call, reason, logs)
+        self._idle_since = time.monotonic()
+
+    def _crashed(self, call: ClaimedCall, error: FlyExecutorError, death: Death) -> Outcome:
+        body = plain.dump(error, death.faults)
+        sealed = self._trust.seal_outcome(call.id, call.attempt, body, Encoding.TEXT)
+        return self._outcome(call, State.FAILED, sealed, death.logs)
+
+    def _killed(self, call: ClaimedCall, how: str, logs: bytes) -> Outcome:
+        return self._outcome(call, State.KILLED, f"killed {how}".encode(), logs)
 
     # Join and leave
 
@@ -274,8 +382,9 @@ class Worker:
         while True:
             held = [call.id for runner in self._runners for call in runner.given]
             held += [call.id for call in self._claimed] + [outcome.id for outcome in self._outcomes]
+            held += [call.id for call, _ in self._elsewhere]
             try:
-                self._store.join(self._lane, self._machine_id, first=first, held=held)
+                self._note_due(self._store.join(self._lane, self._machine_id, first=first, held=held))
             except RedisUnavailableError as exc:
                 patience = OUTAGE_WITH_OUTCOMES if held else OUTAGE
                 if (
@@ -293,25 +402,24 @@ class Worker:
 
     @property
     def _idle(self) -> bool:
-        return not self._outcomes and not self._claimed and not any(runner.given for runner in self._runners)
+        held = self._outcomes or self._elsewhere or self._claimed
+        return not held and not any(runner.given for runner in self._runners)
 
     def _may_end(self) -> bool:
         """Leave the lane if there is nothing to do, or the machine is being stopped."""
         now = time.monotonic()
         if self._stopping_since is not None:
             if self._idle or now - self._stopping_since >= DRAIN_SECONDS:
-                return self._store.leave(self._lane, self._machine_id, must=True)
+                self._store.leave(self._lane, self._machine_id, must=True)
+                return True
             return False
         if not self._idle or now - self._idle_since < self._idle_timeout:
             return False
         self._reader.close()  # or a call could be delivered to one who has left
-        left = self._store.leave(self._lane, self._machine_id, must=False)
-        self._idle_since = now
-        return left
-
-
-def select_readable(runner: Runner) -> bool:
-    """Whether something can be read from it now."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(runner, selectors.EVENT_READ)
-        return bool(selector.select(0))
+        stay = self._store.leave(self._lane, self._machine_id, must=False, soon=SOON)
+        if stay is None:
+            return True
+        # Refused: calls wait, and another worker may take them first. So not at once again.
+        self._idle_since = now - self._idle_timeout + max(stay, LEAVE_AGAIN)
+        self._note_due(stay or None)
+        return False

@@ -8,51 +8,61 @@ from typing import NamedTuple
 READ_BYTES = 1 << 20
 PIPE_BYTES = 64 * 1024  # what a pipe takes without its reader (Linux, pipe(7)): more may block the writer
 _LENGTH = struct.Struct(">I")
-_GIVEN = struct.Struct(">48sI")
-_ANSWERED = struct.Struct(">48sIcd")
+_GIVEN = struct.Struct(">c48sII")
+_TOLD = struct.Struct(">c48sIIdd")
+
+
+# What a worker gives: run this; calls will share this; calls share nothing any longer.
+CALL, PART, FORGET = b"c", b"p", b"f"
+# What a runner tells. Answers: it returned; it raised; it raised and shall be tried again; it had been taken back.
+RETURNED, RAISED, AGAIN, SKIPPED = b"r", b"x", b"a", b"s"
+# And while a call goes on.
+PROGRESS, ITEM, NESTED = b"p", b"i", b"n"
 
 
 class Given(NamedTuple):
-    """A call on its way to a runner."""
+    """What a worker gives to a runner."""
 
-    call_id: str
-    attempt: int
-    sealed: bytes
+    kind: bytes
+    id: str = ""  # of the call, or of the part
+    attempt: int = 0
+    raised: int = 0
+    sealed: bytes = b""
 
 
-class Answered(NamedTuple):
+class Told(NamedTuple):
     """What a runner says of a call."""
 
+    kind: bytes
     call_id: str
     attempt: int
-    kind: bytes  # one of the three below
-    seconds: float  # that the call ran
-    sealed: bytes
+    number: int = 0  # ITEM: 0, 1, ...; NESTED: calls that it waits for
+    seconds: float = 0.0  # that the call ran; AGAIN: to wait before the second attempt
+    longest: float = 0.0  # AGAIN: seconds to wait at most
+    body: bytes = b""
 
 
-RETURNED, RAISED, SKIPPED = b"r", b"x", b"s"  # skipped: it had been taken back
-
-
-def pack_given(call: Given) -> bytes:
+def pack_given(given: Given) -> bytes:
     """A frame for a runner."""
-    return _GIVEN.pack(call.call_id.encode(), call.attempt) + call.sealed
+    return _GIVEN.pack(given.kind, given.id.encode(), given.attempt, given.raised) + given.sealed
 
 
 def unpack_given(frame: bytes) -> Given:
     """The reverse of `pack_given`."""
-    call_id, attempt = _GIVEN.unpack_from(frame)
-    return Given(call_id.decode(), attempt, frame[_GIVEN.size :])
+    kind, name, attempt, raised = _GIVEN.unpack_from(frame)
+    return Given(kind, name.decode(), attempt, raised, frame[_GIVEN.size :])
 
 
-def pack_answered(answer: Answered) -> bytes:
+def pack_told(told: Told) -> bytes:
     """A frame for the worker."""
-    return _ANSWERED.pack(answer.call_id.encode(), answer.attempt, answer.kind, answer.seconds) + answer.sealed
+    head = _TOLD.pack(told.kind, told.call_id.encode(), told.attempt, told.number, told.seconds, told.longest)
+    return head + told.body
 
 
-def unpack_answered(frame: bytes) -> Answered:
-    """The reverse of `pack_answered`."""
-    call_id, attempt, kind, seconds = _ANSWERED.unpack_from(frame)
-    return Answered(call_id.decode(), attempt, kind, seconds, frame[_ANSWERED.size :])
+def unpack_told(frame: bytes) -> Told:
+    """The reverse of `pack_told`."""
+    kind, call_id, attempt, number, seconds, longest = _TOLD.unpack_from(frame)
+    return Told(kind, call_id.decode(), attempt, number, seconds, longest, frame[_TOLD.size :])
 
 
 def write_frames(fd: int, frames: Iterable[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The runner processes of a worker: give a call, take it back, notice a death, replace.
+"""The runner processes of a worker: give a call, take it back, stop it, notice a death, replace.
 
 Owns the processes and the worker's ends of their pipes; has no thread: the loop calls it when a pipe is readable or a
 child has died. If the worker is killed, the runners read end-of-file and go.
@@ -9,21 +9,59 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flyexecutor.call import ClaimedCall
+from flyexecutor.worker.output import Output
 from flyexecutor.worker.pipe import (
+    AGAIN,
+    CALL,
+    FORGET,
+    NESTED,
+    PART,
     PIPE_BYTES,
+    RAISED,
+    RETURNED,
     SKIPPED,
-    Answered,
     FrameReader,
     Given,
+    Told,
     pack_given,
-    unpack_answered,
+    unpack_told,
     write_frames,
 )
+
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL, for the `finally` blocks of a call that is stopped
+STOPPED = 128 + signal.SIGTERM  # the exit code of a runner that ended on SIGTERM
+FAULT_BYTES = 8 * 1024
+ANSWERS = frozenset({RETURNED, RAISED, AGAIN})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a call ended in a runner, and the end of what it printed."""
+
+    call: ClaimedCall
+    told: Told
+    logs: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a runner ended: `exit code 3`, `signal SIGSEGV`."""
+
+    code: int  # negative: the signal
+    faults: str  # what faulthandler wrote
+    logs: bytes  # the end of what its last call printed
+
+    def __str__(self) -> str:
+        if self.code == STOPPED:
+            return "signal SIGTERM"
+        return f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
 
 
 class Runner:
@@ -31,23 +69,32 @@ class Runner:
 
     def __init__(self) -> None:
         self.given: deque[ClaimedCall] = deque()  # in the order in which it runs them
-        self.answered_at = time.monotonic()  # or was given a call while it had none
+        self.answered_at = time.monotonic()  # or was given a call while it had none: since then the first one runs
+        self.answered = False  # it has, once
+        self.nested = 0  # calls that its call has submitted, and that have not ended
+        self.stopping: str | None = None  # why its call is being stopped
+        self.output = Output()
+        self._kill_at = 0.0  # when to use force, if it is being stopped
         self._bytes = 0  # of the calls in the pipe, at most
         self._taken_back = 0  # calls that it will answer as skipped
+        self._parts: set[str] = set()  # what its calls share and it has
         given_out, self._given = os.pipe()
-        answers, answers_in = os.pipe()
+        told, told_in = os.pipe()
         self._tokens_out, self._tokens = os.pipe()
         # Shared with the child: either of us who reads a token has the call, and neither waits for one.
         os.set_blocking(self._tokens_out, False)
-        ends = (given_out, answers_in, self._tokens_out)
+        self._faults = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        ends = (given_out, told_in, self._tokens_out, self._faults.fileno())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flyexecutor.worker.runner", *map(str, ends)],
+            [sys.executable, "-u", "-m", "flyexecutor.worker.runner", self.output.mark, *map(str, ends)],
             pass_fds=ends,
             stdin=subprocess.DEVNULL,
+            stdout=self.output.write_fd,
+            stderr=self.output.write_fd,
         )
-        os.close(given_out)
-        os.close(answers_in)
-        self._reader = FrameReader(answers)
+        for fd in (given_out, told_in, self.output.write_fd):
+            os.close(fd)
+        self._reader = FrameReader(told)
 
     @property
     def pid(self) -> int:
@@ -55,40 +102,61 @@ class Runner:
         return self._process.pid
 
     def fileno(self) -> int:
-        """The pipe of answers, for `selectors`."""
+        """The pipe of what it tells, for `poll`."""
         return self._reader.fd
 
     def can_take(self, call: ClaimedCall) -> bool:
         """Whether giving this call would not block: a runner at work reads nothing."""
         if self._taken_back:
             return False  # it must answer those first, or it would take the new call's token for one of them
-        return not self.given or self._bytes + len(call.sealed) < PIPE_BYTES // 2
+        if self.stopping or self.nested:
+            return False
+        size = len(call.sealed) + sum(len(part.sealed) for part in call.parts if part.id not in self._parts)
+        return not self.given or self._bytes + size < PIPE_BYTES // 2
 
     def give(self, call: ClaimedCall) -> None:
         """Have it run a call, after those that it has."""
         if not self.given:
             self.answered_at, self._bytes = time.monotonic(), 0
         self.given.append(call)
-        self._bytes += len(call.sealed)
+        frames = [
+            *self._give_parts(call),
+            pack_given(Given(CALL, call.id, call.attempt, call.raised, call.sealed)),
+        ]
+        self._bytes += sum(len(frame) for frame in frames)
         # The token goes first: once the runner has read the call it must find it. A runner that has just died is
         # noticed by the loop, and its calls are given to the next.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._tokens, b"t")
-            write_frames(self._given, [pack_given(Given(call.id, call.attempt, call.sealed))])
+            write_frames(self._given, frames)
 
-    def answers(self) -> list[Answered]:
-        """What it has answered; blocks only if nothing is readable. Raises EOFError when it has closed the pipe."""
-        told = [unpack_answered(frame) for frame in self._reader.read_some()]
-        if told:
-            self.answered_at = time.monotonic()
-        ran = []
-        for answer in told:
-            if answer.kind == SKIPPED:
+    def _give_parts(self, call: ClaimedCall) -> list[bytes]:
+        """What the call shares with others and the runner does not have; it keeps what the last call named."""
+        frames = []
+        named = {part.id for part in call.parts}
+        if named and self._parts - named:
+            frames.append(pack_given(Given(FORGET)))
+            self._parts.clear()
+        frames += [
+            pack_given(Given(PART, part.id, sealed=part.sealed)) for part in call.parts if part.id not in self._parts
+        ]
+        self._parts |= named
+        return frames
+
+    def hear(self) -> list[Answer | Told]:
+        """What it tells; blocks only if nothing is readable. Raises EOFError when it has closed the pipe."""
+        heard: list[Answer | Told] = []
+        for told in map(unpack_told, self._reader.read_some()):
+            if told.kind == SKIPPED:
                 self._taken_back -= 1
+            elif told.kind == NESTED:
+                self.nested = told.number
+            elif told.kind in ANSWERS:
+                self.answered, self.answered_at, self.nested = True, time.monotonic(), 0
+                heard.append(Answer(self.given.popleft(), told, self.output.take()))
             else:
-                self.given.popleft()
-                ran.append(answer)
-        return ran
+                heard.append(told)
+        return heard
 
     def take_back(self) -> Sequence[ClaimedCall]:
         """Take back the calls that it has not begun."""
@@ -97,6 +165,22 @@ class Runner:
         taken = [self.given.pop() for _ in range(self._read_tokens(len(self.given)))]
         self._taken_back += len(taken)
         return taken[::-1]
+
+    def stop(self, reason: str) -> None:
+        """Stop the call that it runs, the only one that it has: SIGTERM, and SIGKILL after GRACE."""
+        self.stopping = reason
+        self._kill_at = time.monotonic() + GRACE
+        self._process.send_signal(signal.SIGTERM)
+
+    @property
+    def patience(self) -> float | None:
+        """When to `force` it (monotonic seconds), if it is being stopped."""
+        return self._kill_at if self.stopping else None
+
+    def force(self) -> None:
+        """SIGKILL, if the grace is over."""
+        if self.stopping and time.monotonic() >= self._kill_at:
+            self._process.kill()
 
     def died(self) -> bool:
         """Whether the process has ended."""
@@ -109,15 +193,19 @@ class Runner:
         self.close()
         return begun, not_begun[::-1]
 
-    def describe_death(self) -> str:
-        """`exit code 3`, `signal SIGSEGV`."""
+    def death(self) -> Death:
+        """How it died; before `bury`."""
         code = self._process.wait()
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._faults.seek(0)
+        faults = self._faults.read(FAULT_BYTES).decode(errors="replace")
+        return Death(code, faults, self.output.rest())
 
     def close(self) -> None:
         """End the process, by force if it still runs."""
         self._process.kill()
         self._process.wait()
+        self.output.close()
+        self._faults.close()
         for fd in (self._given, self._tokens, self._tokens_out, self._reader.fd):
             os.close(fd)
 

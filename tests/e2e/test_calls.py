@@ -57,9 +57,17 @@ def test_map_raises_timeout_error_when_a_result_is_late(executor, tmp_path):
     gate.open()
 
 
-@pytest.mark.parametrize("bad", [{"chunksize": 0}, {"buffersize": 0}, {"chunksize": "1"}])
-def test_map_refuses_sizes_that_make_no_sense(executor, bad):
-    with pytest.raises(ValueError, match="at least 1"):
+@pytest.mark.parametrize(
+    ("bad", "error", "said"),
+    [
+        ({"chunksize": 0}, ValueError, "chunksize must be >= 1"),
+        ({"chunksize": "1"}, TypeError, "chunksize must be an integer"),
+        ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
+        ({"buffersize": 1.5}, TypeError, "buffersize must be an integer or None"),
+    ],
+)
+def test_map_refuses_sizes_that_make_no_sense(executor, bad, error, said):
+    with pytest.raises(error, match=said):
         executor.map(tasks.increment, [1], **bad)
 
 

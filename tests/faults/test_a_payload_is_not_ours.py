@@ -60,7 +60,7 @@ def test_a_forged_outcome_is_refused(make_executor, tmp_path, writer):
     key = key_of(executor, future, writer)
     (client,) = writer.hget(key, "watch").decode().split()
     stream = key.split(b":call:")[0] + b":outcomes:" + client.encode()
-    forged = {"id": future.id, "state": "SUCCEEDED", "attempt": 1, "machine": "m", "region": "", "chunks": 0}
-    writer.xadd(stream, {**forged, "body": b"cos\nsystem\n(S'true'\ntR."})
+    head = f"{future.id} SUCCEEDED 1 m - 0 0 0 0"
+    writer.xadd(stream, {"head": head, "body": b"cos\nsystem\n(S'true'\ntR."})
     assert isinstance(future.exception(WAIT), PayloadError)
     gate.open()

@@ -1,0 +1,58 @@
+"""Level 7: a batch, a whole fan-out with one id, to which any process can attach."""
+
+import concurrent.futures
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from flyexecutor.future import FlyFuture
+from flyexecutor.states import State
+
+T = TypeVar("T")
+
+EXPIRED = "EXPIRED"  # counted beside the states: its outcome is no longer kept
+
+
+class Batch(Generic[T]):
+    """The calls of one `submit_batch`, in order. `id` names it for ever: `executor.batch(id)` attaches to it."""
+
+    def __init__(
+        self,
+        batch_id: str,
+        futures: Sequence[FlyFuture[T]],
+        standing: Callable[[str], Sequence[tuple[str, State | None]]],
+    ) -> None:
+        self.id = batch_id
+        self.futures = futures
+        self._standing = standing
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.id} of {len(self)} calls>"
+
+    def __len__(self) -> int:
+        return len(self.futures)
+
+    def counts(self) -> Counter[str]:
+        """How many calls are in which state, and how many EXPIRED. One round trip; raises RedisUnavailableError."""
+        stored = self._standing(self.id)
+        counts = Counter(str(state) if state else EXPIRED for _, state in stored)
+        # The others are on their way to Redis, or so long ended that Redis has forgotten them.
+        counts.update(EXPIRED if future.done() else str(State.QUEUED) for future in self.futures[len(stored) :])
+        return counts
+
+    def results(self, timeout: float | None = None) -> Iterator[T]:
+        """The results in order; raises the exception of a call in its place.
+
+        timeout: seconds that each may take to come, else TimeoutError.
+        """
+        for future in self.futures:
+            yield future.result(timeout)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all calls have ended; False if some have not after `timeout` seconds."""
+        return not concurrent.futures.wait(self.futures, timeout).not_done
+
+    def cancel(self) -> None:
+        """Take back what no worker has claimed."""
+        for future in self.futures:
+            future.cancel()

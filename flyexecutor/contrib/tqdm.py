@@ -1,0 +1,43 @@
+"""A progress bar over futures, for terminals and notebooks: the items done, and how far the running calls are."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import as_completed
+from typing import Any
+
+from flyexecutor.future import FlyFuture, Progress
+
+try:
+    from tqdm.auto import tqdm
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("progress_bar needs tqdm: pip install tqdm") from None
+
+
+def progress_bar(futures: Iterable[FlyFuture[Any]], **options: Any) -> Iterator[FlyFuture[Any]]:
+    """Iterate over futures as they end, with a tqdm bar.
+
+    A call that uses `flyexecutor.progress(done, total)` moves the bar while it runs; its note is shown behind the bar.
+    options: for tqdm, as `desc` or `disable`.
+    """
+    futures = list(futures)
+    parts = dict.fromkeys(futures, 0.0)  # how much of each call is done
+    with tqdm(total=len(futures), **options) as bar:
+
+        def show(future: FlyFuture[Any], part: float, note: str = "") -> None:
+            parts[future] = max(parts[future], min(1.0, part))
+            bar.n = round(sum(parts.values()), 2)
+            if note:
+                bar.set_postfix_str(note, refresh=False)
+            bar.refresh()
+
+        def listen(future: FlyFuture[Any]) -> None:
+            def heard(progress: Progress) -> None:
+                show(future, progress.done / progress.total if progress.total else 0.0, progress.note)
+
+            future.add_progress_callback(heard)
+
+        for future in futures:
+            listen(future)
+        for ended in as_completed(futures):
+            assert isinstance(ended, FlyFuture)
+            show(ended, 1.0)
+            yield ended

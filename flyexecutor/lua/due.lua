@@ -1,0 +1,5 @@
+-- due: QUEUED calls whose retry has waited long enough join the queue; those that waited too long: QUEUED -> FAILED.
+-- KEYS: 1 queue   ARGV: 1 prefix
+-- Answers the milliseconds until something is due again, -1 if nothing will be.
+need_queue(KEYS[1])
+return tend_due(ARGV[1], KEYS[1])

@@ -1,0 +1,61 @@
+"""Level 3: how the calls of an executor are run: the options that `with_options` changes, checked once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flyexecutor import payload
+from flyexecutor.errors import SettingsError
+from flyexecutor.retry import Retry
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See `FlyMachineExecutor`."""
+
+    retry: Retry
+    timeout: float | None = None
+    expires: float | None = None
+    key: str | None = None
+    max_payload: int = payload.MAX_PAYLOAD
+    initializer: bytes | None = None  # pickled, with its arguments
+
+    def __post_init__(self) -> None:
+        check_at_least(
+            0.001, **{k: v for k, v in (("timeout", self.timeout), ("expires", self.expires)) if v is not None}
+        )
+        check_at_least(1, max_payload=self.max_payload)
+        if self.key is not None and not (isinstance(self.key, str) and self.key):
+            raise SettingsError(f"key is {self.key!r}: it must be a text that names this one call, as 'invoice-42'")
+
+    def manner(self, *, streams: bool = False) -> payload.Manner | None:
+        """What of it travels with a call; None if nothing has to."""
+        retry = self.retry if self.retry.attempts > 1 else None
+        if retry is None and self.initializer is None and not streams and self.max_payload == payload.MAX_PAYLOAD:
+            return None
+        return payload.Manner(retry, self.initializer, streams, self.max_payload)
+
+
+def read_retries(retries: "int | Retry") -> Retry:
+    """The `retries` of the public face as a `Retry`; raises SettingsError."""
+    if isinstance(retries, Retry):
+        return retries
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise SettingsError(f"retries is {retries!r}: it must be a number of at least 0, or a Retry")
+    return Retry(attempts=retries + 1, lost=retries)
+
+
+def read_initializer(initializer: Callable[..., object] | None, initargs: Sequence[Any]) -> bytes | None:
+    """An initializer and its arguments, pickled; raises TypeError as ProcessPoolExecutor does."""
+    if initializer is None:
+        return None
+    if not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    return payload.dump_alone((initializer, tuple(initargs)))
+
+
+def check_at_least(least: float, **values: float) -> None:
+    """Raises SettingsError that names the first value that is no number, or too small."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            raise SettingsError(f"{name} is {value!r}: it must be a number of at least {least}")

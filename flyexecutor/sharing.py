@@ -1,0 +1,108 @@
+"""Level 6: what the calls of one fan-out share, so that it is pickled and sent once: the function, large arguments.
+
+A large argument is known again by its content, not by its identity: one that is changed between two items is another.
+Shared parts live in Redis while a call needs them, and the newest until the fan-out ends. No thread; its lock guards
+the counts, which futures that end (in the watcher's thread) change too.
+"""
+
+import hashlib
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flyexecutor import payload
+from flyexecutor.call import Part
+from flyexecutor.store import INLINE_BYTES
+from flyexecutor.trust import Trust
+
+FUNCTION_BYTES = 2048  # a smaller pickled function travels in each call: that is cheaper than to fetch it
+
+
+@dataclass(slots=True)
+class _Shared:
+    part: Part
+    digest: bytes
+    users: int  # calls that have not ended, and whoever else needs it
+
+
+class Sharing:
+    """The shared parts of one fan-out."""
+
+    def __init__(self, fn: Callable[..., Any], trust: Trust, *, max_payload: int, drop: Callable[[Part], None]) -> None:
+        self._trust = trust
+        self._max_payload = max_payload
+        self._drop = drop
+        self._lock = threading.Lock()
+        self._shared: dict[bytes, _Shared] = {}  # by digest
+        self._named: set[bytes] = set()  # digests that the call which is being prepared names,
+        self._latest: set[bytes] = set()  # and the one sent last: the next may well name them again
+        self._function: _Shared | None = None
+        pickled = payload.dump_alone(fn)
+        self.fn: Any = payload.Pickled(pickled)
+        if len(pickled) > FUNCTION_BYTES:
+            self._function = self._share(payload.dump_part(self.fn))
+            self._function.users += 1
+            self.fn = payload.PartReference(self._function.part.id)
+
+    def prepare(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        """The arguments of an item, with a reference in the place of each large one."""
+        return tuple(
+            payload.PartReference(self._share(payload.dump_part(arg)).part.id) if _is_large(arg) else arg
+            for arg in args
+        )
+
+    def take_named(self) -> Sequence[Part]:
+        """What the items prepared since the last time name, for one call. Tell `ended` when that call has."""
+        with self._lock:
+            self._latest, self._named = self._named, set()
+            named = [self._shared[digest] for digest in self._latest]
+            if self._function and self._function not in named:
+                named.append(self._function)
+            for one in named:
+                one.users += 1
+            return [one.part for one in named]
+
+    def ended(self, parts: Sequence[Part]) -> None:
+        """A call that names these parts has ended."""
+        ids = {part.id for part in parts}
+        with self._lock:
+            for one in self._shared.values():
+                one.users -= one.part.id in ids
+        self._drop_unused()
+
+    def close(self) -> None:
+        """No further call will be sent."""
+        with self._lock:
+            self._latest = set()
+            if self._function:
+                self._function.users -= 1
+                self._function = None
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        with self._lock:
+            needed = self._named | self._latest
+            unused = [one for one in self._shared.values() if not one.users and one.digest not in needed]
+            for one in unused:
+                del self._shared[one.digest]
+        for one in unused:
+            self._drop(one.part)
+
+    def _share(self, dumped: payload.Dumped) -> _Shared:
+        payload.check_size(dumped, "an argument", self._max_payload)
+        digest = hashlib.blake2b(dumped.body, digest_size=32).digest()
+        with self._lock:
+            one = self._shared.get(digest)
+            if one is None:
+                part_id = self._trust.new_call_id()
+                sealed = self._trust.seal_part(part_id, dumped.body, dumped.encoding)
+                one = self._shared[digest] = _Shared(Part(part_id, sealed), digest, 0)
+            self._named.add(digest)
+            return one
+
+
+def _is_large(arg: Any) -> bool:
+    size = getattr(arg, "nbytes", 0)  # NumPy and its relatives
+    return (isinstance(size, int) and size > INLINE_BYTES) or sys.getsizeof(arg, 0) > INLINE_BYTES

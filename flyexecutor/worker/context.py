@@ -1,0 +1,84 @@
+"""What a running call may know and say: `current_call()` and `progress()`. Imported by user code, so it is small.
+
+In a runner, `channel` is set and holds the pipe to the worker. A thread, started by the first `progress`, sends the
+newest value at most ten times a second, so that a tight loop may report each step; it is a daemon and ends with the
+process. Everywhere else nothing happens: a function that reports its progress also runs without a machine.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flyexecutor.worker.pipe import PROGRESS, Told, pack_told, write_frames
+
+PROGRESS_EVERY = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentCall:
+    """The call that this process runs."""
+
+    id: str
+    attempt: int  # 1 on the first run; higher: it was begun before, and may have had effects
+
+
+class Channel:
+    """The runner's way to tell its worker something, from any thread."""
+
+    def __init__(self, fd: int) -> None:
+        self.current: CurrentCall | None = None
+        self._fd = fd
+        self._writing = threading.Lock()  # frames must not mix
+        self._changed = threading.Condition()  # guards the two below
+        self._progress: Told | None = None
+        self._sender: threading.Thread | None = None
+
+    def tell(self, *told: Told) -> None:
+        """Send at once; blocks while the worker does not read."""
+        with self._writing:
+            write_frames(self._fd, [pack_told(one) for one in told])
+
+    def tell_progress(self, body: bytes) -> None:
+        """Send soon; what comes shortly after replaces it."""
+        current = self.current
+        if current is None:
+            return
+        with self._changed:
+            self._progress = Told(PROGRESS, current.id, current.attempt, body=body)
+            if self._sender is None:
+                self._sender = threading.Thread(target=self._send_progress, name="flyexecutor progress", daemon=True)
+                self._sender.start()
+            self._changed.notify()
+
+    def flush(self) -> Sequence[Told]:
+        """What was not sent yet: the last word before a call's answer."""
+        with self._changed:
+            last, self._progress = self._progress, None
+            return [last] if last else []
+
+    def _send_progress(self) -> None:
+        pace = threading.Event()  # never set: it only waits
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._progress)
+            for told in self.flush():
+                self.tell(told)
+            pace.wait(PROGRESS_EVERY)
+
+
+channel: Channel | None = None  # set by the runner
+
+
+def current_call() -> CurrentCall | None:
+    """Inside a call: its id and attempt, so that what it does can be made idempotent. Elsewhere None."""
+    return channel.current if channel else None
+
+
+def progress(done: float, total: float | None = None, note: str = "") -> None:
+    """Inside a call: tell how far it is; `future.progress()` and a progress bar show it. Elsewhere nothing happens.
+
+    Cheap enough for a tight loop: the newest value is sent about ten times a second.
+    """
+    if channel:
+        channel.tell_progress(json.dumps([done, total, note]).encode())

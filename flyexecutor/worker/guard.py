@@ -1,0 +1,76 @@
+"""Stops calls that run longer than their `timeout`, or that somebody wants killed. No thread: the loop asks it.
+
+Owns a connection on which orders for this machine come; it reads only while some call has run for a while, so that
+short calls cost no command: an order waits in its stream. An order is also a field of the call's record: one that
+nobody reads any longer, because the machine died, is carried out by the script that queues the call again.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from flyexecutor.call import ClaimedCall
+from flyexecutor.reader import BLOCK_LIMIT
+from flyexecutor.store import Store
+from flyexecutor.worker.runners import Runner
+
+ORDERS_AFTER = 0.5  # seconds that a call runs before its worker listens for orders
+TIMED_OUT, KILLED = "timeout", "kill"  # why a call is stopped
+
+
+class Guard:
+    """Which calls of this worker must end."""
+
+    def __init__(self, store: Store, machine_id: str) -> None:
+        self.orders = store.orders(machine_id)
+        self._wanted: set[str] = set()
+
+    def ask(self, runners: Iterable[Runner]) -> None:
+        """Have Redis tell of orders, if there is a call that could be the subject of one."""
+        if not self.orders.waiting and any(_runs_for(runner) >= ORDERS_AFTER for runner in runners):
+            self.orders.ask(BLOCK_LIMIT)
+
+    def receive(self) -> None:
+        """Take the orders that have come."""
+        self._wanted.update(self.orders.orders())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.orders.close()
+
+    def due(self, runners: Iterable[Runner]) -> Iterable[float]:
+        """When something must be done although nothing happens (monotonic seconds)."""
+        for runner in runners:
+            if runner.patience is not None:
+                yield runner.patience
+            elif runner.given:
+                if runner.given[0].timeout:
+                    yield runner.answered_at + runner.given[0].timeout
+                if not self.orders.waiting:
+                    yield runner.answered_at + ORDERS_AFTER
+
+    def tend(self, runners: Iterable[Runner]) -> list[ClaimedCall]:
+        """Stop what must be stopped. Answers calls that were waiting behind, which another runner must have."""
+        freed: list[ClaimedCall] = []
+        for runner in runners:
+            runner.force()
+            if runner.stopping or not runner.given:
+                continue
+            head = runner.given[0]
+            late = bool(head.timeout) and _runs_for(runner) >= head.timeout
+            if late or any(call.id in self._wanted for call in runner.given):
+                # What waits behind is taken back first: nothing may begin between our decision and the signal.
+                freed += runner.take_back()
+                if len(runner.given) == 1 and (late or head.id in self._wanted):
+                    runner.stop(TIMED_OUT if late else KILLED)
+        return freed
+
+    def take_wanted(self, runners: Iterable[Runner], claimed: Sequence[ClaimedCall]) -> list[ClaimedCall]:
+        """Those of the calls that nobody runs yet and that are wanted dead. Forgets orders for calls that went away."""
+        held = {call.id for runner in runners for call in runner.given}
+        taken = [call for call in claimed if call.id in self._wanted]
+        self._wanted &= held
+        return taken
+
+
+def _runs_for(runner: Runner) -> float:
+    return time.monotonic() - runner.answered_at if runner.given else 0.0
