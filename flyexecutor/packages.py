@@ -21,6 +21,7 @@ def installed() -> dict[str, str]:
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
     """A table of what differs, a line each; empty if nothing does."""
     names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    names.sort(key=lambda name: not (name in here and name in there))  # first what both sides have
     if not names:
         return ""
     rows = [

@@ -4,14 +4,17 @@
 `flyexecutor.contrib.pytest`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 import redis
+import requests
 
 from flyexecutor import FlyMachineExecutor, LocalFly
 from flyexecutor.store import Store
+from tests import tasks
 
 APP = "tested"
 
@@ -62,3 +65,49 @@ def executor(local_fly: LocalFly) -> Iterator[FlyMachineExecutor]:
     executor = FlyMachineExecutor(local=local_fly, max_workers=2, idle_timeout=1.0)
     yield executor
     executor.shutdown(wait=False, cancel_futures=True)
+
+
+@pytest.fixture
+def machine_api(local_fly: LocalFly) -> Callable[..., None]:
+    """Does to a machine what a person does with fly machine ... ."""
+
+    def ask(machine_id: str, action: str, **body: Any) -> None:
+        url = f"{local_fly.api_url}/v1/apps/{local_fly.app}/machines/{machine_id}"
+        headers = {"Authorization": f"Bearer {local_fly.token}"}
+        if action == "destroy":
+            requests.delete(f"{url}?force=true", headers=headers, timeout=10).raise_for_status()
+        else:
+            requests.post(f"{url}/{action}", json=body, headers=headers, timeout=10).raise_for_status()
+
+    return ask
+
+
+@pytest.fixture
+def local_redis(local_fly: LocalFly) -> "Iterator[redis.Redis]":
+    """A client of the executors' Redis, to look at what is in it; unlike `raw_redis` it empties nothing."""
+    with redis.Redis.from_url(local_fly.redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def failure_of() -> Callable[..., tuple[BaseException, str]]:
+    """What the future of a call fails with: a sentence, without any of the secrets."""
+
+    def ask(executor: FlyMachineExecutor, secrets: Sequence[str] = ()) -> tuple[BaseException, str]:
+        error = executor.submit(tasks.increment, 1).exception(30.0)
+        assert error
+        text = str(error)
+        assert "\n" not in text
+        for secret in secrets:
+            assert secret not in text + repr(error) + repr(executor)
+        return error, text
+
+    return ask

@@ -1,12 +1,17 @@
 """Functions that tests submit, good and bad ones. They run in machines, which import this module by name."""
 
+import asyncio
 import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+import flyexecutor
+from flyexecutor import FlyMachineExecutor
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,124 @@ def return_unpicklable() -> Unpicklable:
 def append_line(path: Path, line: str) -> None:
     with path.open("a") as file:
         file.write(f"{line}\n")
+
+
+def print_lines(*lines: str) -> None:
+    for line in lines:
+        print(line)
+
+
+def print_and_enter(gate: Gate, line: str) -> str:
+    print(line)
+    return gate.enter()
+
+
+def hang(gate: Gate) -> None:
+    """Says that it is here, then does nothing for ever; tells when it is stopped."""
+    try:
+        gate.enter()
+    finally:
+        append_line(gate.folder / "finally", "cleaned up")
+
+
+def hang_stubbornly(gate: Gate) -> NoReturn:
+    """Ignores SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (gate.folder / "entered").write_text("here")
+    while True:
+        signal.pause()
+
+
+def need_memory(megabytes: int) -> int:
+    """Touches so much memory; answers the machine's size."""
+    held = bytearray(megabytes * 1024 * 1024)
+    held[::4096] = b"x" * len(held[::4096])
+    return int(os.environ["FLY_VM_MEMORY_MB"])
+
+
+def raise_at_first(path: Path, times: int, error: BaseException) -> int:
+    """Raises so many times; answers how many attempts there were."""
+    append_line(path, "attempt")
+    attempts = len(path.read_text().splitlines())
+    if attempts <= times:
+        raise error
+    return attempts
+
+
+def report_progress(gate: Gate) -> None:
+    flyexecutor.progress(1, 4, "a quarter")
+    gate.enter()
+    for done in range(2, 5):
+        flyexecutor.progress(done, 4, "nearly")
+
+
+def identify() -> tuple[str, int]:
+    call = flyexecutor.current_call()
+    assert call
+    return call.id, call.attempt
+
+
+def nest(depth: int) -> int:
+    """Submits itself from inside a call, and waits for it."""
+    return 0 if depth == 0 else FlyMachineExecutor().submit(nest, depth - 1).result() + 1
+
+
+async def add_soon(one: int, two: int) -> int:
+    await asyncio.sleep(0)
+    return one + two
+
+
+def count_to(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
+def fail_after(number: int) -> Iterator[int]:
+    yield from range(number)
+    raise ValueError("no more")
+
+
+def crash_on(bad: int, number: int) -> int:
+    if number == bad:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return number
+
+
+class PoisonedError(Exception):
+    """Can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refuse_to_load, ()
+
+
+class Poisoned:
+    """Can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refuse_to_load, ()
+
+
+def _refuse_to_load() -> NoReturn:
+    raise RuntimeError("this does not load")
+
+
+def raise_poisoned() -> NoReturn:
+    raise PoisonedError
+
+
+def return_poisoned() -> Poisoned:
+    return Poisoned()
+
+
+_initialized: list[str] = []
+
+
+def initialize(text: str) -> None:
+    _initialized.append(text)
+
+
+def what_was_initialized() -> list[str]:
+    return list(_initialized)
+
+
+def fail_to_initialize() -> NoReturn:
+    raise OSError("no such disk")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flyexecutor.local import processes
+from flyexecutor.local.memory import MemoryLimit
 from flyexecutor.local.problems import Refused
 
 NEXT = {
@@ -64,6 +65,7 @@ class Machine:
         self._launch = launch
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_to_stop = False
+        self._oom_killed = False  # its main process, in this life
         self._restarts = 0
         self._lease: tuple[str, float, str] | None = None  # nonce, expiry, description
         self._event("launch", "created", "user")
@@ -237,12 +239,17 @@ class Machine:
             self._event("exit", "failed", "flyd", {"error": str(exc)})
             self._become("failed", "start", "flyd")
             return
+        self._oom_killed = False
         self._become("started", "start", "flyd")
         threading.Thread(target=self._watch, args=(self._process,), name=f"machine {self.id}", daemon=True).start()
 
     def _watch(self, process: "subprocess.Popen[bytes]") -> None:
         """What the end of the process means."""
+        memory_mb = (self.config.get("guest") or {}).get("memory_mb")
+        limit = MemoryLimit(process.pid, memory_mb * 1024 * 1024, self._note_oom) if memory_mb else None
         code = process.wait()
+        if limit:
+            limit.end()
         processes.end_group(self._run, process.pid)  # a machine's end takes all its processes with it
         with self.changed:
             self._process = None
@@ -263,6 +270,10 @@ class Machine:
                     self._become("destroying", "destroy", "flyd")
                     self._become("destroyed", "destroy", "flyd")
 
+    def _note_oom(self, pid: int) -> None:
+        with self.changed:
+            self._oom_killed = self._oom_killed or pid == self.pid
+
     def _restarts_after(self, policy: Mapping[str, Any], code: int) -> bool:
         kind = policy.get("policy") or "on-failure"  # Fly: the default when unset
         if self._asked_to_stop or kind == "no":
@@ -279,7 +290,7 @@ class Machine:
                 "guest_exit_code": 0 if code < 0 else code,
                 "guest_signal": number,
                 "signal": number,
-                "oom_killed": False,
+                "oom_killed": self._oom_killed,
                 "requested_stop": self._asked_to_stop,
                 "restarting": restarting,
                 "exited_at": _now(),

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -164,6 +165,8 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int) -> None:
     """Run until the worker closes its end, a call ends this process, or SIGTERM comes."""
     faulthandler.enable(faults_fd)
+    # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
+    Path("/proc/self/oom_score_adj").write_text("1000")
     signal.signal(signal.SIGTERM, _stop)
     # Before user code sees it, it is written where all threads are: that tells what the call was doing. One signal,
     # since a second could go to another thread and then interrupt nothing (Linux prefers a thread with none pending).

@@ -57,7 +57,7 @@ class FakeExecutor:
         self.futures[future.id] = future
         return future
 
-    def flush(self, *, timeout: float) -> None:  # noqa: ARG002
+    def flush(self, *, timeout: float) -> None:
         if self.away:
             raise RedisUnavailableError("Redis can't be reached")
 

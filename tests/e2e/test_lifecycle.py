@@ -77,19 +77,6 @@ def test_a_plain_exit_neither_hangs_nor_leaves_anything_behind(owner):
         wait_for_end(process)
 
 
-def test_a_plain_exit_first_stores_what_was_submitted(local_fly, executor):
-    script = (
-        "from flyexecutor import FlyMachineExecutor\nfrom tests import tasks\n"
-        "ex = FlyMachineExecutor(max_workers=1, idle_timeout=1.0)\n"
-        "print(*[ex.submit(tasks.increment, n).id for n in range(500)])\n"
-    )
-    environ = {**os.environ, **local_fly.environ(), "PYTHONPATH": os.getcwd()}
-    ran = subprocess.run(
-        [sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=WAIT, check=True
-    )
-    assert [executor.future(call_id).result(WAIT) for call_id in ran.stdout.split()] == list(range(1, 501))
-
-
 def test_the_command_local_serves_an_executor_in_another_process_until_ctrl_c():
     command = [sys.executable, "-m", "flyexecutor.cli", "local", "--no-rate-limits"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

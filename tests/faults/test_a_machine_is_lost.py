@@ -1,27 +1,11 @@
 """A machine dies, or is stopped or destroyed by hand: calls run again up to `retries`, then MachineLostError."""
 
 import pytest
-import requests
 
 from flyexecutor import MachineLostError, State
 from tests import tasks
 
 WAIT = 60.0
-
-
-@pytest.fixture
-def machine_api(local_fly):
-    """Does to a machine what a person does with fly machine ... ."""
-
-    def ask(machine_id, action, **body):
-        url = f"{local_fly.api_url}/v1/apps/{local_fly.app}/machines/{machine_id}"
-        headers = {"Authorization": f"Bearer {local_fly.token}"}
-        if action == "destroy":
-            requests.delete(f"{url}?force=true", headers=headers, timeout=10).raise_for_status()
-        else:
-            requests.post(f"{url}/{action}", json=body, headers=headers, timeout=10).raise_for_status()
-
-    return ask
 
 
 def test_a_call_whose_worker_is_killed_runs_again_when_fly_restarts_the_machine(make_executor, tmp_path, machine_api):

@@ -4,6 +4,7 @@ import pytest
 import redis
 
 from flyexecutor import PayloadError
+from flyexecutor.trust import Trust
 from tests import tasks
 
 WAIT = 30.0
@@ -31,16 +32,33 @@ def key_of(executor, future, writer):
     return key
 
 
-def test_a_changed_call_is_refused(make_executor, tmp_path, writer):
+def foreign(sealed, call_id):
+    trust = Trust(b"x" * 32, "local")
+    return trust.seal_call(call_id, sealed[-20:])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda sealed, _: sealed[:-1] + bytes([sealed[-1] ^ 1]), "does not verify"),
+        (lambda sealed, _: sealed[:-5], "does not verify"),
+        (lambda sealed, _: sealed[:20], "is truncated"),
+        (lambda *_: b"", "is truncated"),
+        (foreign, "signed with key"),
+        (lambda sealed, _: sealed[:2] + b"\0" + sealed[3:], "has format 0"),
+        (lambda sealed, _: b"{" + sealed, "has format"),
+    ],
+    ids=["changed", "shortened", "cut to its head", "emptied", "foreign key", "old format", "another format"],
+)
+def test_a_call_that_was_tampered_with_is_refused(make_executor, tmp_path, writer, change, told):
     executor, gate = hold_queue(make_executor, tmp_path)
     future = executor.submit(tasks.append_line, tmp_path / "ran", "changed")
     key = key_of(executor, future, writer)
-    sealed = writer.hget(key, "call")
-    writer.hset(key, "call", sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    writer.hset(key, "call", change(writer.hget(key, "call"), future.id))
     gate.open()
     error = future.exception(WAIT)
     assert isinstance(error, PayloadError)
-    assert "does not verify" in str(error)
+    assert told in str(error)
     assert not (tmp_path / "ran").exists()
 
 
@@ -64,3 +82,71 @@ def test_a_forged_outcome_is_refused(make_executor, tmp_path, writer):
     writer.xadd(stream, {"head": head, "body": b"cos\nsystem\n(S'true'\ntR."})
     assert isinstance(future.exception(WAIT), PayloadError)
     gate.open()
+
+
+def stream_of(executor, future, writer):
+    key = key_of(executor, future, writer)
+    (client,) = writer.hget(key, "watch").decode().split()
+    return key.split(b":call:")[0] + b":outcomes:" + client.encode()
+
+
+def entries_of(writer, stream, call_id):
+    return [fields for _, fields in writer.xrange(stream) if call_id.encode() in fields.get(b"head", b"")]
+
+
+def test_an_outcome_of_another_call_or_attempt_is_refused(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    other = make_executor(env={"OTHER": "lane"})
+    done = other.submit(tasks.increment, 41)
+    assert done.result(WAIT) == 42
+    (key,) = writer.keys(f"*:call:{done.id}")
+    sealed = writer.hget(key, "outcome")
+    for attempt, told in ((1, "does not verify"), (2, "does not verify")):
+        future = executor.submit(tasks.increment, 1)
+        head = f"{future.id} SUCCEEDED {attempt} m - 0 0 0 0"
+        writer.xadd(stream_of(executor, future, writer), {"head": head, "body": sealed})
+        error = future.exception(WAIT)
+        assert isinstance(error, PayloadError)
+        assert told in str(error)
+    gate.open()
+
+
+def test_an_outcome_that_is_replayed_for_a_later_attempt_is_refused(make_executor, writer):
+    first = make_executor(max_workers=1).submit(tasks.increment, 41)
+    assert first.result(WAIT) == 42
+    (key,) = writer.keys(f"*:call:{first.id}")
+    sealed = writer.hget(key, "outcome")
+    writer.hset(key, "attempt", 2)
+    error = make_executor().future(first.id).exception(WAIT)
+    assert isinstance(error, PayloadError)
+    writer.hset(key, mapping={"attempt": 1, "outcome": sealed})
+    assert make_executor().future(first.id).result(WAIT) == 42
+
+
+def test_an_item_that_is_forged_is_refused(make_executor, tmp_path, writer):
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+
+    def make():
+        gate.enter()
+        yield 1
+
+    stream = executor.stream(make)
+    gate.wait_for_entry()
+    report = f"{stream.future.id} 1 item 0 0"
+    writer.xadd(stream_of(executor, stream.future, writer), {"report": report, "body": b"cos\nsystem\n(S'true'\ntR."})
+    with pytest.raises(PayloadError):
+        next(stream)
+    gate.open()
+    assert stream.future.result(WAIT) == 1
+
+
+def test_a_shared_part_that_was_tampered_with_is_refused(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    results = executor.map(len, [bytes(range(256)) * 2000])
+    executor.flush(WAIT)
+    (key,) = writer.keys("*:part:1")
+    writer.setrange(key, 100_000, b"changed")
+    gate.open()
+    with pytest.raises(PayloadError):
+        next(results)

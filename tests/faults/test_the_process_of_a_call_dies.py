@@ -1,5 +1,9 @@
 """sys.exit, os._exit, segfault: that call fails with how it died; the runner is replaced; other calls go on."""
 
+import signal
+import sys
+import threading
+
 import pytest
 
 from flyexecutor import WorkerCrashedError
@@ -27,3 +31,27 @@ def test_the_call_fails_and_those_before_and_behind_it_do_not(make_executor, fn,
     assert death in str(error)
     assert [future.result(WAIT) for future in before + behind] == [*range(1, 21), *range(1, 21)]
     assert {future.attempt for future in before} == {1}
+
+
+def test_the_error_tells_where_a_segfault_was_and_what_had_been_printed(executor):
+    def crash():
+        print("about to crash")
+        tasks.segfault()
+
+    future = executor.submit(crash)
+    error = future.exception(WAIT)
+    assert "Segmentation fault" in str(error.__cause__)
+    assert "in segfault" in str(error.__cause__)
+    assert any("about to crash" in note for note in error.__notes__)
+    assert future.logs() == "about to crash\n"
+
+
+def test_a_thread_that_goes_on_does_not_keep_the_call_from_ending(executor):
+    def leave():
+        threading.Thread(target=signal.pause).start()
+        sys.exit("done here")
+
+    error = executor.submit(leave).exception(WAIT)
+    assert isinstance(error, WorkerCrashedError)
+    assert "exit code 1" in str(error)
+    assert any("done here" in note for note in error.__notes__)

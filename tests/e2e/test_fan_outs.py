@@ -1,0 +1,285 @@
+"""Beside `map`: other orders, other answers, streams and batches; and what a fan-out costs when it is left."""
+
+import itertools
+import os
+import threading
+
+import pytest
+
+from flyexecutor import (
+    ExpiredCallError,
+    FlyExecutorError,
+    State,
+    UnknownCallError,
+    WorkerCrashedError,
+)
+from tests import tasks
+
+WAIT = 30.0
+
+
+@pytest.fixture
+def gate(tmp_path):
+    return tasks.Gate.make(tmp_path)
+
+
+def test_starmap_takes_arguments_that_are_tuples(executor):
+    assert list(executor.starmap(pow, [(2, n) for n in range(5)], chunksize=2)) == [1, 2, 4, 8, 16]
+
+
+def test_unordered_results_come_as_they_are_ready(make_executor, gate):
+    executor = make_executor(max_workers=2)
+    results = executor.map_unordered(lambda n: gate.enter() and n if n == 0 else n, range(6))
+    assert sorted(itertools.islice(results, 5)) == [1, 2, 3, 4, 5]  # while the first is at the gate
+    gate.wait_for_entry()
+    gate.open()
+    assert list(results) == [0]
+
+
+def test_unordered_results_with_a_buffer_draw_their_input_lazily(executor):
+    drawn = []
+    results = executor.map_unordered(tasks.increment, (drawn.append(n) or n for n in itertools.count()), buffersize=3)
+    for _ in range(5):
+        next(results)
+    assert len(drawn) <= 5 + 3
+    results.close()
+
+
+@pytest.mark.parametrize("chunksize", [1, 4, 300])
+@pytest.mark.parametrize("way", ["map", "map_unordered"])
+def test_one_bad_item_of_280_does_not_cost_the_others(executor, way, chunksize):
+    numbers = range(280)
+    fan_out = getattr(executor, way)
+    results = list(fan_out(tasks.fail_on, [133] * 280, numbers, chunksize=chunksize, return_exceptions=True))
+    bad = [result for result in results if isinstance(result, Exception)]
+    assert [str(error) for error in bad] == ["133 is bad"]
+    assert "in fail_on" in str(bad[0].__cause__)
+    assert any("on machine" in note for note in bad[0].__notes__)
+    assert sorted(result for result in results if isinstance(result, int)) == [n for n in numbers if n != 133]
+
+
+def test_the_results_before_an_item_that_raises_are_delivered_whatever_the_chunks(executor):
+    results = executor.map(tasks.fail_on, itertools.repeat(5), range(10), chunksize=10)
+    assert list(itertools.islice(results, 5)) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="5 is bad"):
+        next(results)
+
+
+def test_of_a_chunk_whose_process_dies_only_the_guilty_item_fails(executor):
+    results = list(executor.map(tasks.crash_on, itertools.repeat(11), range(20), chunksize=20, return_exceptions=True))
+    assert [n for n, result in enumerate(results) if isinstance(result, WorkerCrashedError)] == [11]
+    assert [result for result in results if isinstance(result, int)] == [n for n in range(20) if n != 11]
+
+
+def test_the_rest_is_cancelled_when_an_item_raises_or_the_iterator_is_closed(make_executor, tmp_path):
+    for name, leave in (("raises", list), ("closed", lambda results: results.close())):
+        executor = make_executor(max_workers=1, env={"CASE": name})
+        folder = tmp_path / name
+        folder.mkdir()
+        gate = tasks.Gate.make(folder)
+
+        def work(number, gate=gate):
+            if number == 1:
+                gate.enter()
+            if number > 1:
+                tasks.append_line(gate.folder / "ran", "x")
+            return tasks.fail_on(0 if gate.folder.name == "raises" else -1, number)
+
+        results = executor.map(work, range(50))
+        if name == "closed":
+            assert next(results) == 0
+        gate.wait_for_entry()
+        if name == "raises":
+            with pytest.raises(ValueError, match="0 is bad"):
+                leave(results)
+        else:
+            leave(results)
+        gate.open()
+        assert executor.submit(tasks.increment, 1).result(WAIT) == 2
+        assert not (folder / "ran").exists()
+
+
+def test_items_of_a_generator_come_while_it_runs(make_executor, gate):
+    def make():
+        yield 1
+        gate.enter()
+        yield 2
+
+    stream = make_executor().stream(make)
+    assert next(stream) == 1
+    gate.wait_for_entry()
+    assert not stream.future.done()
+    gate.open()
+    assert list(stream) == [2]
+    assert list(stream) == []
+
+
+def test_items_may_be_many_or_large_and_keep_their_order(executor):
+    assert list(executor.stream(tasks.count_to, 5000)) == list(range(5000))
+    large = list(executor.stream(lambda: (bytes([n]) * 400_000 for n in range(5))))
+    assert [(item[0], len(item)) for item in large] == [(n, 400_000) for n in range(5)]
+
+
+def test_an_exception_of_a_generator_comes_after_its_items(executor):
+    stream = executor.stream(tasks.fail_after, 3)
+    assert list(itertools.islice(stream, 3)) == [0, 1, 2]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no more"):
+            next(stream)
+
+
+def test_items_that_came_before_a_machine_was_lost_do_not_come_twice(make_executor, gate, machine_api):
+    def make():
+        yield from range(3)
+        gate.enter()
+        yield 3
+
+    stream = make_executor(max_workers=1).stream(make)
+    assert list(itertools.islice(stream, 3)) == [0, 1, 2]
+    machine_api(gate.wait_for_entry(), "signal", signal="SIGKILL")
+    gate.wait_for_entry()
+    gate.open()
+    assert list(stream) == [3]
+    assert stream.future.attempt == 2
+
+
+def test_a_stream_that_is_closed_ends_its_call(make_executor, gate):
+    def make():
+        yield 1
+        tasks.hang(gate)
+
+    stream = make_executor().stream(make)
+    next(stream)
+    gate.wait_for_entry()
+    stream.close()
+    assert stream.future.exception(WAIT)
+    assert stream.future.state() is State.KILLED
+
+
+def test_a_function_that_yields_nothing_can_not_be_streamed(executor):
+    with pytest.raises(TypeError, match="not iterable"):
+        next(executor.stream(tasks.increment, 1))
+
+
+def test_a_client_that_takes_no_items_does_not_fill_redis(make_executor, gate, monkeypatch, local_redis):
+    executor = make_executor(max_workers=1)
+    held, go = threading.Event(), threading.Event()
+    inner = executor._client._watcher._reader.read
+
+    def read(block):
+        if executor._client._watcher._streams:
+            held.set()
+            assert go.wait(WAIT)
+        return inner(block)
+
+    executor.submit(tasks.increment, 1).result(WAIT)
+    monkeypatch.setattr(executor._client._watcher._reader, "read", read)
+    stream = executor.stream(tasks.count_to, 20_000)
+    assert held.wait(WAIT)
+    key = f"fly:{{{executor._settings.app}}}:outcomes:{executor._client._id}"
+    seen = 0
+    while seen < 2000:
+        seen = local_redis.xlen(key)
+    for _ in range(200):
+        seen = max(seen, local_redis.xlen(key))
+    assert seen < 15_000
+    go.set()
+    assert list(stream) == list(range(20_000))
+
+
+def test_a_batch_has_one_id_by_which_another_process_attaches(make_executor):
+    asked, other = make_executor(), make_executor()
+    batch = asked.submit_batch(tasks.increment, range(10))
+    asked.flush(WAIT)
+    attached = other.batch(batch.id)
+    assert list(attached.results(WAIT)) == list(batch.results(WAIT)) == list(range(1, 11))
+    assert [future.id for future in attached.futures] == [future.id for future in batch.futures]
+    assert (len(attached), attached.counts()) == (10, {"SUCCEEDED": 10})
+
+
+def test_a_batch_counts_its_calls_by_state(make_executor, gate):
+    executor = make_executor(max_workers=1)
+    batch = executor.submit_batch(lambda n: gate.enter() if n == 1 else tasks.fail_on(0, n), range(5))
+    gate.wait_for_entry()
+    executor.flush(WAIT)
+    counts = batch.counts()
+    while counts["FAILED"] == 0:
+        counts = batch.counts()
+    assert counts == {"FAILED": 1, "RUNNING": 1, "QUEUED": 3}
+    batch.futures[4].cancel()
+    assert batch.counts() == {"FAILED": 1, "RUNNING": 1, "QUEUED": 2, "CANCELLED": 1}
+    gate.open()
+    assert batch.wait(WAIT)
+    assert batch.counts() == {"FAILED": 1, "SUCCEEDED": 3, "CANCELLED": 1}
+
+
+def test_a_batch_that_is_cancelled_runs_no_further(make_executor, gate):
+    executor = make_executor(max_workers=1)
+    batch = executor.submit_batch(lambda n: gate.enter() if n == 0 else n, range(5))
+    gate.wait_for_entry()
+    batch.cancel()
+    gate.open()
+    assert batch.wait(WAIT)
+    assert batch.counts() == {"SUCCEEDED": 1, "CANCELLED": 4}
+
+
+def test_expired_and_unknown_batches_are_told_apart(make_executor, local_redis):
+    executor = make_executor()
+    batch = executor.submit_batch(tasks.increment, range(2))
+    assert batch.wait(WAIT)
+    local_redis.delete(*local_redis.keys(f"*:call:{batch.futures[0].id}"))
+    other = make_executor().batch(batch.id)
+    assert other.counts() == {"EXPIRED": 1, "SUCCEEDED": 1}
+    assert isinstance(other.futures[0].exception(), ExpiredCallError)
+    local_redis.delete(*local_redis.keys(f"*:batch:{batch.id}"))
+    with pytest.raises(ExpiredCallError, match=batch.id):
+        executor.batch(batch.id)
+    with pytest.raises(UnknownCallError, match="no batch has the id"):
+        executor.batch("f" * 48)
+    with pytest.raises(FlyExecutorError):
+        executor.future(batch.id)
+
+
+def test_a_repeated_large_argument_and_a_large_function_are_sent_once(make_executor, local_redis):
+    executor = make_executor(max_workers=2)
+    local_redis.config_resetstat()
+    large, table = os.urandom(2_000_000), os.urandom(500_000)
+
+    def look_up(data, n):
+        return data[n] + table[n]
+
+    expected = [large[n] + table[n] for n in range(40)]
+    assert list(executor.map(look_up, [large] * 40, range(40))) == expected
+    sent = local_redis.info("stats")["total_net_input_bytes"]
+    assert sent < 4_000_000
+
+
+def test_a_large_argument_that_changes_between_items_is_sent_as_it_is_then(executor):
+    data = bytearray(600_000)
+
+    def items():
+        for n in range(3):
+            data[0] = n
+            yield data
+
+    assert list(executor.map(lambda one: one[0], items())) == [0, 1, 2]
+
+
+def test_a_shared_argument_that_a_call_changes_is_whole_for_the_next(make_executor):
+    def change(data):
+        data[0] += 1
+        return data[0]
+
+    assert list(make_executor(max_workers=1).map(change, [bytearray(600_000)] * 3)) == [1, 1, 1]
+
+
+def test_shared_parts_are_gone_when_the_fan_out_is(make_executor, local_redis):
+    executor = make_executor()
+    large = os.urandom(1_000_000)
+    results = executor.map(lambda data, n: (data[0], n)[1], [large] * 4, range(4))
+    assert list(results) == [0, 1, 2, 3]
+    unused = executor.map(lambda data: data[0], [large] * 2)  # never iterated
+    del unused
+    executor.submit(tasks.increment, 1).result(WAIT)
+    while local_redis.keys("*:part:*"):
+        pass  # its calls end, then its parts go

@@ -1,0 +1,63 @@
+"""Call over timeout: its process is stopped from outside, TimeoutError; the worker lives."""
+
+import pytest
+
+from flyexecutor import CallTimeoutError, State
+from tests import tasks
+
+WAIT = 30.0
+
+
+@pytest.fixture
+def gate(tmp_path):
+    return tasks.Gate.make(tmp_path)
+
+
+def test_the_call_is_stopped_and_its_finally_blocks_run(make_executor, gate):
+    future = make_executor(timeout=0.5).submit(tasks.hang, gate)
+    gate.wait_for_entry()
+    error = future.exception(WAIT)
+    assert isinstance(error, CallTimeoutError)
+    assert isinstance(error, TimeoutError)
+    assert "timeout of 0.5 s" in str(error)
+    assert (gate.folder / "finally").read_text() == "cleaned up\n"
+    assert future.state() is State.FAILED
+
+
+def test_the_error_tells_where_the_call_was_and_what_it_printed(make_executor, gate):
+    future = make_executor(timeout=0.5).submit(tasks.print_and_enter, gate, "half way")
+    gate.wait_for_entry()
+    error = future.exception(WAIT)
+    assert "in enter" in str(error.__cause__)
+    assert any("half way" in note for note in error.__notes__)
+
+
+def test_a_call_that_ignores_the_signal_is_killed(make_executor, gate):
+    future = make_executor(timeout=0.5, max_workers=1).submit(tasks.hang_stubbornly, gate)
+    gate.wait_for_entry()
+    error = future.exception(WAIT)
+    assert isinstance(error, CallTimeoutError)
+    assert "SIGKILL" in str(error)
+
+
+def test_the_worker_lives_and_calls_behind_it_run(make_executor, gate):
+    executor = make_executor(max_workers=1, timeout=0.5)
+    machine = executor.submit(tasks.machine_id).result(WAIT)
+    late = executor.submit(tasks.hang, gate)
+    behind = [executor.submit(tasks.machine_id) for _ in range(5)]
+    assert {future.result(WAIT) for future in behind} == {machine}
+    assert isinstance(late.exception(WAIT), CallTimeoutError)
+    assert {future.attempt for future in behind} <= {1, 2}  # handed back once, at most
+
+
+def test_of_a_chunk_only_the_item_that_takes_too_long_fails(make_executor, gate):
+    executor = make_executor(timeout=0.5)
+    results = executor.map(lambda n: gate.enter() if n == 2 else n, range(5), chunksize=5, return_exceptions=True)
+    entries = [gate.wait_for_entry()]  # in the whole chunk, and in the parts that have it
+    told = []
+    while len(told) < 2:
+        told.append(next(results))
+    assert told == [0, 1]
+    assert isinstance(next(results), CallTimeoutError)
+    assert list(results) == [3, 4]
+    assert entries
