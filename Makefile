@@ -5,6 +5,7 @@
 PYTHON ?= python3
 PORT ?= 8123
 BIN := .venv/bin
+PYXY = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 
 # Debian packages, where that is allowed without a password; elsewhere what needs them says what is missing.
 # RUNLEVEL=1: Debian would start Redis as a service on port 6379, which nobody asked for.
@@ -14,7 +15,7 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1) >/dev/null || true; fi;
 endef
 
-.PHONY: setup setup-redis setup-browser demo test check coverage bench clean
+.PHONY: setup setup-redis setup-browser setup-cpython-tests demo test check coverage bench clean
 
 setup: .venv/ready setup-redis
 
@@ -34,7 +35,11 @@ setup-browser:
 demo: setup
 	@exec $(BIN)/python -m demo --port $(PORT)
 
-test: setup setup-browser
+# CPython's own tests of concurrent.futures; some interpreters are shipped without.
+setup-cpython-tests: .venv/ready
+	@$(BIN)/python -c 'import test.test_concurrent_futures' 2>/dev/null || ls /usr/lib/$(PYXY)/test/test_concurrent_futures* >/dev/null 2>&1 || { $(call apt_install,lib$(PYXY)-testsuite) }
+
+test: setup setup-browser setup-cpython-tests
 	$(BIN)/pytest
 
 check: .venv/ready
@@ -43,7 +48,7 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-coverage: setup setup-browser
+coverage: setup setup-browser setup-cpython-tests
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --show-missing --skip-covered
 

@@ -141,16 +141,18 @@ class FanOut:
     def _deliver(self, settled: list[Settled]) -> Iterator[Any]:
         settled.reverse()
         while settled:
-            one = settled.pop()  # what has been delivered is not held here any longer
-            if one.exception is None:
-                yield one.value
+            # Taken out of the list as it is delivered: what a caller has dropped is not held here.
+            exception = settled[-1].exception
+            if exception is None:
+                yield settled.pop().value
             elif self._return_exceptions:
-                yield one.exception
+                del exception
+                yield settled.pop().exception
             else:
                 try:
-                    raise one.exception
+                    raise exception
                 finally:
-                    del one  # or exception and frame would hold each other
+                    del exception, settled  # or exception and frame would hold each other
 
     def _draw(self, most: int | None) -> None:
         for items in itertools.islice(self._chunks, most):
