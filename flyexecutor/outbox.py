@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from flyexecutor.call import Call, Part
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
-from flyexecutor.store import BATCH_BYTES, INLINE_BYTES, Store
+from flyexecutor.records import INLINE_BYTES
+from flyexecutor.store import BATCH_BYTES, Store
 
 BATCH_CALLS = 500
 HELD_BYTES = 256 * 1024 * 1024  # while Redis is away; beyond it a call fails at once

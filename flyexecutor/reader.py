@@ -5,7 +5,7 @@ connection of its own, sends its read, and receives the answer when it likes. Ow
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,7 @@ class OutcomeReader(BlockingReader):
         client: "redis.Redis",
         address: str,
         stream: str,
-        parse: Callable[[dict[bytes, bytes]], Outcome | Report],
+        parse: Callable[[Mapping[bytes, bytes]], Outcome | Report],
     ) -> None:
         self._parse = parse
         self._last = b"0-0"

@@ -5,6 +5,7 @@ nothing. `close` ends it: at once when parked, else by closing its connection. K
 `result_ttl`, and another process attaches by id. Callbacks of futures run in its thread, as in ProcessPoolExecutor.
 """
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -20,8 +21,9 @@ from flyexecutor.errors import (
     RedisUnavailableError,
 )
 from flyexecutor.future import FlyFuture
+from flyexecutor.records import INLINE_BYTES
 from flyexecutor.states import State
-from flyexecutor.store import INLINE_BYTES, Store
+from flyexecutor.store import Store
 from flyexecutor.trust import Trust
 
 READ_FOR = 15.0  # seconds that one read waits; then the watcher makes sure that Redis still knows its calls
@@ -159,6 +161,8 @@ class Watcher:
             self._moved(news.body.decode())
         elif take := self._streams.get(news.id):
             take(news.attempt, news.number, news.body)
+            if len(news.body) > INLINE_BYTES:
+                self._drop(functools.partial(self._store.drop_item, news))
 
     def progress(self, call_id: str, body: bytes) -> None:
         """A call has said how far it is."""
@@ -180,7 +184,7 @@ class Watcher:
             result = self._open(outcome)
             future.end(outcome, result.value, result.exception)
         if not future.keep and len(outcome.sealed) > INLINE_BYTES:
-            self._drop_outcome(outcome)
+            self._drop(functools.partial(self._store.drop_outcome, outcome))
 
     def _open(self, outcome: Outcome) -> payload.Result:
         if outcome.state is State.LOST:
@@ -198,11 +202,12 @@ class Watcher:
             exc.add_note(f"flyexecutor could not unpickle the outcome of call {outcome.id}")
             return payload.Result(exception=exc)
 
-    def _drop_outcome(self, outcome: Outcome) -> None:
+    @staticmethod
+    def _drop(drop: Callable[[], None]) -> None:
         try:
-            self._store.drop_outcome(outcome)
+            drop()
         except RedisUnavailableError as exc:
-            log.warning("an outcome stays in Redis until it expires: %s", exc)
+            log.warning("what was delivered stays in Redis until it expires: %s", exc)
 
     def _forget_what_redis_forgot(self) -> None:
         """Redis may have been emptied: a future whose call is nowhere would wait for ever."""

@@ -10,8 +10,9 @@ import redis
 from flyexecutor.call import Call, Outcome
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
+from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES
 from flyexecutor.states import State
-from flyexecutor.store import CHUNK_BYTES, INLINE_BYTES, Store
+from flyexecutor.store import Store
 from tests.conftest import APP
 
 

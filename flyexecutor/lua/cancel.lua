@@ -5,7 +5,7 @@ local answers = {}
 for n = 2, #ARGV do
   local state = redis.call('HGET', ARGV[1] .. ':call:' .. ARGV[n], 'state')
   if state == 'QUEUED' then
-    settle(ARGV[1], ARGV[n], read_record(ARGV[1], ARGV[n]), 'CANCELLED', 0, '', '', 0, '', '')
+    settle(ARGV[1], ARGV[n], read_record(ARGV[1], ARGV[n]), 'CANCELLED', 0, '', '', '-', '', '')
   end
   answers[n - 1] = (state == 'QUEUED' or state == 'CANCELLED') and 1 or 0
 end

@@ -11,12 +11,12 @@ local prefix, lane, at, ttl = ARGV[1], ARGV[2], now_ms(), ARGV[9]
 local sent = prefix .. ':sent:' .. ARGV[7]
 need_queue(queue)
 local n = 10
-if redis.call('GET', sent) == ARGV[6] then n = #ARGV + 1 end
+local again = redis.call('GET', sent) == ARGV[6]
 redis.call('SET', sent, ARGV[6], 'EX', 300)
 while n <= #ARGV do
   local id, retries, keep, chunks, body, further = unpack(ARGV, n, n + 5)
   local key = prefix .. ':call:' .. id
-  if redis.call('HSETNX', key, 'state', 'QUEUED') == 1 then
+  if not again and redis.call('HSETNX', key, 'state', 'QUEUED') == 1 then
     redis.call('HSET', key, 'lane', lane, 'entry', redis.call('XADD', queue, '*', 'id', id), 'queued', at,
       'attempt', 0, 'losses', 0, 'retries', retries, 'keep', keep, 'ttl', ARGV[8], 'watch', ARGV[7],
       'chunks', chunks, 'call', body)
@@ -37,8 +37,11 @@ while n <= #ARGV do
     end
   else
     local is = redis.call('HMGET', key, 'state', 'watch', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',
-      'started', 'finished', 'outcome')
-    if is[9] then
+      'started', 'finished', 'outcome', 'chunks')
+    if is[9] or is[11] ~= chunks then drop_chunks(prefix, chunks) end
+    if again then
+      -- It has been told all there is.
+    elseif is[9] then
       tell(prefix, ARGV[7], ttl, 'head', table.concat({id, is[1], is[3], word(is[4]), word(is[5]), is[6], is[7],
         is[8] or 0, is[9]}, ' '), 'body', is[10])
     elseif not string.find(' ' .. is[2] .. ' ', ' ' .. ARGV[7] .. ' ', 1, true) then

@@ -4,6 +4,6 @@ for n = 3, #ARGV, 2 do
   local id = ARGV[n]
   local is = redis.call('HMGET', ARGV[1] .. ':call:' .. id, 'state', 'lane')
   if is[1] == 'QUEUED' and is[2] == ARGV[2] then
-    settle(ARGV[1], id, read_record(ARGV[1], id), 'FAILED', 0, '', '', 0, ARGV[n + 1], '')
+    settle(ARGV[1], id, read_record(ARGV[1], id), 'FAILED', 0, '', '', '-', ARGV[n + 1], '')
   end
 end

@@ -10,6 +10,10 @@ for n = 5, #ARGV, 6 do
   local is = redis.call('HMGET', prefix .. ':call:' .. id, 'state', 'attempt', unpack(RECORD))
   if is[1] == 'RUNNING' and is[2] == attempt then
     settle(prefix, id, {unpack(is, 3, 2 + #RECORD)}, state, attempt, machine, region, chunks, body, logs)
+  elseif not is[1] then
+    keep_chunks(prefix, chunks, DAY)  -- sent again after a lost answer: a client may be about to read it
+  elseif redis.call('HGET', prefix .. ':call:' .. id, 'outcome_chunks') ~= chunks then
+    drop_chunks(prefix, chunks)
   end
 end
 return claim_more(prefix, KEYS[1], tonumber(ARGV[4]), machine, region)

@@ -4,7 +4,7 @@
 -- The record remembers the order: a worker that dies, or hands the call back, before it has read it changes nothing.
 local is = redis.call('HMGET', KEYS[1], 'state', 'machine', 'kill')
 if is[1] == 'QUEUED' then
-  settle(ARGV[1], ARGV[2], read_record(ARGV[1], ARGV[2]), 'CANCELLED', 0, '', '', 0, '', '')
+  settle(ARGV[1], ARGV[2], read_record(ARGV[1], ARGV[2]), 'CANCELLED', 0, '', '', '-', '', '')
 elseif is[1] == 'RUNNING' and not is[3] then
   redis.call('HSET', KEYS[1], 'kill', 1)
   local orders = ARGV[1] .. ':orders:' .. is[2]

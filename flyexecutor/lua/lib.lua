@@ -3,7 +3,9 @@
 --   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call machine
 --                                 region started, and as needed: timeout raised kill expires expired parts bigger batch
 --                                 progress logs; once it has ended: finished outcome_chunks outcome
---   PREFIX:chunk:ID:KIND:N (string)   parts of a payload too large for one request; KIND: call, outcome, part, itemN
+--   PREFIX:chunk:NAME:N (string)  a payload too large for one request, told as chunks "NAME:how many". NAME of a call:
+--                                 batch that brought it and place therein, of an outcome: ID.ATTEMPT, of an item:
+--                                 ID.ATTEMPT.NUMBER, of what calls share: its id. So nobody writes over another's
 --   PREFIX:queue:LANE (stream)    one entry {id} for a call that is QUEUED or RUNNING; group "workers", consumer = machine
 --   PREFIX:due:LANE (zset)        when something is to be done about a call (ms): "r ID" queue it again, "x ID" it expires
 --   PREFIX:workers:LANE (hash)    machine -> time of its join (ms)
@@ -24,6 +26,7 @@ end
 local function need_queue(queue)
   if redis.call('EXISTS', queue) == 0 then
     redis.call('XGROUP', 'CREATE', queue, GROUP, '0', 'MKSTREAM')
+    redis.call('EXPIRE', queue, 7 * DAY)
   end
 end
 
@@ -56,6 +59,22 @@ local function reserve(queue, workers, starts, name, max_workers, concurrency, h
   return granted
 end
 
+-- The keys of a large payload.
+local function chunk_keys(prefix, chunks)
+  local keys = {}
+  local name, number = string.match(chunks, '^(.*):(%d+)$')
+  for n = 1, tonumber(number or 0) do keys[n] = prefix .. ':chunk:' .. name .. ':' .. n end
+  return keys
+end
+
+local function drop_chunks(prefix, chunks)
+  for _, key in ipairs(chunk_keys(prefix, chunks)) do redis.call('UNLINK', key) end
+end
+
+local function keep_chunks(prefix, chunks, ttl)
+  for _, key in ipairs(chunk_keys(prefix, chunks)) do redis.call('EXPIRE', key, ttl) end
+end
+
 -- What settle needs to know of a call.
 local RECORD = {'entry', 'watch', 'ttl', 'keep', 'lane', 'chunks', 'queued', 'started', 'expires'}
 local function read_record(prefix, id)
@@ -82,8 +101,8 @@ local function settle(prefix, id, record, state, attempt, machine, region, chunk
     redis.call('ZREM', prefix .. ':due:' .. lane, 'r ' .. id)
   end
   if expires then redis.call('ZREM', prefix .. ':due:' .. lane, 'x ' .. id) end
-  for n = 1, tonumber(call_chunks) do redis.call('UNLINK', prefix .. ':chunk:' .. id .. ':call:' .. n) end
-  for n = 1, tonumber(chunks) do redis.call('EXPIRE', prefix .. ':chunk:' .. id .. ':outcome:' .. n, ttl) end
+  drop_chunks(prefix, call_chunks)
+  keep_chunks(prefix, chunks, ttl)
   if keep == '1' then
     redis.call('HSET', key, 'state', state, 'attempt', attempt, 'machine', machine, 'region', region,
       'outcome_chunks', chunks, 'outcome', body, 'finished', at, 'logs', logs)
@@ -106,7 +125,7 @@ local function queue_again(prefix, queue, entry, id)
   local key = prefix .. ':call:' .. id
   local is = redis.call('HMGET', key, 'kill', 'attempt', 'machine', 'region')
   if is[1] then
-    settle(prefix, id, read_record(prefix, id), 'KILLED', is[2], is[3], is[4], 0, 'killed as was asked for', '')
+    settle(prefix, id, read_record(prefix, id), 'KILLED', is[2], is[3], is[4], '-', 'killed as was asked for', '')
     return
   end
   redis.call('XACK', queue, GROUP, entry)
@@ -136,17 +155,16 @@ local function outgrow(prefix, queue, entry, id, machine, region, reason, logs)
   local is = redis.call('HMGET', key, 'bigger', 'watch', 'ttl', 'attempt')
   local lane, rest = string.match(is[1] or '', '^(%S+) ?(.*)$')
   if not lane then
-    settle(prefix, id, read_record(prefix, id), 'LOST', is[4], machine, region, 0, 'oom: ' .. reason, logs)
+    settle(prefix, id, read_record(prefix, id), 'LOST', is[4], machine, region, '-', 'oom: ' .. reason, logs)
     return
   end
   redis.call('XACK', queue, GROUP, entry)
   redis.call('XDEL', queue, entry)
   local larger = prefix .. ':queue:' .. lane
   need_queue(larger)
-  redis.call('EXPIRE', larger, 7 * DAY)
   redis.call('HSET', key, 'state', 'QUEUED', 'lane', lane, 'bigger', rest,
     'entry', redis.call('XADD', larger, '*', 'id', id))
-  tell(prefix, is[2], is[3], 'report', id .. ' ' .. is[4] .. ' moved 0 0', 'body', lane)
+  tell(prefix, is[2], is[3], 'report', id .. ' ' .. is[4] .. ' moved 0 -', 'body', lane)
 end
 
 -- A machine died, or came back without its memory: its calls run again, or are LOST when their attempts are spent.
@@ -163,7 +181,7 @@ local function lose_calls(prefix, queue, machine, reason, oom)
       if state == 'RUNNING' then redis.call('HINCRBY', key, 'losses', 1) end
       queue_again(prefix, queue, entry, id)
     else
-      settle(prefix, id, read_record(prefix, id), 'LOST', attempt, machine, region or '', 0, reason, '')
+      settle(prefix, id, read_record(prefix, id), 'LOST', attempt, machine, region or '', '-', reason, '')
     end
     lost = lost + 1
   end
@@ -173,7 +191,7 @@ end
 -- QUEUED -> FAILED: no worker began it in time. The outcome for that was sealed when it was submitted.
 local function expire(prefix, id)
   local body = redis.call('HGET', prefix .. ':call:' .. id, 'expired')
-  settle(prefix, id, read_record(prefix, id), 'FAILED', 0, '', '', 0, body, '')
+  settle(prefix, id, read_record(prefix, id), 'FAILED', 0, '', '', '-', body, '')
 end
 
 -- Does what is due: calls whose retry has waited long enough join the queue, those that waited too long end.
