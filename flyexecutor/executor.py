@@ -13,8 +13,6 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any, ParamSpec, Self, TypeVar
 
-import cloudpickle
-
 from flyexecutor import payload, plain
 from flyexecutor.batch import Batch
 from flyexecutor.call import Call, Part
@@ -22,20 +20,18 @@ from flyexecutor.client import Client
 from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
-from flyexecutor.lane import METADATA_KEY, Lane, larger_guests, name_lane
+from flyexecutor.lane import METADATA_KEY, Lane, larger_guests
 from flyexecutor.local import LocalError, LocalFly
+from flyexecutor.machine_config import machine_config, with_guest
 from flyexecutor.options import Options, check_at_least, read_initializer, read_retries
 from flyexecutor.retry import Retry
-from flyexecutor.settings import LANE_VARIABLE, Settings, machine_settings, read_settings
+from flyexecutor.settings import LANE_VARIABLE, machine_settings, read_settings
 from flyexecutor.sharing import Sharing
 from flyexecutor.stream import ItemStream
-from flyexecutor.trust import KEY_VARIABLE, Encoding, Trust
+from flyexecutor.trust import Encoding, Trust
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-STOP_TIMEOUT = 30  # seconds that a stopped machine's worker has to hand back what it runs (Fly: stop_config.timeout)
-RESTARTS = 3  # of a machine whose worker died, by Fly and without us
 
 
 class FlyMachineExecutor(Executor):
@@ -96,13 +92,13 @@ class FlyMachineExecutor(Executor):
         check_at_least(1, max_workers=max_workers, concurrency=concurrency, result_ttl=result_ttl)
         check_at_least(0, idle_timeout=idle_timeout)
         check_at_least(1, boot_timeout=boot_timeout)
-        _ship(ship)
         self._options = Options(
             retry=Retry() if retries is None else read_retries(retries),
             timeout=timeout,
             expires=expires,
             max_payload=max_payload,
-            initializer=read_initializer(initializer, initargs),
+            ship=tuple(ship),
+            initializer=read_initializer(initializer, initargs, ship),
         )
         inside = machine_settings() if app is None and token is None and local is None else None
         own_local = _start_local() if local is True else None
@@ -123,7 +119,7 @@ class FlyMachineExecutor(Executor):
             config = (
                 {}
                 if inside
-                else _machine_config(
+                else machine_config(
                     settings, trust, guest=guest, env=env, concurrency=concurrency, idle_timeout=idle_timeout
                 )
             )
@@ -224,7 +220,8 @@ class FlyMachineExecutor(Executor):
     def submit_batch(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> Batch[T]:
         """Submit a call for each item, as `map` does, under one id: `batch(id)` attaches to all of them."""
         batch_id = self._trust.new_call_id()
-        pickled = payload.Pickled(payload.dump_alone(fn))
+        with payload.shipping(self._options.ship):
+            pickled = payload.Pickled(payload.dump_alone(fn))
         futures = [
             self._submit(pickled, args, {}, self._options, batch=batch_id) for args in zip(*iterables, strict=False)
         ]
@@ -313,7 +310,8 @@ class FlyMachineExecutor(Executor):
         self._refuse_if_closed()
         call_id = self._trust.new_call_id(options.key)
         try:
-            dumped = payload.dump_call(fn, args, kwargs, options.manner(streams=take is not None))
+            with payload.shipping(options.ship):
+                dumped = payload.dump_call(fn, args, kwargs, options.manner(streams=take is not None))
             payload.check_size(dumped, "the call with its arguments", options.max_payload)
         except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
             return self._client.failed(call_id, exc)
@@ -340,7 +338,7 @@ class FlyMachineExecutor(Executor):
         if self._options.key is not None:
             raise ValueError(f"key={self._options.key!r} names one call, map makes many: give each a key with submit")
         self._refuse_if_closed()
-        sharing = Sharing(fn, self._trust, max_payload=self._options.max_payload, drop=self._client.drop_part)
+        sharing = Sharing(fn, self._trust, self._options, drop=self._client.drop_part)
 
         def send(
             fn: Callable[..., Any], args: Sequence[Any], options: Options, parts: Sequence[Part]
@@ -353,7 +351,7 @@ class FlyMachineExecutor(Executor):
 
     def _bigger(self) -> Sequence[str]:
         """The lanes of ever larger machines; this client's fleet knows them from now on."""
-        lanes = [_rename(self._lane, guest, self._settings.key) for guest in larger_guests(self._lane.config)]
+        lanes = [with_guest(self._lane, guest, self._settings.key) for guest in larger_guests(self._lane.config)]
         self._client.know_lanes(lanes)
         return [lane.name for lane in lanes]
 
@@ -395,56 +393,8 @@ def _executor_of_this_machine() -> FlyMachineExecutor:
     return _inside
 
 
-def _ship(modules: Sequence[ModuleType]) -> None:
-    for module in modules:
-        if not isinstance(module, ModuleType):
-            raise SettingsError(f"ship has {module!r}: it must list imported modules, as in ship=[mymodule]")
-        cloudpickle.register_pickle_by_value(module)
-
-
 def _start_local() -> LocalFly:
     try:
         return LocalFly()
     except LocalError as exc:
         raise SettingsError(f"local=True is not possible here: {exc}") from None
-
-
-def _machine_config(
-    settings: Settings,
-    trust: Trust,
-    *,
-    guest: Mapping[str, Any] | None,
-    env: Mapping[str, str] | None,
-    concurrency: int,
-    idle_timeout: float,
-) -> dict[str, Any]:
-    """Fly's `config` for a machine of ours; it names its lane, in its metadata and to its worker."""
-    config: dict[str, Any] = {
-        "image": settings.image,
-        "env": {
-            **(env or {}),
-            "REDIS_URL": settings.redis_url,
-            KEY_VARIABLE: trust.exported,
-            "FLYEXECUTOR_CONCURRENCY": str(concurrency),
-            "FLYEXECUTOR_IDLE_TIMEOUT": str(idle_timeout),
-        },
-        "restart": {"policy": "on-failure", "max_retries": RESTARTS},
-        "stop_config": {"signal": "SIGTERM", "timeout": f"{STOP_TIMEOUT}s"},
-        "init": {"exec": ["python", "-m", "flyexecutor.worker"]},
-    }
-    if guest:
-        config["guest"] = dict(guest)
-    return _with_lane(config, settings.key)
-
-
-def _with_lane(config: dict[str, Any], key: bytes) -> dict[str, Any]:
-    lane = name_lane(config, key)
-    return {**config, "env": {**config["env"], LANE_VARIABLE: lane}, "metadata": {METADATA_KEY: lane}}
-
-
-def _rename(lane: Lane, guest: Mapping[str, Any], key: bytes) -> Lane:
-    """The lane of the same machines with another guest."""
-    env = {name: value for name, value in lane.config["env"].items() if name != LANE_VARIABLE}
-    config = {name: value for name, value in lane.config.items() if name != "metadata"}
-    config = _with_lane({**config, "env": env, "guest": dict(guest)}, key)
-    return replace(lane, name=config["metadata"][METADATA_KEY], config=config)

@@ -87,7 +87,8 @@ class Fleet:
                     next_look = min(next_look, time.monotonic() + self._tend(owed))
                 self._create_one()
             except RedisUnavailableError as exc:
-                log.warning("the fleet waits: %s", exc)
+                if not self._closed:  # else its connections were closed, and perhaps the Redis
+                    log.warning("the fleet waits: %s", exc)
             self._acted()
 
     def _acted(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from flyexecutor import payload
@@ -18,6 +19,7 @@ class Options:
     expires: float | None = None
     key: str | None = None
     max_payload: int = payload.MAX_PAYLOAD
+    ship: tuple[ModuleType, ...] = ()
     initializer: bytes | None = None  # pickled, with its arguments
 
     def __post_init__(self) -> None:
@@ -25,6 +27,9 @@ class Options:
             0.001, **{k: v for k, v in (("timeout", self.timeout), ("expires", self.expires)) if v is not None}
         )
         check_at_least(1, max_payload=self.max_payload)
+        for module in self.ship:
+            if not isinstance(module, ModuleType):
+                raise SettingsError(f"ship has {module!r}: it must list imported modules, as in ship=[mymodule]")
         if self.key is not None and not (isinstance(self.key, str) and self.key):
             raise SettingsError(f"key is {self.key!r}: it must be a text that names this one call, as 'invoice-42'")
 
@@ -45,13 +50,16 @@ def read_retries(retries: "int | Retry") -> Retry:
     return Retry(attempts=retries + 1, lost=retries)
 
 
-def read_initializer(initializer: Callable[..., object] | None, initargs: Sequence[Any]) -> bytes | None:
+def read_initializer(
+    initializer: Callable[..., object] | None, initargs: Sequence[Any], ship: Sequence[ModuleType]
+) -> bytes | None:
     """An initializer and its arguments, pickled; raises TypeError as ProcessPoolExecutor does."""
     if initializer is None:
         return None
     if not callable(initializer):
         raise TypeError("initializer must be a callable")
-    return payload.dump_alone((initializer, tuple(initargs)))
+    with payload.shipping(ship):
+        return payload.dump_alone((initializer, tuple(initargs)))
 
 
 def check_at_least(least: float, **values: float) -> None:

@@ -5,14 +5,16 @@ the pickle; a large one that shrinks is compressed. What there is to say when no
 refusal) is a plain error. Bodies are opaque to the store; `trust` seals them. No I/O.
 """
 
+import contextlib
 import logging
 import pickle
 import struct
 import sys
+import threading
 import traceback
 import types
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +94,7 @@ class PartReference:
         return _load_part, (self._part_id,)
 
 
+_shipping = threading.RLock()
 parts_here: dict[str, Dumped] = {}  # what the calls of this process share, verified; the runner keeps it
 
 
@@ -103,6 +106,24 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
+
+
+@contextlib.contextmanager
+def shipping(modules: Sequence[types.ModuleType]) -> Iterator[None]:
+    """While this lasts, functions and classes of these modules are pickled by value."""
+    if not modules:
+        yield
+        return
+    with _shipping:  # cloudpickle keeps one list for the whole process
+        known = cloudpickle.list_registry_pickle_by_value()
+        ours = [module for module in modules if module.__name__ not in known]
+        for module in ours:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in ours:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 def dump_call(

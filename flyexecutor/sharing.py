@@ -14,7 +14,8 @@ from typing import Any
 
 from flyexecutor import payload
 from flyexecutor.call import Part
-from flyexecutor.store import INLINE_BYTES
+from flyexecutor.options import Options
+from flyexecutor.records import INLINE_BYTES
 from flyexecutor.trust import Trust
 
 FUNCTION_BYTES = 2048  # a smaller pickled function travels in each call: that is cheaper than to fetch it
@@ -30,16 +31,17 @@ class _Shared:
 class Sharing:
     """The shared parts of one fan-out."""
 
-    def __init__(self, fn: Callable[..., Any], trust: Trust, *, max_payload: int, drop: Callable[[Part], None]) -> None:
+    def __init__(self, fn: Callable[..., Any], trust: Trust, options: Options, *, drop: Callable[[Part], None]) -> None:
         self._trust = trust
-        self._max_payload = max_payload
+        self._options = options
         self._drop = drop
         self._lock = threading.Lock()
         self._shared: dict[bytes, _Shared] = {}  # by digest
         self._named: set[bytes] = set()  # digests that the call which is being prepared names,
         self._latest: set[bytes] = set()  # and the one sent last: the next may well name them again
         self._function: _Shared | None = None
-        pickled = payload.dump_alone(fn)
+        with payload.shipping(options.ship):
+            pickled = payload.dump_alone(fn)
         self.fn: Any = payload.Pickled(pickled)
         if len(pickled) > FUNCTION_BYTES:
             self._function = self._share(payload.dump_part(self.fn))
@@ -48,10 +50,7 @@ class Sharing:
 
     def prepare(self, args: Sequence[Any]) -> tuple[Any, ...]:
         """The arguments of an item, with a reference in the place of each large one."""
-        return tuple(
-            payload.PartReference(self._share(payload.dump_part(arg)).part.id) if _is_large(arg) else arg
-            for arg in args
-        )
+        return tuple(payload.PartReference(self._share_value(arg)) if _is_large(arg) else arg for arg in args)
 
     def take_named(self) -> Sequence[Part]:
         """What the items prepared since the last time name, for one call. Tell `ended` when that call has."""
@@ -90,8 +89,12 @@ class Sharing:
         for one in unused:
             self._drop(one.part)
 
+    def _share_value(self, value: Any) -> str:
+        with payload.shipping(self._options.ship):
+            return self._share(payload.dump_part(value)).part.id
+
     def _share(self, dumped: payload.Dumped) -> _Shared:
-        payload.check_size(dumped, "an argument", self._max_payload)
+        payload.check_size(dumped, "an argument", self._options.max_payload)
         digest = hashlib.blake2b(dumped.body, digest_size=32).digest()
         with self._lock:
             one = self._shared.get(digest)

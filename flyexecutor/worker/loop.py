@@ -18,15 +18,14 @@ from collections.abc import Callable, Iterable
 
 from redis.backoff import EqualJitterBackoff
 
-from flyexecutor import plain
 from flyexecutor.call import ClaimedCall, Outcome, Part
-from flyexecutor.errors import CallTimeoutError, FlyExecutorError, RedisUnavailableError, WorkerCrashedError
+from flyexecutor.errors import RedisUnavailableError, WorkerCrashedError
 from flyexecutor.reader import BLOCK_LIMIT
-from flyexecutor.states import State
 from flyexecutor.store import BATCH_BYTES, Store
-from flyexecutor.trust import Encoding, Trust
+from flyexecutor.trust import Trust
 from flyexecutor.worker.guard import KILLED, TIMED_OUT, Guard
-from flyexecutor.worker.pipe import AGAIN, RETURNED
+from flyexecutor.worker.outcomes import Outcomes
+from flyexecutor.worker.pipe import AGAIN
 from flyexecutor.worker.reports import Reports
 from flyexecutor.worker.runners import Answer, Death, Runner
 
@@ -65,7 +64,7 @@ class Worker:
         self._machine_id = machine_id
         self._region = region
         self._lane = lane
-        self._trust = Trust(key, app)
+        self._tell = Outcomes(Trust(key, app), machine_id, region)
         self._store = Store(redis_url, app)
         self._reader = self._store.deliveries(lane, machine_id)
         self._guard = Guard(self._store, machine_id)
@@ -260,7 +259,7 @@ class Worker:
         self._claimed.extend(self._guard.tend(self._runners))
         for call in self._guard.take_wanted(self._runners, list(self._claimed)):
             self._claimed.remove(call)
-            self._outcomes.append(self._killed(call, "before it began", b""))
+            self._outcomes.append(self._tell.killed(call, "before it began", b""))
 
     # Finish
 
@@ -284,11 +283,7 @@ class Worker:
             wait = EqualJitterBackoff(cap=told.longest, base=told.seconds).compute(call.raised)
             self._elsewhere.append((call, lambda: self._retry(call, wait)))
             return
-        state = State.SUCCEEDED if told.kind == RETURNED else State.FAILED
-        self._outcomes.append(self._outcome(call, state, told.body, answer.logs))
-
-    def _outcome(self, call: ClaimedCall, state: State, sealed: bytes, logs: bytes) -> Outcome:
-        return Outcome(call.id, call.attempt, state, self._machine_id, self._region, sealed, logs)
+        self._outcomes.append(self._tell.answered(answer))
 
     def _retry(self, call: ClaimedCall, wait: float) -> None:
         self._store.retry(self._lane, call, wait)
@@ -346,32 +341,19 @@ class Worker:
     def _died(self, call: ClaimedCall, death: Death, stopping: str | None) -> None:
         """A call ended its process, or we did."""
         if stopping == KILLED:
-            self._outcomes.append(self._killed(call, f"by {death}", death.logs))
+            self._outcomes.append(self._tell.killed(call, f"by {death}", death.logs))
         elif stopping == TIMED_OUT:
-            error: FlyExecutorError = CallTimeoutError(
-                f"the call ran longer than its timeout of {call.timeout:g} s and was stopped by {death} (machine "
-                f"{self._machine_id})"
-            )
-            self._outcomes.append(self._crashed(call, error, death))
+            self._outcomes.append(self._tell.timed_out(call, death))
         elif death.code == -signal.SIGKILL:
             # Nobody here sends it but the kernel, when memory is short (Linux: the OOM killer).
             reason = f"its process ended with {death}, which is how the kernel ends what needs too much memory"
             self._elsewhere.append((call, lambda: self._outgrow(call, reason, death.logs)))
         else:
-            error = WorkerCrashedError(f"the process that ran the call ended with {death} (machine {self._machine_id})")
-            self._outcomes.append(self._crashed(call, error, death))
+            self._outcomes.append(self._tell.crashed(call, death))
 
     def _outgrow(self, call: ClaimedCall, reason: str, logs: bytes) -> None:
         self._store.outgrow(self._lane, self._machine_id, self._region, call, reason, logs)
         self._idle_since = time.monotonic()
-
-    def _crashed(self, call: ClaimedCall, error: FlyExecutorError, death: Death) -> Outcome:
-        body = plain.dump(error, death.faults)
-        sealed = self._trust.seal_outcome(call.id, call.attempt, body, Encoding.TEXT)
-        return self._outcome(call, State.FAILED, sealed, death.logs)
-
-    def _killed(self, call: ClaimedCall, how: str, logs: bytes) -> Outcome:
-        return self._outcome(call, State.KILLED, f"killed {how}".encode(), logs)
 
     # Join and leave
 

@@ -139,5 +139,5 @@ def test_an_array_is_not_copied_into_its_pickle_and_arrives_writable(executor):
 
 
 def test_hundreds_of_megabytes_come_back_whole(executor):
-    data = os.urandom(1_000_000) * 300
+    data = os.urandom(1_000_000) * 200
     assert executor.submit(tasks.echo, bytearray(data)).result(WAIT) == data

@@ -1,0 +1,44 @@
+"""How calls have ended, in words for the store: what runners answered, and what is told of those that died."""
+
+from flyexecutor import plain
+from flyexecutor.call import ClaimedCall, Outcome
+from flyexecutor.errors import CallTimeoutError, FlyExecutorError, WorkerCrashedError
+from flyexecutor.states import State
+from flyexecutor.trust import Encoding, Trust
+from flyexecutor.worker.pipe import RETURNED
+from flyexecutor.worker.runners import Answer, Death
+
+
+class Outcomes:
+    """The outcomes of one machine."""
+
+    def __init__(self, trust: Trust, machine_id: str, region: str) -> None:
+        self._trust = trust
+        self._machine_id = machine_id
+        self._region = region
+
+    def answered(self, answer: Answer) -> Outcome:
+        """The function returned or raised."""
+        state = State.SUCCEEDED if answer.told.kind == RETURNED else State.FAILED
+        return self._outcome(answer.call, state, answer.told.body, answer.logs)
+
+    def crashed(self, call: ClaimedCall, death: Death) -> Outcome:
+        """The call ended its process."""
+        return self._failed(call, WorkerCrashedError, f"the process that ran the call ended with {death}", death)
+
+    def timed_out(self, call: ClaimedCall, death: Death) -> Outcome:
+        """It was stopped for its timeout."""
+        reason = f"the call ran longer than its timeout of {call.timeout:g} s and was stopped by {death}"
+        return self._failed(call, CallTimeoutError, reason, death)
+
+    def killed(self, call: ClaimedCall, how: str, logs: bytes) -> Outcome:
+        """It was stopped because somebody asked for that."""
+        return self._outcome(call, State.KILLED, f"killed {how}".encode(), logs)
+
+    def _failed(self, call: ClaimedCall, kind: type[FlyExecutorError], reason: str, death: Death) -> Outcome:
+        body = plain.dump(kind(f"{reason} (machine {self._machine_id})"), death.faults)
+        sealed = self._trust.seal_outcome(call.id, call.attempt, body, Encoding.TEXT)
+        return self._outcome(call, State.FAILED, sealed, death.logs)
+
+    def _outcome(self, call: ClaimedCall, state: State, sealed: bytes, logs: bytes) -> Outcome:
+        return Outcome(call.id, call.attempt, state, self._machine_id, self._region, sealed, logs)
