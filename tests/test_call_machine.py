@@ -223,6 +223,12 @@ class Calls(RuleBasedStateMachine):
         for _, call in self.held_by(machine):
             call.lose()
 
+    @rule(machine=machine, other=machine)
+    def restart_while_another_takes_over(self, machine, other):
+        self.claim(machine, 4)
+        self.restart(machine)
+        self.claim(other, 4)
+
     @rule(machine=machine, split=number)
     def join_again_after_a_cut_connection(self, machine, split):
         held = self.held_by(machine)
@@ -278,7 +284,9 @@ class Calls(RuleBasedStateMachine):
     def pick_attempt(self, which):
         if not self.claimed:
             return None, None, None
-        call_id, attempt = self.claimed[which % len(self.claimed)]
+        late = [(call_id, attempt) for call_id, attempt in self.claimed if attempt < self.calls[call_id].attempt]
+        among = late if late and which % 2 else self.claimed  # or it would be rare
+        call_id, attempt = among[which // 2 % len(among)]
         return call_id, attempt, self.calls[call_id]
 
     @staticmethod

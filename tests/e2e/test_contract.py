@@ -110,6 +110,8 @@ def test_ctrl_c_while_waiting_for_a_result_is_heard(local_fly, tmp_path):
     tasks.Gate.make(tmp_path)
     script = (
         "import signal, sys, pathlib\nfrom flyexecutor import FlyMachineExecutor\nfrom tests import tasks\n"
+        # A shell that runs the tests in the background has them, and their children, ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "gate = tasks.Gate(pathlib.Path(sys.argv[1]))\n"
         "ex = FlyMachineExecutor(max_workers=1, idle_timeout=1.0)\nfuture = ex.submit(gate.enter)\n"
         "try:\n    future.result()\nexcept KeyboardInterrupt:\n    print('heard', future.done())\n"

@@ -78,7 +78,7 @@ def test_a_forged_outcome_is_refused(make_executor, tmp_path, writer):
     key = key_of(executor, future, writer)
     (client,) = writer.hget(key, "watch").decode().split()
     stream = key.split(b":call:")[0] + b":outcomes:" + client.encode()
-    head = f"{future.id} SUCCEEDED 1 m - 0 0 0 0"
+    head = f"{future.id} SUCCEEDED 1 m - - 0 0 0"
     writer.xadd(stream, {"head": head, "body": b"cos\nsystem\n(S'true'\ntR."})
     assert isinstance(future.exception(WAIT), PayloadError)
     gate.open()
@@ -103,7 +103,7 @@ def test_an_outcome_of_another_call_or_attempt_is_refused(make_executor, tmp_pat
     sealed = writer.hget(key, "outcome")
     for attempt, told in ((1, "does not verify"), (2, "does not verify")):
         future = executor.submit(tasks.increment, 1)
-        head = f"{future.id} SUCCEEDED {attempt} m - 0 0 0 0"
+        head = f"{future.id} SUCCEEDED {attempt} m - - 0 0 0"
         writer.xadd(stream_of(executor, future, writer), {"head": head, "body": sealed})
         error = future.exception(WAIT)
         assert isinstance(error, PayloadError)
@@ -145,7 +145,7 @@ def test_a_shared_part_that_was_tampered_with_is_refused(make_executor, tmp_path
     executor, gate = hold_queue(make_executor, tmp_path)
     results = executor.map(len, [bytes(range(256)) * 2000])
     executor.flush(WAIT)
-    (key,) = writer.keys("*:part:1")
+    (key,) = writer.keys("*:chunk:*:1")
     writer.setrange(key, 100_000, b"changed")
     gate.open()
     with pytest.raises(PayloadError):
