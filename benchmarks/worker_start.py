@@ -49,7 +49,7 @@ class BareWorker:
         call_id = self._trust.new_call_id()
         sealed = self._trust.seal_call(call_id, payload.dump_call(abs, (1,), {}).body)
         call = Call(call_id, sealed, 0, True)
-        self._store.enqueue(LANE, [call], client="bench", result_ttl=60.0, reservation="bench")
+        self._store.enqueue(LANE, [call], client="bench", result_ttl=60.0, reservation=call_id)
 
     def start_and_run(self) -> None:
         """From the process's start to the outcome."""
