@@ -52,13 +52,18 @@ class Client:
         self._lanes = {lane.name: lane}
         self._trust = trust
         self._result_ttl = result_ttl
+        self.closed = False  # no further call is taken
         self._wire()
         _clients.add(self)
 
     def _wire(self) -> None:
         self._id = secrets.token_hex(8)
-        self._starting = threading.Lock()  # guards the two below
+        # No thread is started, and nothing is waited for, while one of these is held: under gevent another greenlet
+        # would run then, and a lock that was made before gevent patched the module stops them all.
+        self._gate = threading.Lock()  # guards `closed`: no call is sent after the last was waited for
+        self._starting = threading.RLock()  # guards the three below; again by a finaliser that runs inside
         self._started = False
+        self._ended = False
         self._fleets: dict[str, Fleet] = {}
         self._telling = threading.Lock()  # guards the one below
         self._told_waiting = False
@@ -88,20 +93,33 @@ class Client:
     def send(self, call: Call, *, take: Callable[[int, int, bytes], None] | None = None) -> FlyFuture[object]:
         """Register a call's future and hand the call to the outbox; never touches the network.
 
-        take: gets what the call yields, as `Watcher.expect_items` tells.
+        take: gets what the call yields, as `Watcher.expect_items` tells. Raises RuntimeError once closed.
         """
         if call.keyed and (known := self._attached.get(call.id)):
             return known
         future = self._new_future(call.id, keep=call.keep, attached=False)
         self._start_threads()
-        if take:
-            self._watcher.expect_items(call.id, take)
-        self._watcher.expect(future)
-        try:
-            self._outbox.put(call)
-        except RedisUnavailableError as exc:
-            self._watcher.fail([call.id], exc)
+        with self._gate:
+            self.refuse_if_closed()
+            if take:
+                self._watcher.expect_items(call.id, take)
+            self._watcher.expect(future)
+            try:
+                self._outbox.put(call)
+            except RedisUnavailableError as exc:
+                self._watcher.fail([call.id], exc)
         return future
+
+    def refuse_if_closed(self) -> None:
+        """Raises RuntimeError, worded as in CPython."""
+        if self.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def stop_sending(self) -> list[FlyFuture[object]]:
+        """Take no further call; answers the futures that have not ended."""
+        with self._gate:
+            self.closed = True
+            return self._watcher.pending()
 
     def failed(self, call_id: str, exc: Exception) -> FlyFuture[object]:
         """The future of a call that could not be pickled."""
@@ -182,10 +200,6 @@ class Client:
         """Remove what calls shared that have all ended."""
         self._outbox.drop_part(part)
 
-    def pending(self) -> list[FlyFuture[object]]:
-        """The futures that have not ended."""
-        return self._watcher.pending()
-
     def know_lanes(self, lanes: Iterable[Lane]) -> None:
         """Lanes that calls of this client may go to when they run out of memory."""
         self._lanes.update((lane.name, lane) for lane in lanes)
@@ -194,6 +208,8 @@ class Client:
         """End the threads and connections; what is pending ends with an error that says so."""
         _clients.discard(self)
         self._outbox.close()
+        with self._starting:
+            self._ended = True
         for fleet in self._fleets.values():
             fleet.close()
         self._watcher.close()
@@ -251,8 +267,8 @@ class Client:
             if self._started:
                 return
             self._started = True
-            for part in (self._outbox, self._watcher):
-                _start_thread(part.run, type(part).__name__.lower())
+        for part in (self._outbox, self._watcher):
+            _start_thread(part.run, type(part).__name__.lower())
         self._fleet_of(self._lane.name)
 
     def _fleet_of(self, name: str) -> Fleet | None:
@@ -260,18 +276,19 @@ class Client:
         if lane is None or not self._settings.token:
             return None  # another client's, or nobody here may start machines
         with self._starting:
-            fleet = self._fleets.get(name)
-            if fleet is None:
-                fleet = self._fleets[name] = Fleet(
-                    self._store,
-                    self._machines,
-                    lane,
-                    client=f"{self._id}.{name}",
-                    needed=lambda: self._watcher.busy,
-                    failed=self._no_machine,
-                )
-                _start_thread(fleet.run, "fleet")
-            return fleet
+            known = self._fleets.get(name)
+            if known or self._ended:
+                return known
+            fleet = self._fleets[name] = Fleet(
+                self._store,
+                self._machines,
+                lane,
+                client=f"{self._id}.{name}",
+                needed=lambda: self._watcher.busy,
+                failed=self._no_machine,
+            )
+        _start_thread(fleet.run, "fleet")
+        return fleet
 
     def _tend_lane(self, name: str) -> None:
         """A call has gone to another lane: see that it has a machine there."""

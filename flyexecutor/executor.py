@@ -5,7 +5,6 @@ Step 1 of a call's way is here: `submit` makes the snapshot, in the caller's thr
 
 import concurrent.futures
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -141,7 +140,7 @@ class FlyMachineExecutor(Executor):
         self._life = _Life(self._client, close_local)
 
     def __repr__(self) -> str:
-        return f"<FlyMachineExecutor {self._settings!r}{' closed' if self._life.closed else ''}>"
+        return f"<FlyMachineExecutor {self._settings!r}{' closed' if self._client.closed else ''}>"
 
     def __reduce__(self) -> tuple[Callable[[], "FlyMachineExecutor"], tuple[()]]:
         # A function that uses the executor travels with it: on its machine it is one of that machine's lane.
@@ -282,9 +281,7 @@ class FlyMachineExecutor(Executor):
         """Take no more calls. wait: return when those submitted here have ended. cancel_futures: take back what no
         worker has claimed.
         """
-        with self._life.gate:
-            self._life.closed = True
-            futures = self._client.pending()
+        futures = self._client.stop_sending()
         if cancel_futures:
             self._client.cancel_all(futures)
         if wait:
@@ -307,7 +304,7 @@ class FlyMachineExecutor(Executor):
     ) -> FlyFuture[Any]:
         if not (callable(fn) or isinstance(fn, payload.Pickled | payload.PartReference)):
             raise TypeError(f"{fn!r} is not callable: give submit the function and its arguments apart")
-        self._refuse_if_closed()
+        self._client.refuse_if_closed()
         call_id = self._trust.new_call_id(options.key)
         try:
             with payload.shipping(options.ship):
@@ -328,16 +325,14 @@ class FlyMachineExecutor(Executor):
             bigger=self._bigger() if options.retry.on_oom == "bigger" else (),
             parts=parts,
         )
-        with self._life.gate:
-            self._refuse_if_closed()
-            return self._client.send(call, take=take)
+        return self._client.send(call, take=take)
 
     def _fan_out(self, fn: Callable[..., Any], items: Iterator[Any], sizes: Sizes, return_exceptions: bool) -> FanOut:
         if not callable(fn):
             raise TypeError(f"{fn!r} is not callable: give map the function first")
         if self._options.key is not None:
             raise ValueError(f"key={self._options.key!r} names one call, map makes many: give each a key with submit")
-        self._refuse_if_closed()
+        self._client.refuse_if_closed()
         sharing = Sharing(fn, self._trust, self._options, drop=self._client.drop_part)
 
         def send(
@@ -359,17 +354,11 @@ class FlyMachineExecutor(Executor):
         error = NotStartedError(f"no worker began the call {call_id} within {expires:g} s (expires): it never ran")
         return self._trust.seal_outcome(call_id, 0, plain.dump(error), Encoding.TEXT)
 
-    def _refuse_if_closed(self) -> None:
-        if self._life.closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-
 
 class _Life:
     """What ends with an executor, and with all that `with_options` has made of it."""
 
     def __init__(self, client: Client, close_local: Callable[[], None]) -> None:
-        self.gate = threading.Lock()  # submit against shutdown: no call is sent after the last was waited for
-        self.closed = False
         self.close_local = close_local
         self._client = client
         # An executor that nobody holds any longer still delivers what it has sent, and then ends its threads.

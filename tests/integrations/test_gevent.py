@@ -33,6 +33,37 @@ with FlyMachineExecutor(max_workers=2, idle_timeout=2.0) as ex:
 print("all of it")
 """
 
+PATCHED_AFTER_FORK = """
+import os, signal, sys
+from flyexecutor import FlyMachineExecutor
+from tests import tasks
+
+ex = FlyMachineExecutor(max_workers=1, idle_timeout=2.0)
+if child := os.fork():
+    sys.exit(os.waitpid(child, 0)[1])
+signal.alarm(60)  # ends a child that is stuck
+from gevent import monkey
+monkey.patch_all()
+import gevent
+greenlets = [gevent.spawn(lambda n=n: ex.submit(tasks.increment, n).result(30)) for n in range(5)]
+gevent.joinall(greenlets, raise_error=True)
+print([one.value for one in greenlets])
+"""
+
+
+def test_an_executor_made_before_gevent_patches_takes_calls_of_several_greenlets_at_once(local_fly):
+    # As under gunicorn --preload --worker-class gevent: the locks of the executor are not gevent's.
+    environ = {**os.environ, **local_fly.environ(), "PYTHONPATH": os.getcwd()}
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PATCHED_AFTER_FORK],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert (ran.stdout, ran.returncode) == ("[1, 2, 3, 4, 5]\n", 0), ran.stderr
+
 
 def test_calls_run_and_a_waiting_greenlet_keeps_no_other_from_running(local_fly, tmp_path):
     from tests import tasks  # noqa: PLC0415
