@@ -13,9 +13,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Self
+
+from flyexecutor.local.control import Control
 
 DEFAULT_IMAGE = "registry.fly.io/local:flyexecutor"
 
@@ -33,6 +35,13 @@ class LocalFly:
     machine_limit: how many machines the organisation may have; None for no limit.
     port, redis_port: on 127.0.0.1; 0 for a free one.
     show_output: whether what machines print appears on this process's standard error, as `fly logs` shows it.
+    boot, resume: seconds that a machine stays in `starting` when it boots cold (its program begins after them), or is
+        resumed (its program goes on after them).
+    suspend: seconds that it stays in `suspending`; a start meanwhile cancels the suspension.
+    speed: how many times faster than on Fly time passes: boots, resumes, suspensions and the intervals of schedules are
+        that many times shorter (with 3600 an hour is a second), rate limits that many times higher (their bursts stay).
+        Everything else takes real seconds: what machines run, the time that a stop gives them, waits, leases, what
+        `billed` tells.
 
     Machines run in this process's current folder, with its `sys.path` and its Python, as if that were their image.
     Raises LocalError when it can't start.
@@ -48,9 +57,15 @@ class LocalFly:
         port: int = 0,
         redis_port: int = 0,
         show_output: bool = True,
+        speed: float = 1.0,
+        boot: float = 0.0,
+        resume: float = 0.0,
+        suspend: float = 0.0,
     ) -> None:
         if importlib.util.find_spec("flask") is None:
             raise LocalError("the local Machines API needs Flask: pip install 'flyexecutor[local]'")
+        if speed <= 0 or min(boot, resume, suspend) < 0:
+            raise LocalError(f"speed={speed} must be above 0, and none of {boot=}, {resume=}, {suspend=} below")
         self.app = app
         self.image = DEFAULT_IMAGE
         self._owner = os.getpid()
@@ -62,6 +77,7 @@ class LocalFly:
             "port": port,
             "redis_port": redis_port,
             "show_output": show_output,
+            "pace": {"speed": speed, "boot": boot, "resume": resume, "suspend": suspend},
             "image": {"name": DEFAULT_IMAGE, "cwd": os.getcwd(), "env": _image_environment()},
         }
         self._guard = subprocess.Popen(
@@ -86,6 +102,7 @@ class LocalFly:
         self.redis_url: str = ready["redis_url"]
         self.redis_server: str = ready["redis_server"]
         self.token: str = ready["token"]
+        self._control = Control(int(self.api_url.rsplit(":", 1)[1]), self.token)
 
     def __repr__(self) -> str:
         return f"<LocalFly app={self.app!r} at {getattr(self, 'api_url', 'nowhere')}>"
@@ -99,6 +116,66 @@ class LocalFly:
             "WORKER_IMAGE": self.image,
             "REDIS_URL": self.redis_url,
         }
+
+    def billed(self) -> dict[str, float]:
+        """For how many seconds each machine was billed so far, by machine id; destroyed machines included."""
+        seconds: dict[str, float] = self._control.ask("billed")
+        return seconds
+
+    def requests(self) -> int:
+        """How many requests the Machines API got so far, those through machines' own sockets and refused ones too."""
+        return int(self._control.ask("requests"))
+
+    def states(self) -> dict[str, str]:
+        """The state of each machine by its id, destroyed machines included."""
+        states: dict[str, str] = self._control.ask("states")
+        return states
+
+    def inject(
+        self,
+        *,
+        seed: int = 0,
+        latency: tuple[float, float] = (0.0, 0.0),
+        too_many: float = 0.0,
+        broken: float = 0.0,
+        lost_answers: float = 0.0,
+        no_answer: float = 0.0,
+        no_capacity: Collection[str] = (),
+        stuck: Collection[str] = (),
+    ) -> None:
+        """Let the API go wrong from now on, instead of what was injected before; without arguments: go well again.
+
+        seed: of all chances; the same sequence of requests goes wrong in the same way.
+        latency: seconds from and to, by which each request is delayed.
+        too_many: probability of a 429.
+        broken: probability of a 500, 502 (plain text) or 503; nothing is carried out.
+        lost_answers: probability that a request is carried out and its connection closed without an answer.
+        no_answer: probability that it is not carried out and its connection closed.
+        no_capacity: regions where no machine can be created, and no stopped one started.
+        stuck: states in which machines that reach them stay: "starting", "stopping", "suspending".
+        Raises ValueError for other states.
+        """
+        self._control.ask(
+            "faults",
+            {
+                "seed": seed,
+                "latency": latency,
+                "too_many": too_many,
+                "broken": broken,
+                "lost_answers": lost_answers,
+                "no_answer": no_answer,
+                "no_capacity": list(no_capacity),
+                "stuck": list(stuck),
+            },
+        )
+
+    def lose_host(self, machine_id: str) -> None:
+        """Let the computer below a machine go: its processes end at once, its state stays what it was.
+
+        From then on it has `host_status` "unreachable" and `incomplete_config` in place of `config`, and each action on
+        it answers 503, a start 412 [unsure what Fly answers]. Raises ValueError if there is no such machine.
+        """
+        self._control.ask("lose_host", machine_id)
 
     def close(self) -> None:
         """End all machines, Redis and the API, and wait until they have ended. A forked child's close does nothing."""

@@ -5,6 +5,7 @@ itself or by force, is followed by a clean-up here. If the guard is killed, the 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,11 +14,20 @@ from pathlib import Path
 
 from flyexecutor.local.processes import clean_up
 
+PREFIX = "flyexecutor-local-"
+LONGEST_FOLDER = 103 - len("/0123456789abcd.api")  # of a socket's path, by macOS; Linux allows four bytes more
+
+
+def _run_folder() -> Path:
+    """A new folder in which only we may read; its path is short enough for the sockets of machines."""
+    usual = os.path.join(tempfile.gettempdir(), f"{PREFIX}12345678")
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=None if len(os.fsencode(usual)) <= LONGEST_FOLDER else "/tmp"))
+
 
 def main() -> int:
     """Run until the owner goes or the server ends. Answers the exit code."""
     settings = json.loads(sys.stdin.buffer.readline())
-    run = Path(tempfile.mkdtemp(prefix="flyexecutor-local-"))
+    run = _run_folder()
     settings["run"] = str(run)
     server = subprocess.Popen([sys.executable, "-m", "flyexecutor.local.server"], stdin=subprocess.PIPE)
     sys.stdout.close()  # the server has it: an owner who waits for the ready line must see the server's end

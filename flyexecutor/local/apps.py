@@ -1,5 +1,6 @@
-"""Apps and their machines: what is allowed, what a configuration may say, and what a machine's process is given."""
+"""Apps and their machines: who exists, and what a machine's process is given."""
 
+import math
 import os
 import sys
 import threading
@@ -7,25 +8,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flyexecutor.local.machine import Machine, parse_duration
+from flyexecutor.local.billing import Meter
+from flyexecutor.local.config import DEFAULT_MEMORY_MB, check_config, memory_mb
+from flyexecutor.local.faults import Faults
+from flyexecutor.local.machine import Machine
+from flyexecutor.local.pace import Pace
 from flyexecutor.local.problems import Refused
+from flyexecutor.local.schedule import Schedules
+from flyexecutor.local.sockets import Sockets
+from flyexecutor.local.volumes import DEFAULT_SIZE_GB, Volume, check_region, find_mounted
 
-PRESETS = {
-    **{f"shared-cpu-{n}x": ("shared", n, 256 * n) for n in (1, 2, 4, 6, 8)},
-    **{f"performance-{n}x": ("performance", n, 2048 * n) for n in (1, 2, 4, 6, 8, 10, 12, 14, 16)},
-}  # Fly: name -> cpu kind, cpus, memory in MB
 DEFAULT_REGION = "iad"
+PASSING = {"boot": "starting", "resume": "starting", "suspend": "suspending", "stop": "stopping"}
 DEFAULT_COMMAND = ["python", "-m", "flyexecutor.worker"]
 
 
 class App:
-    """An app: a name, secrets, machines."""
+    """An app: a name, secrets, machines, volumes."""
 
     def __init__(self, name: str, organization: str) -> None:
         self.name = name
         self.organization = organization
         self.secrets: dict[str, str] = {}
         self.machines: dict[str, Machine] = {}
+        self.volumes: dict[str, Volume] = {}
 
     def describe(self) -> dict[str, Any]:
         """The app as the API shows it."""
@@ -38,13 +44,21 @@ class App:
 class Apps:
     """All apps of this computer's Fly. One lock for who exists; machines have their own."""
 
-    def __init__(self, image: Mapping[str, Any], run: Path, *, machine_limit: int | None, show_output: bool) -> None:
+    def __init__(
+        self, image: Mapping[str, Any], run: Path, *, machine_limit: int | None, show_output: bool, pace: Pace
+    ) -> None:
+        self.sockets = Sockets(run)
+        self.meter = Meter()
+        self.faults = Faults()
         self._image = image
-        self._run = run
+        self.run = run
         self._machine_limit = machine_limit
+        self._pace = pace
+        self.schedules = Schedules(pace)
         self._show_output = show_output
         self._lock = threading.Lock()
         self._apps: dict[str, App] = {}
+        self._states: dict[str, str] = {}  # of all machines that ever were
 
     def create_app(self, name: str, organization: str) -> App:
         """Create an app."""
@@ -90,29 +104,62 @@ class Apps:
                     raise Refused(422, f"unique machine name violation: name {name!r} is used by machine {machine.id}")
             if self._machine_limit is not None and len(living) >= self._machine_limit:
                 raise Refused(403, f"organization has reached its machine limit of {self._machine_limit}")
-            machine = Machine(
-                name,
-                body.get("region") or DEFAULT_REGION,
-                config,
-                run=self._run,
-                output=self._output,
-                launch=lambda one: self._process_of(app, one),
-            )
+            volume = find_mounted(config, app.volumes, living)
+            # In order of preference; regions and nothing else: Fly's groups (eu, any) are not known here.
+            wanted = body.get("region") or (volume.region if volume else DEFAULT_REGION)
+            region = self.faults.choose_region(wanted.split(","))
+            check_region(volume, region)
+            machine = Machine(name, region, config, app=app.name, secrets_=app.secrets, host=self)
             app.machines[machine.id] = machine
         if body.get("lease_ttl"):
-            machine.lease(float(body["lease_ttl"]), "", None)
+            machine.lease.take(float(body["lease_ttl"]), "", None)
+        self.schedules.follow(machine)
         return machine
 
-    def _process_of(self, app: App, machine: Machine) -> tuple[list[str], dict[str, str], str]:
+    def check_update(self, machine: Machine, config: Mapping[str, Any]) -> None:
+        """Raises Refused if a machine can't have the volume of its new configuration."""
+        app = self.app(machine.app)
+        volume = find_mounted(config, app.volumes, list(app.machines.values()), machine.id)
+        check_region(volume, machine.region)
+
+    def create_volume(self, app_name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a volume. Answers it as the API shows it."""
+        if not body.get("name"):
+            raise Refused(422, "a volume needs a name")
+        size = int(body.get("size_gb") or DEFAULT_SIZE_GB)
+        volume = Volume(body["name"], body.get("region") or DEFAULT_REGION, size)
+        self.app(app_name).volumes[volume.id] = volume
+        return volume.describe(())
+
+    def list_volumes(self, app_name: str) -> list[dict[str, Any]]:
+        """An app's volumes as the API shows them."""
+        app = self.app(app_name)
+        machines = list(app.machines.values())
+        return [volume.describe(machines) for volume in list(app.volumes.values())]
+
+    def lose_host(self, machine_id: str) -> None:
+        """Lose the host of a machine of any app."""
+        with self._lock:
+            found = [app.machines[machine_id] for app in self._apps.values() if machine_id in app.machines]
+        if not found:
+            raise Refused(404, f"machine not found: {machine_id}")
+        found[0].lose_host()
+
+    def states(self) -> dict[str, str]:
+        """Machine id to state, of destroyed machines and deleted apps too."""
+        return self._states.copy()
+
+    # What machines ask of their host
+
+    def process_of(self, machine: Machine) -> tuple[list[str], dict[str, str], str]:
         """Command, environment and folder of a machine's process."""
         init = machine.config.get("init") or {}
         command = init.get("exec") or [*(init.get("entrypoint") or ()), *(init.get("cmd") or ())] or DEFAULT_COMMAND
-        memory = (machine.config.get("guest") or {}).get("memory_mb", 256)
         env = {
             **self._image["env"],
-            **app.secrets,
+            **machine.secrets,
             **(machine.config.get("env") or {}),
-            "FLY_APP_NAME": app.name,
+            "FLY_APP_NAME": machine.app,
             "FLY_MACHINE_ID": machine.id,
             "FLY_ALLOC_ID": machine.id,
             "FLY_MACHINE_VERSION": machine.instance_id,
@@ -120,12 +167,30 @@ class Apps:
             "FLY_IMAGE_REF": machine.config["image"],
             "FLY_PRIVATE_IP": machine.private_ip,
             "FLY_PROCESS_GROUP": "",
-            "FLY_VM_MEMORY_MB": str(memory),
+            "FLY_VM_MEMORY_MB": str(memory_mb(machine.config) or DEFAULT_MEMORY_MB),
             "PRIMARY_REGION": DEFAULT_REGION,
+            # Fly has no such variable: there the path is /.fly/api, which all machines of one computer can't share.
+            "FLY_API_SOCKET": str(self.sockets.open(machine.id)),
         }
         return command, env, self._image["cwd"]
 
-    def _output(self, machine: Machine) -> int:
+    def became(self, machine: Machine) -> None:
+        """What follows from a machine's new state; its lock is held."""
+        self._states[machine.id] = machine.state
+        self.meter.became(machine.id, machine.state)
+        if machine.state == "destroyed":
+            self.schedules.end(machine.id)
+            self.sockets.close(machine.id)
+
+    def seconds_of(self, change: str) -> float:
+        """How long a machine stays in a passing state."""
+        return math.inf if self.faults.sticks(PASSING[change]) else self._pace.seconds_of(change)
+
+    def check_room(self, region: str) -> None:
+        """Raises Refused if a stopped machine can't start in a region."""
+        self.faults.check_room(region)
+
+    def output(self, machine: Machine) -> int:
         """Where a machine's process writes: to our standard error line by line, or nowhere."""
         if not self._show_output:
             return os.open(os.devnull, os.O_WRONLY)
@@ -139,27 +204,3 @@ class Apps:
 
         threading.Thread(target=show, name=f"output {machine.id}", daemon=True).start()
         return writable
-
-
-def check_config(config: object) -> dict[str, Any]:
-    """A machine configuration that is complete and consistent. Raises Refused as Fly does."""
-    if not isinstance(config, dict) or not config.get("image"):
-        raise Refused(400, "config.image is required")
-    guest, size = config.get("guest"), config.get("size")
-    if guest and size:
-        raise Refused(400, "size and guest are mutually exclusive")
-    if size and size not in PRESETS:
-        raise Refused(422, f"invalid machine size requested, {size!r}")
-    if guest:
-        if guest.get("cpu_kind", "shared") not in {"shared", "performance"}:
-            raise Refused(422, f"invalid config.guest.cpu_kind {guest['cpu_kind']!r}")
-        if int(guest.get("memory_mb", 256)) % 256:
-            raise Refused(422, f"invalid config.guest.memory_mb {guest['memory_mb']}: must be in a 256 MiB increment")
-    restart = (config.get("restart") or {}).get("policy")
-    if restart not in {None, "no", "on-failure", "always"}:
-        raise Refused(400, f"invalid restart policy {restart!r}")
-    for name, value in (config.get("env") or {}).items():
-        if not isinstance(value, str):
-            raise Refused(400, f"config.env.{name} must be a string")
-    parse_duration((config.get("stop_config") or {}).get("timeout"), 0.0)
-    return config

@@ -1,30 +1,35 @@
 """One machine: its states, and the process that it is.
 
 A lock guards a machine's fields; whoever changes its state wakes those who wait for one. A thread per running machine
-waits for its process and decides what its end means: restart policy, auto_destroy. Facts of Fly are from
-https://fly.io/docs/machines/ (machine states, restart policy, events), August 2026.
+waits for its process and decides what its end means: restart policy, auto_destroy. A suspended machine is a stopped
+process group: it keeps its memory and its open files, and does nothing. Facts of Fly are from
+https://fly.io/docs/machines/ (machine states, restart policy, events, suspend), August 2026.
 """
 
+import math
 import os
 import secrets
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from flyexecutor.local import processes
+from flyexecutor.local.config import check_suspendable, memory_mb, parse_duration, parse_signal
+from flyexecutor.local.events import Events, exit_request, now
+from flyexecutor.local.host import Host
+from flyexecutor.local.lease import Lease
 from flyexecutor.local.memory import MemoryLimit
 from flyexecutor.local.problems import Refused
 
 NEXT = {
     "created": {"starting", "destroying", "updating"},
-    "starting": {"started", "stopped", "failed", "destroying"},
-    "started": {"stopping", "stopped", "restarting", "destroying", "replacing"},
+    "starting": {"started", "stopping", "stopped", "failed", "destroying"},
+    "started": {"stopping", "stopped", "restarting", "destroying", "replacing", "suspending"},
     "stopping": {"stopped", "destroying"},
+    "suspending": {"suspended", "starting", "stopped", "destroying"},
+    "suspended": {"starting", "stopping", "destroying", "updating"},
     "restarting": {"starting", "stopped", "destroying"},
     "replacing": {"starting", "stopped", "destroying"},
     "updating": {"starting", "stopped", "created", "destroying"},
@@ -34,21 +39,13 @@ NEXT = {
 }  # a state without an entry is final
 DEFAULT_RETRIES = 10  # Fly: of on-failure
 STOP_TIMEOUT = 5.0  # Fly: kill_timeout
-EVENTS_KEPT = 50
 
 
 class Machine:
-    """A machine of an app, which says what to run and where its output goes."""
+    """A machine of an app, on a host."""
 
     def __init__(
-        self,
-        name: str,
-        region: str,
-        config: dict[str, Any],
-        *,
-        run: Path,
-        output: Callable[["Machine"], int],
-        launch: Callable[["Machine"], tuple[list[str], dict[str, str], str]],
+        self, name: str, region: str, config: dict[str, Any], *, app: str, secrets_: Mapping[str, str], host: Host
     ) -> None:
         self.id = secrets.token_hex(7)
         self.name = name
@@ -57,18 +54,21 @@ class Machine:
         self.private_ip = f"fdaa:0:1::{secrets.token_hex(2)}"
         self.instance_id = _new_instance()
         self.state = "created"
-        self.created_at = self.updated_at = _now()
-        self.events: list[dict[str, Any]] = []
+        self.created_at = self.updated_at = now()
+        self.app = app
+        self.secrets = secrets_  # the app's, as they are when it boots
         self.changed = threading.Condition(threading.RLock())
-        self._run = run
-        self._output = output
-        self._launch = launch
+        self._host = host
+        self._host_lost = False
+        self._turn = 0  # of its state: how often it has changed
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_to_stop = False
         self._oom_killed = False  # its main process, in this life
         self._restarts = 0
-        self._lease: tuple[str, float, str] | None = None  # nonce, expiry, description
-        self._event("launch", "created", "user")
+        self.lease = Lease(self.id)
+        self._events = Events()
+        self._events.add("launch", "created", "user")
+        host.became(self)
 
     @property
     def pid(self) -> int | None:
@@ -86,29 +86,35 @@ class Machine:
                 "instance_id": self.instance_id,
                 "version": self.instance_id,
                 "private_ip": self.private_ip,
-                "config": self.config,
+                "incomplete_config" if self._host_lost else "config": self.config,
                 "image_ref": _image_ref(self.config["image"]),
                 "created_at": self.created_at,
                 "updated_at": self.updated_at,
-                "events": list(self.events),
+                "events": self._events.newest_first(),
                 "checks": [],
-                "host_status": "ok",
-                **({"nonce": self._lease[0]} if self._lease and self._leased() else {}),
+                "host_status": "unreachable" if self._host_lost else "ok",
+                **({"nonce": self.lease.nonce} if self.lease.nonce else {}),
             }
 
     # What a user asks for
 
-    def start(self) -> str:
-        """Start it. Answers the state before."""
+    def start(self, *, source: str = "user", has_room: bool = False) -> str:
+        """Start or resume it. Answers the state before."""
         with self.changed:
             before = self.state
             if before in {"started", "starting"}:
                 return before
-            if before not in {"created", "stopped", "failed"}:
+            if before not in {"created", "stopped", "failed", "suspended", "suspending"}:
                 raise Refused(412, f"unable to start machine from current state: '{before}'")
+            if before == "stopped" and not has_room:
+                self._host.check_room(self.region)
             self._asked_to_stop = False
             self._restarts = 0
-            self._boot("user")
+            # A process that has died while it was suspended is a snapshot that Fly has dropped: a cold boot.
+            if self._process:
+                self._resume(self._process)
+            else:
+                self._boot(source)
             return before
 
     def stop(self, signal_name: str | None = None, timeout: float | None = None) -> None:
@@ -119,14 +125,35 @@ class Machine:
         with self.changed:
             if self.state in {"stopped", "stopping", "created"}:
                 return
-            if self.state not in {"started", "starting"}:
+            if self.state not in {"started", "starting", "suspended"}:
                 raise Refused(412, f"unable to stop machine from current state: '{self.state}'")
             self._asked_to_stop = True
-            self._become("stopping", "stop", "user")
+            before = self.state
             process = self._process
-        if process:
+            self._become("stopping", "stop", "user")
+            if self._host.seconds_of("stop") == math.inf:
+                return
+            if process is None:
+                self._stopped("stop")
+        if process and before == "suspended":
+            processes.end_group(self._host.run, process.pid)  # Fly drops the snapshot: no handler runs
+        elif process:
             _send(process, number)
+            if before == "starting":
+                processes.resume_group(process.pid)  # was about to be resumed: shall see the signal
             threading.Thread(target=self._kill_later, args=(process, patience), daemon=True).start()
+
+    def suspend(self) -> None:
+        """Stop all its processes where they are. Returns when they have stopped, so that a program that asks for its
+        own suspension reads the answer only after it has been resumed. [unsure of Fly's answer: see sockets.py]
+        """
+        with self.changed:
+            if self.state != "started" or self._process is None:
+                raise Refused(412, f"unable to suspend machine from current state: '{self.state}'")
+            check_suspendable(self.config)
+            self._become("suspending", "suspend", "user")
+            if processes.pause_group(self._process.pid):  # else _watch sees its end
+                self._after("suspend", lambda: self._become("suspended", "suspend", "flyd"))
 
     def send_signal(self, name: str | int) -> None:
         """Send a signal to its main process."""
@@ -141,19 +168,22 @@ class Machine:
         self.stop(signal_name, timeout)
         if not self.wait({"stopped"}, 60.0):
             raise Refused(408, f"machine failed to reach desired state, stopped, currently {self.state}")
-        self.start()
+        self.start(has_room=True)
 
     def update(self, config: dict[str, Any], *, launch: bool) -> None:
         """Give it a new configuration, and with it a new instance; a running machine restarts."""
         with self.changed:
             before = self.state
-            if before not in {"created", "stopped", "started"}:
+            if before not in {"created", "stopped", "started", "suspended"}:
                 raise Refused(412, f"unable to update machine from current state: '{before}'")
             self._become("replacing" if before == "started" else "updating", "update", "user")
             self._asked_to_stop = True
             process = self._process
         if process:
-            _send(process, signal.SIGINT)
+            if before == "suspended":
+                processes.end_group(self._host.run, process.pid)  # Fly drops the snapshot
+            else:
+                _send(process, signal.SIGINT)
             self._kill_later(process, STOP_TIMEOUT)
             self.wait({"stopped"}, STOP_TIMEOUT + 10)
         with self.changed:
@@ -163,20 +193,33 @@ class Machine:
             if launch:
                 self._boot("user")
             elif self.state == "updating":
-                self._become(before, "update", "user")
+                self._become("created" if before == "created" else "stopped", "update", "user")
 
     def destroy(self, *, force: bool) -> None:
         """Remove it; a machine that runs only by force."""
         with self.changed:
             if self.state in {"destroyed", "destroying"}:
                 return
-            if not force and self.state not in {"stopped", "created", "failed"}:
+            if not force and self.state not in {"stopped", "suspended", "created", "failed"}:
                 raise Refused(412, f"unable to destroy machine, not in stopped state, currently {self.state}")
             self._become("destroying", "destroy", "user")
             if self._process:
-                processes.end_group(self._run, self._process.pid)  # _watch sees its end
+                processes.end_group(self._host.run, self._process.pid)  # _watch sees its end
             else:
                 self._become("destroyed", "destroy", "flyd")
+
+    def lose_host(self) -> None:
+        """Its computer is gone, and all its processes; its state stays what it was."""
+        with self.changed:
+            self._host_lost = True
+            self._turn += 1  # nothing that was under way happens any more
+            if self._process:
+                processes.end_group(self._host.run, self._process.pid)
+
+    def check_host(self, action: str) -> None:
+        """Refuse an action on a machine whose host is lost. [unsure: which of both Fly answers; clients meet both]"""
+        if self._host_lost:
+            raise Refused(412 if action == "start" else 503, f"machine {self.id} is on a host that is unreachable")
 
     def wait(self, states: set[str], timeout: float) -> bool:
         """Wait for one of the states; False when the time is over or none can be reached any more."""
@@ -184,91 +227,90 @@ class Machine:
             self.changed.wait_for(lambda: self.state in states or self.state == "destroyed", timeout)
             return self.state in states
 
-    # Leases
-
-    def lease(self, ttl: float, description: str, nonce: str | None) -> dict[str, Any]:
-        """Take or refresh the lease."""
-        with self.changed:
-            if self._leased() and self._lease and self._lease[0] != nonce:
-                raise Refused(409, "lease currently held by another owner")
-            held = nonce if self._leased() and nonce else secrets.token_hex(8)
-            self._lease = (held, time.time() + ttl, description)
-            return self.lease_data()
-
-    def lease_data(self) -> dict[str, Any]:
-        """The lease as the API shows it."""
-        with self.changed:
-            if not self._leased() or self._lease is None:
-                raise Refused(404, "lease not found")
-            nonce, expires_at, description = self._lease
-            return {
-                "nonce": nonce,
-                "expires_at": int(expires_at),
-                "owner": "local",
-                "description": description,
-                "version": self.instance_id,
-            }
-
-    def release(self, nonce: str | None) -> None:
-        """Give the lease back."""
-        self.check_lease(nonce)
-        with self.changed:
-            self._lease = None
-
-    def check_lease(self, nonce: str | None) -> None:
-        """Refuse a change by somebody who does not hold the lease."""
-        with self.changed:
-            if self._leased() and self._lease and self._lease[0] != nonce:
-                raise Refused(
-                    409, f"machine ID {self.id} lease currently held by local, expires at {self._lease[1]:.0f}"
-                )
-
-    def _leased(self) -> bool:
-        return self._lease is not None and self._lease[1] > time.time()
-
     # The process
 
     def _boot(self, source: str) -> None:
         self._become("starting", "start", source)
-        command, env, cwd = self._launch(self)
+        self._after("boot", self._launch)
+
+    def _launch(self) -> None:
+        command, env, cwd = self._host.process_of(self)
         try:
-            output = self._output(self)
-            self._process = processes.start(self._run, command, env=env, cwd=cwd, output=output)
+            output = self._host.output(self)
+            self._process = processes.start(self._host.run, command, env=env, cwd=cwd, output=output)
             os.close(output)
         except OSError as exc:
-            self._event("exit", "failed", "flyd", {"error": str(exc)})
+            self._events.add("exit", "failed", "flyd", {"error": str(exc)})
             self._become("failed", "start", "flyd")
             return
         self._oom_killed = False
         self._become("started", "start", "flyd")
         threading.Thread(target=self._watch, args=(self._process,), name=f"machine {self.id}", daemon=True).start()
 
+    def _resume(self, process: "subprocess.Popen[bytes]") -> None:
+        def go_on() -> None:
+            self._become("started", "start", "flyd")  # first: the program shall see itself started
+            processes.resume_group(process.pid)
+
+        self._become("starting", "start", "user")
+        self._after("resume", go_on)
+
+    def _after(self, change: str, do: Callable[[], None]) -> None:
+        """End a passing state when its time is over, unless something else has changed it meanwhile."""
+        seconds, turn = self._host.seconds_of(change), self._turn
+        if not seconds:
+            do()
+        elif seconds < math.inf:
+            timer = threading.Timer(seconds, self._end_of, (turn, do))
+            timer.daemon = True
+            timer.start()
+
+    def _end_of(self, turn: int, do: Callable[[], None]) -> None:
+        with self.changed:
+            if self._turn == turn:
+                do()
+
     def _watch(self, process: "subprocess.Popen[bytes]") -> None:
         """What the end of the process means."""
-        memory_mb = (self.config.get("guest") or {}).get("memory_mb")
-        limit = MemoryLimit(process.pid, memory_mb * 1024 * 1024, self._note_oom) if memory_mb else None
+        memory = memory_mb(self.config)
+        limit = MemoryLimit(process.pid, memory * 1024 * 1024, self._note_oom) if memory else None
         code = process.wait()
         if limit:
             limit.end()
-        processes.end_group(self._run, process.pid)  # a machine's end takes all its processes with it
+        processes.end_group(self._host.run, process.pid)  # a machine's end takes all its processes with it
         with self.changed:
             self._process = None
-            policy = self.config.get("restart") or {}
-            again = self.state == "started" and self._restarts_after(policy, code)
-            request = self._exit_request(code, restarting=again)
+            if self._host_lost:
+                return  # nobody is there to tell
+            again = self.state == "started" and self._restarts_after(self.config.get("restart") or {}, code)
+            request = exit_request(
+                code,
+                oom_killed=self._oom_killed,
+                requested_stop=self._asked_to_stop,
+                restarting=again,
+                restart_count=self._restarts,
+            )
             if self.state == "destroying":
-                self._event("exit", "stopped", "flyd", request)
+                self._events.add("exit", "stopped", "flyd", request)
                 self._become("destroyed", "destroy", "flyd")
+            elif self.state == "suspended":
+                pass  # its snapshot is lost, and nobody notices before the next start
             elif again:
                 self._restarts += 1
-                self._event("exit", "stopped", "flyd", request)
+                self._events.add("exit", "stopped", "flyd", request)
                 self._become("restarting", "restart", "flyd")
                 self._boot("flyd")
+            elif self.state in {"replacing", "updating"}:
+                self._become("stopped", "exit", "flyd", request)  # update starts it again: no end, no auto_destroy
             else:
-                self._become("stopped", "exit", "flyd", request)
-                if self.config.get("auto_destroy"):
-                    self._become("destroying", "destroy", "flyd")
-                    self._become("destroyed", "destroy", "flyd")
+                self._stopped("exit", request)
+
+    def _stopped(self, event: str, request: Mapping[str, Any] | None = None) -> None:
+        """It is done: by an exit, or because it was told to stop, which destroys a machine with auto_destroy, too."""
+        self._become("stopped", event, "flyd", request)
+        if self.config.get("auto_destroy"):
+            self._become("destroying", "destroy", "flyd")
+            self._become("destroyed", "destroy", "flyd")
 
     def _note_oom(self, pid: int) -> None:
         with self.changed:
@@ -282,22 +324,6 @@ class Machine:
             return True
         return code != 0 and self._restarts < int(policy.get("max_retries") or DEFAULT_RETRIES)
 
-    def _exit_request(self, code: int, *, restarting: bool) -> dict[str, Any]:
-        number = -code if code < 0 else -1
-        return {
-            "exit_event": {
-                "exit_code": 128 + number if code < 0 else code,
-                "guest_exit_code": 0 if code < 0 else code,
-                "guest_signal": number,
-                "signal": number,
-                "oom_killed": self._oom_killed,
-                "requested_stop": self._asked_to_stop,
-                "restarting": restarting,
-                "exited_at": _now(),
-            },
-            "restart_count": self._restarts,
-        }
-
     def _kill_later(self, process: "subprocess.Popen[bytes]", patience: float) -> None:
         try:
             process.wait(patience)
@@ -308,47 +334,11 @@ class Machine:
         if state not in NEXT.get(self.state, ()):
             raise AssertionError(f"machine {self.id}: no way from {self.state} to {state}")
         self.state = state
-        self.updated_at = _now()
-        self._event(event, state, source, request)
+        self._turn += 1
+        self.updated_at = now()
+        self._events.add(event, state, source, request)
+        self._host.became(self)
         self.changed.notify_all()
-
-    def _event(self, kind: str, status: str, source: str, request: Mapping[str, Any] | None = None) -> None:
-        event: dict[str, Any] = {
-            "id": secrets.token_hex(8),
-            "type": kind,
-            "status": status,
-            "source": source,
-            "timestamp": time.time_ns() // 1_000_000,
-        }
-        if request:
-            event["request"] = dict(request)
-        self.events.insert(0, event)
-        del self.events[EVENTS_KEPT:]
-
-
-def parse_signal(name: str | int) -> int:
-    """A signal by name or number."""
-    try:
-        if isinstance(name, int):
-            return signal.Signals(name)
-        return signal.Signals(int(name)) if name.isdigit() else signal.Signals[name]
-    except (ValueError, KeyError):
-        raise Refused(400, f"invalid signal {name!r}") from None
-
-
-def parse_duration(told: object, default: float) -> float:
-    """Seconds of "10s", "1m", 10 or a number of nanoseconds as Go's client sends them."""
-    if told is None or told == "":
-        return default
-    try:
-        if isinstance(told, int | float) and not isinstance(told, bool):
-            return told / 1e9 if told >= 1e6 else float(told)
-        text = str(told)
-        factor = {"ms": 0.001, "s": 1.0, "m": 60.0}
-        unit = next((unit for unit in ("ms", "s", "m") if text.endswith(unit)), "")
-        return float(text.removesuffix(unit)) * factor.get(unit, 1.0)
-    except ValueError:
-        raise Refused(400, f"invalid duration {told!r}") from None
 
 
 def _send(process: "subprocess.Popen[bytes]", number: int) -> None:
@@ -366,7 +356,3 @@ def _image_ref(image: str) -> dict[str, Any]:
     registry, _, rest = image.partition("/")
     repository, _, tag = rest.partition(":")
     return {"registry": registry, "repository": repository, "tag": tag or "latest", "digest": "", "labels": {}}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

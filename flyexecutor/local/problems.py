@@ -2,8 +2,9 @@
 
 
 class Refused(Exception):
-    """An answer that is not a success."""
+    """An answer that is not a success; `code` is Fly's word for it, where it has one."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, code: str | None = None) -> None:
         super().__init__(text)
         self.status = status
+        self.code = code

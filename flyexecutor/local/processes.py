@@ -9,9 +9,12 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+PAUSE_TIMEOUT = 0.2
 
 
 def start(
@@ -35,6 +38,28 @@ def start(
     )
     (run / f"{process.pid}.group").touch()
     return process
+
+
+def pause_group(pid: int) -> bool:
+    """Stop all processes of a group where they are; False if the leader, our child, has ended instead."""
+    try:
+        os.killpg(pid, signal.SIGSTOP)
+        # A process with threads stops a moment after the signal, which is waited for. But one whose child was stopped
+        # between vfork and exec stops after the resume only: waitid without a limit would hold the machine for ever.
+        for _ in range(int(PAUSE_TIMEOUT / 0.001) if hasattr(os, "waitid") else 0):  # macOS has it since Python 3.13
+            # WNOWAIT: its end is for whoever waits for the process.
+            if seen := os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG):
+                return seen.si_code == os.CLD_STOPPED
+            time.sleep(0.001)
+    except (ProcessLookupError, ChildProcessError):
+        return False
+    return True
+
+
+def resume_group(pid: int) -> None:
+    """Let a paused group go on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGCONT)
 
 
 def end_group(run: Path, pid: int) -> None:

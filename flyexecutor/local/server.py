@@ -14,15 +14,20 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import make_server
 
 from flyexecutor.local import LocalError
-from flyexecutor.local.apps import Apps, check_config
+from flyexecutor.local.apps import Apps
+from flyexecutor.local.config import check_config, parse_duration
+from flyexecutor.local.control import PREFIX, add_control
+from flyexecutor.local.faults import add_faults
 from flyexecutor.local.limits import Limits
-from flyexecutor.local.machine import Machine, parse_duration
+from flyexecutor.local.machine import Machine
+from flyexecutor.local.pace import Pace
 from flyexecutor.local.problems import Refused
 from flyexecutor.local.processes import clean_up
 from flyexecutor.local.redis import start_server
+from flyexecutor.local.sockets import OWN, Handler, may_pass
 
 WAIT_STATES = {"started", "stopped", "suspended", "destroyed"}
 
@@ -38,12 +43,20 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 
     def machine_for(action: str, app_name: str, machine_id: str, *, change: bool = True) -> Machine:
         machine = apps.machine(app_name, machine_id)
         limited(action, machine_id)
+        if change or action == "lease":
+            machine.check_host(action)
         if change:
-            machine.check_lease(request.headers.get("fly-machine-lease-nonce"))
+            machine.lease.check(request.headers.get("fly-machine-lease-nonce"))
         return machine
 
     @api.before_request
-    def check_token() -> None:
+    def admit() -> None:
+        if not request.path.startswith(PREFIX):
+            apps.meter.count_request()
+        if own := request.environ.get(OWN):
+            if not may_pass(own, request.endpoint, request.view_args or {}):
+                raise Refused(403, "forbidden: through its own socket a machine may suspend or stop itself")
+            return
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if not secrets.compare_digest(given.encode(), token.encode()):
             raise Refused(401, "unauthorized: the token is missing or invalid")
@@ -55,7 +68,7 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 
 
     @api.errorhandler(Refused)
     def refused(exc: Refused) -> tuple[Response, int]:
-        return jsonify(error=str(exc)), exc.status
+        return jsonify(error=str(exc), **({"status": exc.code} if exc.code else {})), exc.status
 
     @api.errorhandler(HTTPException)
     def not_known(exc: HTTPException) -> tuple[Response, int]:
@@ -76,6 +89,16 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 
     def delete_app(app_name: str) -> tuple[str, int]:
         apps.delete_app(app_name)
         return "", 202
+
+    @api.post("/v1/apps/<app_name>/volumes")
+    def create_volume(app_name: str) -> Response:
+        limited("create volume", app_name)
+        return jsonify(apps.create_volume(app_name, _body()))
+
+    @api.get("/v1/apps/<app_name>/volumes")
+    def list_volumes(app_name: str) -> Response:
+        limited("list volumes", app_name)
+        return jsonify(apps.list_volumes(app_name))
 
     @api.get("/v1/apps/<app_name>/machines")
     def list_machines(app_name: str) -> Response:
@@ -112,7 +135,9 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 
         config = check_config(body.get("config"))
         if body.get("current_version") not in {None, machine.instance_id}:
             raise Refused(412, f"current_version is {body['current_version']}, the machine has {machine.instance_id}")
+        apps.check_update(machine, config)
         machine.update(config, launch=not body.get("skip_launch"))
+        apps.schedules.follow(machine)
         return jsonify(machine.describe())
 
     @api.delete("/v1/apps/<app_name>/machines/<machine_id>")
@@ -132,6 +157,11 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 
         body = _body()
         timeout = parse_duration(body["timeout"], 0.0) if "timeout" in body else None
         machine.stop(body.get("signal"), timeout)
+        return jsonify(ok=True)
+
+    @api.post("/v1/apps/<app_name>/machines/<machine_id>/suspend")
+    def suspend_machine(app_name: str, machine_id: str) -> Response:
+        machine_for("suspend", app_name, machine_id).suspend()
         return jsonify(ok=True)
 
     @api.post("/v1/apps/<app_name>/machines/<machine_id>/restart")
@@ -155,8 +185,9 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 
         state = request.args.get("state", "started")
         if state not in WAIT_STATES:
             raise Refused(400, f"invalid_argument: unknown state {state!r}")
-        if state == "stopped" and not (request.args.get("instance_id") or request.args.get("version")):
-            raise Refused(400, "instance_id required when waiting for stopped machine")
+        instance_id = request.args.get("instance_id") or request.args.get("version")
+        if state in {"stopped", "suspended"} and not instance_id:
+            raise Refused(400, f"instance_id required when waiting for {state} machine")
         timeout = parse_duration(request.args.get("timeout"), 60.0)
         if not 1 <= timeout <= 60:
             raise Refused(400, "invalid_argument: timeout must be between 1 and 60 seconds")
@@ -169,13 +200,13 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 
         machine = machine_for("lease", app_name, machine_id, change=False)
         nonce = request.headers.get("fly-machine-lease-nonce")
         if request.method == "DELETE":
-            machine.release(nonce)
+            machine.lease.release(nonce)
             return jsonify(ok=True), 200
         if request.method == "GET":
-            return jsonify(status="success", data=machine.lease_data()), 200
+            return jsonify(status="success", data=machine.lease.describe(machine.instance_id)), 200
         body = _body()
-        data = machine.lease(float(body.get("ttl") or 60), body.get("description") or "", nonce)
-        return jsonify(status="success", data=data), 201
+        machine.lease.take(float(body.get("ttl") or 60), body.get("description") or "", nonce)
+        return jsonify(status="success", data=machine.lease.describe(machine.instance_id)), 201
 
     @api.get("/v1/apps/<app_name>/machines/<machine_id>/metadata")
     def get_metadata(app_name: str, machine_id: str) -> Response:
@@ -207,11 +238,6 @@ def _body() -> dict[str, Any]:
     return told
 
 
-class _Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections stay open, as with Fly
-    disable_nagle_algorithm = True  # header and body are written apart: 40 ms of delayed acknowledgement otherwise
-
-
 def main() -> int:
     """Serve until the guard goes."""
     settings = json.loads(sys.stdin.buffer.readline())
@@ -219,14 +245,22 @@ def main() -> int:
     token, password = secrets.token_hex(24), secrets.token_hex(24)
     try:
         redis = start_server(run, password, settings["redis_port"])
+        pace = Pace(**settings["pace"])
         apps = Apps(
-            settings["image"], run, machine_limit=settings["machine_limit"], show_output=settings["show_output"]
+            settings["image"],
+            run,
+            machine_limit=settings["machine_limit"],
+            show_output=settings["show_output"],
+            pace=pace,
         )
         apps.create_app(settings["app"], "personal").secrets.update(settings["secrets"])
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        api = make_api(apps, Limits(enforced=settings["rate_limits"]), token)
+        api = make_api(apps, Limits(enforced=settings["rate_limits"], speed=pace.speed), token)
+        add_faults(api, apps.faults)
+        add_control(api, apps)
+        apps.sockets.application = api
         try:
-            server = make_server("127.0.0.1", settings["port"], api, threaded=True, request_handler=_Handler)
+            server = make_server("127.0.0.1", settings["port"], api, threaded=True, request_handler=Handler)
         except (OSError, SystemExit):
             raise LocalError(f"port {settings['port']} of 127.0.0.1 is taken: choose another") from None
         threading.Thread(target=server.serve_forever, daemon=True).start()

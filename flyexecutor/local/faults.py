@@ -1,0 +1,118 @@
+"""Fly's bad days: answers that are late, wrong or missing, regions that are full, states that never end.
+
+Owns the rules and one source of chance, from which each request draws the same number of times: with the same seed the
+same request of a sequence goes wrong, whatever its neighbours do. Requests below /local are spared. The words of the
+refusals are those seen on Fly where a thread shows them, else likely ones [unsure]: clients must read status and sense.
+"""
+
+import itertools
+import random
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask, Response, g, jsonify, request
+
+from flyexecutor.local.control import PREFIX
+from flyexecutor.local.problems import Refused
+
+STUCK = {"starting", "stopping", "suspending"}
+MEMORY = "could not reserve resource for machine: insufficient memory available to fulfill request"
+NO_ROOM = (
+    (412, "insufficient resources to create new machine", None),
+    (409, MEMORY, None),
+    (422, "no capacity is left in this region", "insufficient_capacity"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What goes wrong: probabilities from 0 to 1, seconds from and to, regions, states."""
+
+    seed: int = 0
+    latency: tuple[float, float] = (0.0, 0.0)
+    too_many: float = 0.0
+    broken: float = 0.0
+    lost_answers: float = 0.0
+    no_answer: float = 0.0
+    no_capacity: frozenset[str] = frozenset()
+    stuck: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.stuck - STUCK:
+            raise Refused(400, f"no machine can be stuck in {sorted(self.stuck - STUCK)}, only in {sorted(STUCK)}")
+
+
+class Faults:
+    """The rules that hold now."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.set({})
+
+    def set(self, told: dict[str, Any]) -> None:
+        """Replace the rules, and start the chances anew."""
+        sets = {name: frozenset(told.get(name, ())) for name in ("no_capacity", "stuck")}
+        rules = Rules(**(told | sets))
+        with self._lock:
+            self._rules = rules
+            self._random = random.Random(rules.seed)
+            self._no_room = itertools.cycle(NO_ROOM)
+
+    def draw(self) -> tuple[float, str | None, int]:
+        """For one request: seconds of delay, what goes wrong, and a status in case that it is a broken answer."""
+        with self._lock:
+            rules = self._rules
+            delay = self._random.uniform(*rules.latency)
+            status = self._random.choice((500, 502, 503))
+            wrong = None
+            for kind in ("no_answer", "too_many", "broken", "lost_answers"):
+                if self._random.random() < getattr(rules, kind):
+                    wrong = wrong or kind
+        return delay, wrong, status
+
+    def choose_region(self, regions: list[str]) -> str:
+        """The first with room for a new machine. Raises Refused in one of Fly's ways, which take turns."""
+        for region in regions:
+            if region not in self._rules.no_capacity:
+                return region
+        raise Refused(*next(self._no_room))
+
+    def check_room(self, region: str) -> None:
+        """Raises Refused if a stopped machine finds no room to start."""
+        if region in self._rules.no_capacity:
+            raise Refused(409, MEMORY)
+
+    def sticks(self, state: str) -> bool:
+        """Whether machines that reach a state stay in it."""
+        return state in self._rules.stuck
+
+
+def add_faults(api: Flask, faults: Faults) -> None:
+    """Let requests of the API go wrong."""
+
+    @api.before_request
+    def go_wrong() -> tuple[Response, int] | Response | None:
+        if request.path.startswith(PREFIX):
+            return None
+        delay, wrong, status = faults.draw()
+        time.sleep(delay)
+        g.loses_answer = wrong in {"lost_answers", "no_answer"}
+        if wrong == "no_answer":
+            return Response()  # which is lost
+        if wrong == "too_many":
+            raise Refused(429, "resource_exhausted: rate limit exceeded")
+        if wrong == "broken":
+            if status == 502:
+                return Response("upstream connect error\n", 502, mimetype="text/plain")
+            return jsonify(error="internal: something went wrong on our side", status="unknown"), status
+        return None
+
+    @api.after_request
+    def lose_answer(response: Response) -> Response:
+        if g.get("loses_answer"):
+            # What is written to it now goes nowhere; the client sees the end of the connection.
+            request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return response

@@ -1,0 +1,247 @@
+"""A suspended machine is where it was, and a machine can suspend itself through its own socket."""
+
+import os
+import stat
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flyexecutor.local import LocalFly
+from tests.local.conftest import SLEEP, Api
+
+ASK_OWN_SOCKET = """
+import http.client, os, socket, sys
+called, action, machine = sys.argv[1:]
+connection = http.client.HTTPConnection("machine")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(os.environ["FLY_API_SOCKET"])
+me = machine or os.environ["FLY_MACHINE_ID"]
+method, _, action = action.rpartition(" ")
+connection.request(method or "POST", f"/v1/apps/{os.environ['FLY_APP_NAME']}/machines/{me}{action}")
+status = connection.getresponse().status
+with open(called + ".part", "w") as file:
+    file.write(str(status))
+os.rename(called + ".part", called)
+if status == 200:
+    import time
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def started(api):
+    """Makes a machine that has started."""
+
+    def make(command=SLEEP, **config):
+        machine = api.create(command, **config)
+        assert api.wait(machine, "started").ok
+        return machine
+
+    return make
+
+
+@pytest.fixture
+def asks_own_socket(tmp_path):
+    """The command of a machine that sends one request through its own socket, and where it notes the answer."""
+    noted = tmp_path / "answer"
+    return lambda action, machine="": [sys.executable, "-c", ASK_OWN_SOCKET, str(noted), action, machine], noted
+
+
+def test_a_suspended_machine_goes_on_where_it_was(api, tmp_path):
+    os.mkfifo(tmp_path / "pid")
+    machine = api.create(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait"])
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    parent = child.parent()
+    assert api("POST", f"/{machine['id']}/suspend").json() == {"ok": True}
+    assert api.wait(machine, "suspended").ok
+    assert parent.status() == psutil.STATUS_STOPPED
+    while child.status() != psutil.STATUS_STOPPED:  # it has the signal, and will be in a moment
+        pass
+    assert api("POST", f"/{machine['id']}/start").json()["previous_state"] == "suspended"
+    assert api.wait(machine, "started").ok
+    while psutil.STATUS_STOPPED in {parent.status(), child.status()}:
+        pass
+    assert (parent.children(), api.get(machine["id"])["instance_id"]) == ([child], machine["instance_id"])
+    events = [(event["type"], event["status"]) for event in reversed(api.get(machine["id"])["events"])]
+    assert events[3:] == [
+        ("suspend", "suspending"),
+        ("suspend", "suspended"),
+        ("start", "starting"),
+        ("start", "started"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"guest": {"cpu_kind": "performance", "memory_mb": 4096}}, "4096 MB"),
+        ({"size": "performance-2x"}, "4096 MB"),
+        ({"guest": {"gpu_kind": "l40s"}}, "GPU"),
+        ({"init": {"exec": SLEEP, "swap_size_mb": 512}}, "swap"),
+    ],
+)
+def test_a_machine_that_fly_can_t_suspend_is_refused_with_the_reason(api, started, config, reason):
+    machine = started(**config)
+    refused = api("POST", f"/{machine['id']}/suspend")
+    assert (refused.status_code, reason in refused.json()["error"]) == (422, True)
+    assert api.get(machine["id"])["state"] == "started"
+
+
+def test_only_a_started_machine_can_be_suspended(api, started):
+    refused = api("POST", f"/{api.create(skip_launch=True)['id']}/suspend")
+    assert refused.status_code == 412
+    assert refused.json()["error"] == "unable to suspend machine from current state: 'created'"
+    machine = started()
+    api("POST", f"/{machine['id']}/suspend")
+    assert "'suspended'" in api("POST", f"/{machine['id']}/suspend").json()["error"]
+
+
+def test_a_wait_for_suspended_needs_the_instance(api):
+    refused = api("GET", f"/{api.create()['id']}/wait?state=suspended")
+    assert (refused.status_code, "instance_id required" in refused.json()["error"]) == (400, True)
+
+
+def test_a_stop_of_a_suspended_machine_runs_no_handler_and_the_next_start_boots_cold(api, tmp_path):
+    os.mkfifo(tmp_path / "ready")
+    handler = f"trap 'touch {tmp_path}/handled' INT; echo > {tmp_path}/ready; while :; do sleep 600; done"
+    machine = api.create(["sh", "-c", handler])
+    (tmp_path / "ready").read_text()
+    api("POST", f"/{machine['id']}/suspend")
+    assert api("POST", f"/{machine['id']}/stop").ok
+    assert api.wait(machine, "stopped").ok
+    assert not (tmp_path / "handled").exists()
+    assert api("POST", f"/{machine['id']}/start").json()["previous_state"] == "stopped"
+    assert (tmp_path / "ready").read_text() == "\n"
+
+
+def test_a_suspended_machine_is_deleted_without_force_and_its_processes_end(api, tmp_path):
+    os.mkfifo(tmp_path / "pid")
+    machine = api.create(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 600; true"])
+    process = psutil.Process(int((tmp_path / "pid").read_text()))
+    api("POST", f"/{machine['id']}/suspend")
+    assert api("DELETE", f"/{machine['id']}").ok
+    assert api.wait(machine, "destroyed").ok
+    assert psutil.wait_procs([process], timeout=10)[1] == []
+
+
+def test_suspend_keeps_an_auto_destroy_machine_and_stop_destroys_it(api, started):
+    machine = started(auto_destroy=True)
+    api("POST", f"/{machine['id']}/suspend")
+    assert api.wait(machine, "suspended").ok
+    api("POST", f"/{machine['id']}/stop")
+    assert api.wait(machine, "destroyed").ok
+    running = started(auto_destroy=True)
+    api("POST", f"/{running['id']}/stop")
+    assert api.wait(running, "destroyed").ok
+
+
+@pytest.mark.parametrize("skip_launch", [False, True])
+def test_an_update_drops_the_snapshot(api, started, skip_launch):
+    machine = started()
+    api("POST", f"/{machine['id']}/suspend")
+    config = {"image": api.fly.image, "init": {"exec": SLEEP}}
+    assert api("POST", f"/{machine['id']}", config=config, skip_launch=skip_launch).ok
+    assert api.wait(machine, "stopped" if skip_launch else "started").ok
+
+
+def test_a_machine_whose_snapshot_is_lost_stays_suspended_and_boots_cold(api, tmp_path):
+    os.mkfifo(tmp_path / "pid")
+    machine = api.create(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 600; true"])
+    process = psutil.Process(int((tmp_path / "pid").read_text()))
+    api("POST", f"/{machine['id']}/suspend")
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
+    assert api.get(machine["id"])["state"] == "suspended"
+    assert api("POST", f"/{machine['id']}/start").json()["previous_state"] == "suspended"
+    assert int((tmp_path / "pid").read_text()) != process.pid
+
+
+def test_the_memory_limit_holds_after_a_resume(api, tmp_path):
+    os.mkfifo(tmp_path / "ready")
+    grow = (
+        "import signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "signal.sigwait({signal.SIGUSR1})\n"
+        "much = b'x' * (400 << 20)\n"
+        "signal.pause()\n"
+    )
+    machine = api.create([sys.executable, "-c", grow], guest={"memory_mb": 256})
+    (tmp_path / "ready").read_text()
+    api("POST", f"/{machine['id']}/suspend")
+    api("POST", f"/{machine['id']}/start")
+    assert api("POST", f"/{machine['id']}/signal", signal="SIGUSR1").ok
+    assert api.wait(machine, "stopped").ok
+    exit_event = api.get(machine["id"])["events"][0]["request"]["exit_event"]
+    assert (exit_event["oom_killed"], exit_event["exit_code"]) == (True, 137)
+
+
+def test_a_program_that_suspends_itself_reads_the_answer_after_it_was_resumed(api, asks_own_socket):
+    command, answer = asks_own_socket[0]("/suspend"), asks_own_socket[1]
+    machine = api.create(command)
+    assert api.wait(machine, "suspended").ok
+    assert not answer.exists()
+    api("POST", f"/{machine['id']}/start")
+    while not answer.exists():
+        pass
+    assert answer.read_text() == "200"
+
+
+def test_a_program_can_stop_its_own_machine(api, asks_own_socket):
+    machine = api.create(asks_own_socket[0]("/stop"))
+    assert api.wait(machine, "stopped").ok
+    assert api.get(machine["id"])["events"][0]["request"]["exit_event"]["requested_stop"] is True
+
+
+@pytest.mark.parametrize("action", ["/suspend", "/stop", "/start", "DELETE ", "GET "])
+def test_through_its_own_socket_a_machine_reaches_no_other_one(api, started, asks_own_socket, action):
+    other = started()
+    machine = api.create(asks_own_socket[0](action, other["id"]))
+    assert api.wait(machine, "stopped").ok
+    assert asks_own_socket[1].read_text() == "403"
+    assert api.get(other["id"])["state"] == "started"
+
+
+@pytest.mark.parametrize("action", ["/start", "/restart", "GET "])
+def test_through_its_own_socket_a_machine_does_nothing_but_suspend_and_stop(api, asks_own_socket, action):
+    machine = api.create(asks_own_socket[0](action))
+    assert api.wait(machine, "stopped").ok
+    assert asks_own_socket[1].read_text() == "403"
+
+
+def test_the_socket_is_its_owner_s_alone_and_goes_with_the_machine(api, tmp_path):
+    os.mkfifo(tmp_path / "path")
+    machine = api.create(["sh", "-c", f"echo $FLY_API_SOCKET > {tmp_path}/path; sleep 600; true"])
+    path = Path((tmp_path / "path").read_text().strip())
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    api("DELETE", f"/{machine['id']}?force=true")
+    assert api.wait(machine, "destroyed").ok
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("end", ["close", "kill the server", "kill the guard"])
+def test_no_suspended_machine_stays_behind(tmp_path, end):
+    os.mkfifo(tmp_path / "pid")
+    with LocalFly(rate_limits=False) as fly:
+        api = Api(fly)
+        machine = api.create(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 600; true"])
+        process = psutil.Process(int((tmp_path / "pid").read_text()))
+        assert api("POST", f"/{machine['id']}/suspend").ok
+        api.session.close()
+        if end != "close":
+            psutil.Process(fly.server_pid if "server" in end else fly.pid).kill()
+    assert psutil.wait_procs([process], timeout=10)[1] == []
+
+
+def test_a_deep_folder_for_temporary_files_is_no_hindrance(tmp_path, monkeypatch):
+    deep = tmp_path / uuid.uuid4().hex / uuid.uuid4().hex / uuid.uuid4().hex
+    deep.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(deep))
+    with LocalFly(rate_limits=False) as fly:
+        api = Api(fly)
+        assert api.wait(api.create(), "started").ok
+        api.session.close()
