@@ -35,9 +35,13 @@ if TYPE_CHECKING:
     from flyexecutor.future import FlyFuture as FlyFuture
     from flyexecutor.future import Kill as Kill
     from flyexecutor.future import Progress as Progress
+    from flyexecutor.guests import Prices as Prices
     from flyexecutor.local import LocalFly as LocalFly
     from flyexecutor.retry import Retry as Retry
+    from flyexecutor.schedule import Schedule as Schedule
     from flyexecutor.states import State as State
+    from flyexecutor.stock import MachineInfo as MachineInfo
+    from flyexecutor.stock import Stats as Stats
     from flyexecutor.stream import ItemStream as ItemStream
     from flyexecutor.worker.context import CurrentCall as CurrentCall
     from flyexecutor.worker.context import current_call as current_call
@@ -52,9 +56,13 @@ _HOMES = {
     "ItemStream": "stream",
     "Kill": "future",
     "LocalFly": "local",
+    "MachineInfo": "stock",
+    "Prices": "guests",
     "Progress": "future",
     "Retry": "retry",
+    "Schedule": "schedule",
     "State": "states",
+    "Stats": "stock",
     "current_call": "worker.context",
     "progress": "worker.context",
     "progress_bar": "contrib.tqdm",

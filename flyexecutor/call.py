@@ -89,6 +89,8 @@ class CallInfo:
     region: str = ""
     times: Times = Times()
     expires_at: float | None = None  # until then the outcome of a call that has ended can be had by its id
+    lane: str = ""  # the name of the machine configuration that it needs
+    dollars: float | None = None  # an estimate, for the time that its last attempt ran; None: not known
 
     @property
     def queue_seconds(self) -> float | None:

@@ -10,6 +10,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from flyexecutor import plain
 from flyexecutor.call import Call, CallInfo, Part
@@ -22,6 +23,7 @@ from flyexecutor.errors import (
 )
 from flyexecutor.fleet import Fleet
 from flyexecutor.future import FlyFuture
+from flyexecutor.guests import Prices, guest_of
 from flyexecutor.lane import Lane
 from flyexecutor.machines import MachinesClient
 from flyexecutor.outbox import Outbox
@@ -36,6 +38,7 @@ from flyexecutor.worker.pipe import NESTED, Told
 EXIT_FLUSH = 5.0  # seconds that a plain exit of the interpreter waits for the outbox,
 EXIT_STARTS = 10.0  # and then for the machines that its calls need to be asked for
 AT_ONCE = 500  # calls in one script
+_USUAL_PRICES = Prices()
 
 log = logging.getLogger("flyexecutor")
 
@@ -46,12 +49,15 @@ class Client:
     Without a token it has no fleet: inside a machine, where others start what its calls need.
     """
 
-    def __init__(self, settings: Settings, lane: Lane, trust: Trust, *, result_ttl: float) -> None:
+    def __init__(
+        self, settings: Settings, lane: Lane, trust: Trust, *, result_ttl: float, prices: Prices = _USUAL_PRICES
+    ) -> None:
         self._settings = settings
+        self._prices = prices
         self._lane = lane
-        self._lanes = {lane.name: lane}
+        self._lanes = {lane.name: lane}  # those that calls of this client use or may go to
         self._trust = trust
-        self._result_ttl = result_ttl
+        self.result_ttl = result_ttl
         self.closed = False  # no further call is taken
         self._wire()
         _clients.add(self)
@@ -69,18 +75,17 @@ class Client:
         self._told_waiting = False
         self._attached: weakref.WeakValueDictionary[str, FlyFuture[object]] = weakref.WeakValueDictionary()
         settings = self._settings
-        self._store = Store(settings.redis_url, settings.app)
-        self._machines = MachinesClient(settings.api_url, settings.app, settings.token)
+        self.store = Store(settings.redis_url, settings.app)
+        self.machines = MachinesClient(settings.api_url, settings.app, settings.token)
         self._outbox = Outbox(
-            self._store,
-            self._lane,
+            self.store,
             client=self._id,
-            result_ttl=self._result_ttl,
+            result_ttl=self.result_ttl,
             stored=self._start_soon,
             failed=self._not_stored,
         )
         self._watcher = Watcher(
-            self._store,
+            self.store,
             self._trust,
             client=self._id,
             unsent=self._outbox.holds,
@@ -90,7 +95,9 @@ class Client:
 
     # The way of a call
 
-    def send(self, call: Call, *, take: Callable[[int, int, bytes], None] | None = None) -> FlyFuture[object]:
+    def send(
+        self, call: Call, lane: Lane, *, take: Callable[[int, int, bytes], None] | None = None
+    ) -> FlyFuture[object]:
         """Register a call's future and hand the call to the outbox; never touches the network.
 
         take: gets what the call yields, as `Watcher.expect_items` tells. Raises RuntimeError once closed.
@@ -99,13 +106,14 @@ class Client:
             return known
         future = self._new_future(call.id, keep=call.keep, attached=False)
         self._start_threads()
+        self._fleet_of(lane.name)
         with self._gate:
             self.refuse_if_closed()
             if take:
                 self._watcher.expect_items(call.id, take)
             self._watcher.expect(future)
             try:
-                self._outbox.put(call)
+                self._outbox.put(call, lane)
             except RedisUnavailableError as exc:
                 self._watcher.fail([call.id], exc)
         return future
@@ -148,7 +156,7 @@ class Client:
         # Expected before it is asked for: the outcome may come in between.
         self._watcher.expect(future)
         try:
-            found = self._store.attach(call_id, self._id)
+            found = self.store.attach(call_id, self._id)
         except FlyExecutorError:
             self._watcher.drop(call_id)
             raise
@@ -163,12 +171,12 @@ class Client:
             if found.progress:
                 self._watcher.progress(call_id, found.progress)
             self._start_threads()
-            self._start_soon(())
+            self._tend_lane(found.lane)
         return future
 
     def batch(self, batch_id: str) -> list[tuple[str, State | None]]:
         """The calls of a batch that are stored, with their states; None for one that is no longer kept."""
-        return self._store.batch(batch_id)
+        return self.store.batch(batch_id)
 
     def check_id(self, call_id: str, what: str) -> None:
         """Raises UnknownCallError for the id of a call, or of a batch, that was never made with our key."""
@@ -191,7 +199,7 @@ class Client:
                 left.append(future.id)
         try:
             for at in range(0, len(left), AT_ONCE):
-                for call_id in self._store.cancel(left[at : at + AT_ONCE]):
+                for call_id in self.store.cancel(left[at : at + AT_ONCE]):
                     self._watcher.cancelled(call_id)
         except RedisUnavailableError as exc:
             log.warning("can't cancel now: %s", exc)
@@ -201,8 +209,11 @@ class Client:
         self._outbox.drop_part(part)
 
     def know_lanes(self, lanes: Iterable[Lane]) -> None:
-        """Lanes that calls of this client may go to when they run out of memory."""
-        self._lanes.update((lane.name, lane) for lane in lanes)
+        """Lanes that calls of this client use, or may go to when they run out of memory; with new limits, perhaps."""
+        for lane in lanes:
+            self._lanes[lane.name] = lane
+            if fleet := self._fleets.get(lane.name):
+                fleet.change_lane(lane)
 
     def close(self) -> None:
         """End the threads and connections; what is pending ends with an error that says so."""
@@ -213,8 +224,8 @@ class Client:
         for fleet in self._fleets.values():
             fleet.close()
         self._watcher.close()
-        self._store.close()
-        self._machines.close()
+        self.store.close()
+        self.machines.close()
 
     def close_when_drained(self, then: Callable[[], None]) -> None:
         """Close as soon as no submitted call is pending, and call `then`; in the watcher's thread, so that a
@@ -233,7 +244,7 @@ class Client:
     def take_back(self, call_id: str) -> bool:
         """Cancel, if it is still queued; False as well if Redis does not answer."""
         try:
-            taken = self._outbox.take_back(call_id) or bool(self._store.cancel([call_id]))
+            taken = self._outbox.take_back(call_id) or bool(self.store.cancel([call_id]))
         except RedisUnavailableError as exc:
             log.warning("can't cancel now: %s", exc)
             return False
@@ -245,15 +256,20 @@ class Client:
         """How a call stands; None if Redis does not know it."""
         if self._outbox.holds(call_id):
             return CallInfo(State.QUEUED, 0)
-        return self._store.info(call_id)
+        told = self.store.info(call_id)
+        lane = self._lanes.get(told.lane) if told else None
+        if told is None or lane is None or told.run_seconds is None:
+            return told
+        price = self._prices.per_second(guest_of(lane.config), told.region)
+        return told if price is None else replace(told, dollars=told.run_seconds * price / lane.concurrency)
 
     def kill(self, call_id: str) -> State | None:
         """Have a call stopped."""
-        return self._store.kill(call_id)
+        return self.store.kill(call_id)
 
     def logs(self, call_id: str) -> bytes:
         """What a call has printed."""
-        return self._store.logs(call_id)
+        return self.store.logs(call_id)
 
     # Within
 
@@ -280,8 +296,8 @@ class Client:
             if known or self._ended:
                 return known
             fleet = self._fleets[name] = Fleet(
-                self._store,
-                self._machines,
+                self.store,
+                self.machines,
                 lane,
                 client=f"{self._id}.{name}",
                 needed=lambda: self._watcher.busy,
@@ -296,8 +312,8 @@ class Client:
         if fleet:
             fleet.start_soon(())
 
-    def _start_soon(self, reservations: Sequence[str]) -> None:
-        fleet = self._fleets.get(self._lane.name)
+    def _start_soon(self, lane: Lane, reservations: Sequence[str]) -> None:
+        fleet = self._fleets.get(lane.name)
         if fleet:
             fleet.start_soon(reservations)
 
@@ -321,7 +337,7 @@ class Client:
         waiting = [future.id for future in self._watcher.pending()]
         sealed = [(call_id, self._trust.seal_outcome(call_id, 0, told, Encoding.TEXT)) for call_id in waiting]
         for at in range(0, len(sealed), AT_ONCE):
-            self._store.fail(lane.name, sealed[at : at + AT_ONCE])
+            self.store.fail(lane.name, sealed[at : at + AT_ONCE])
 
 
 def _start_thread(run: Callable[[], None], name: str) -> None:

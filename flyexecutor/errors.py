@@ -57,7 +57,31 @@ class MachinesError(FlyExecutorError):
 
 
 class MachineStartError(MachinesError, BrokenExecutor):
-    """No machine could be had for a call: the call never ran. Fix what the message says, then submit again."""
+    """No machine could be had for a call: the call never ran. Fix what the message says, then submit again.
+
+    `phase` is where it failed: "create", "boot" (its program ended) or "join" (no sign of its worker); empty: before.
+    `region` is where the machine was, or was to be.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        request_id: str | None = None,
+        *,
+        phase: str = "",
+        region: str = "",
+    ) -> None:
+        super().__init__(message, status, request_id)
+        self.phase = phase
+        self.region = region
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _start_error, (*self.args, self.phase, self.region)
+
+
+def _start_error(message: str, status: int | None, request_id: str | None, phase: str, region: str) -> Exception:
+    return MachineStartError(message, status, request_id, phase=phase, region=region)
 
 
 class MachineLostError(FlyExecutorError, BrokenExecutor):

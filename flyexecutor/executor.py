@@ -19,13 +19,23 @@ from flyexecutor.client import Client
 from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
-from flyexecutor.lane import METADATA_KEY, Lane, larger_guests
+from flyexecutor.guests import Prices, guest_of, larger_guests, read_guest
+from flyexecutor.lane import Lane
 from flyexecutor.local import LocalError, LocalFly
-from flyexecutor.machine_config import machine_config, with_guest
-from flyexecutor.options import Options, check_at_least, read_initializer, read_retries
+from flyexecutor.machine_config import MachineSpec, make_lane, owner_of
+from flyexecutor.options import (
+    Options,
+    check_at_least,
+    read_initializer,
+    read_retries,
+    read_volume,
+    read_warmup,
+)
 from flyexecutor.retry import Retry
-from flyexecutor.settings import LANE_VARIABLE, machine_settings, read_settings
+from flyexecutor.schedule import Schedule, Schedules
+from flyexecutor.settings import LANE_VARIABLE, Settings, machine_settings, read_settings
 from flyexecutor.sharing import Sharing
+from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Stats, Stock, affordable
 from flyexecutor.stream import ItemStream
 from flyexecutor.trust import Encoding, Trust
 
@@ -44,9 +54,18 @@ class FlyMachineExecutor(Executor):
 
     max_workers: machines at the same time, at most.
     concurrency: calls that one machine runs at a time, each in a process of its own.
-    guest: size of a machine in Fly's words, as `{"cpu_kind": "shared", "cpus": 1, "memory_mb": 256}`.
+    guest: size of a machine by Fly's name, as "shared-cpu-2x", "performance-1x" or "a10", or in Fly's words, as
+        `{"cpu_kind": "shared", "cpus": 1, "memory_mb": 512}`.
     env: environment variables of the machines. (Secrets belong in `fly secrets set`.)
-    idle_timeout: seconds after which a machine without work stops. A stopped machine costs its disk only.
+    volume: name and path of a Fly volume, as ("models", "/models"): each machine gets one of that name.
+    warm: idle machines that are kept, suspended (up to 2 GB of memory) or else stopped: they cost their disk only, and
+        start in parallel. Others destroy themselves when they have nothing to do.
+    warmup: a function that each process of a machine runs before the machine is first suspended: imports, models.
+    idle_timeout: seconds after which a machine without work rests. Left out: 0.25, or 10 if it can't be suspended.
+    max_lifetime: seconds that a machine runs at most, from its start, whatever happens. A call that still runs then is
+        lost with it.
+    max_cost_per_hour: dollars, estimated: calls wait rather than have more machines at a time than that buys.
+    prices: what machines cost, if not what we know.
     boot_timeout: seconds that a machine may take from its start to its worker's first sign.
     retries: further attempts of a call that raised or whose machine was lost, 0: at most once; or a `Retry`, which
         tells these apart. Left out: 2 for lost machines, none for exceptions.
@@ -70,9 +89,15 @@ class FlyMachineExecutor(Executor):
         max_workers: int = 10,
         concurrency: int = 1,
         regions: Sequence[str] | None = None,
-        guest: Mapping[str, Any] | None = None,
+        guest: "str | Mapping[str, Any] | None" = None,
         env: Mapping[str, str] | None = None,
-        idle_timeout: float = 10.0,
+        volume: tuple[str, str] | None = None,
+        warm: int = 10,
+        warmup: Callable[[], object] | None = None,
+        idle_timeout: float | None = None,
+        max_lifetime: float = 86400.0,
+        max_cost_per_hour: float | None = None,
+        prices: Prices | None = None,
         boot_timeout: float = 120.0,
         retries: "int | Retry | None" = None,
         timeout: float | None = None,
@@ -89,8 +114,8 @@ class FlyMachineExecutor(Executor):
         local: "bool | LocalFly | None" = None,
     ) -> None:
         check_at_least(1, max_workers=max_workers, concurrency=concurrency, result_ttl=result_ttl)
-        check_at_least(0, idle_timeout=idle_timeout)
-        check_at_least(1, boot_timeout=boot_timeout)
+        check_at_least(0, warm=warm, **({} if idle_timeout is None else {"idle_timeout": idle_timeout}))
+        check_at_least(1, boot_timeout=boot_timeout, max_lifetime=max_lifetime)
         self._options = Options(
             retry=Retry() if retries is None else read_retries(retries),
             timeout=timeout,
@@ -115,28 +140,31 @@ class FlyMachineExecutor(Executor):
                 environ=where.environ() if where else os.environ,
             )
             trust = Trust(settings.key, settings.app)
-            config = (
-                {}
-                if inside
-                else machine_config(
-                    settings, trust, guest=guest, env=env, concurrency=concurrency, idle_timeout=idle_timeout
-                )
-            )
-            self._lane = Lane(
-                name=os.environ[LANE_VARIABLE] if inside else config["metadata"][METADATA_KEY],
-                config=config,
+            self._spec = MachineSpec(
+                image=settings.image,
+                guest=read_guest(guest),
+                env=dict(env or {}),
                 regions=settings.regions,
-                max_workers=0 if inside else max_workers,  # others see to the machines
                 concurrency=concurrency,
+                idle_timeout=idle_timeout,
                 boot_timeout=boot_timeout,
+                max_lifetime=max_lifetime,
+                warm=warm,
+                volume=read_volume(volume),
+                warmup=read_warmup(warmup, trust, ship),
             )
-            self._client = Client(settings, self._lane, trust, result_ttl=result_ttl)
+            self._settings = settings
+            self._trust = trust
+            self._prices = prices or Prices()
+            self._max_cost_per_hour = max_cost_per_hour
+            self._max_workers = max_workers  # dask reads it
+            self._lane = _lane_of_this_machine(settings) if inside else self._make_lane(self._spec)
+            self._client = Client(settings, self._lane, trust, result_ttl=result_ttl, prices=self._prices)
         except BaseException:
             close_local()
             raise
-        self._settings = settings
-        self._trust = trust
-        self._max_workers = max_workers  # dask reads it
+        self._stock = Stock(self._client, self._prices, owner_of(settings))
+        self._schedules = Schedules(self._client, trust, owner_of(settings))
         self._life = _Life(self._client, close_local)
 
     def __repr__(self) -> str:
@@ -254,10 +282,16 @@ class FlyMachineExecutor(Executor):
         timeout: float | None = None,
         expires: float | None = None,
         key: str | None = None,
+        image: str | None = None,
+        guest: "str | Mapping[str, Any] | None" = None,
+        env: Mapping[str, str] | None = None,
+        regions: Sequence[str] | None = None,
+        volume: tuple[str, str] | None = None,
     ) -> Self:
         """This executor with other options for the calls that are submitted through what is returned.
 
-        Left out: as here. It shares everything else; shutting down one shuts down both.
+        Left out: as here. It shares everything else; shutting down one shuts down both. Another image, guest,
+        environment or volume means other machines: these calls have a queue and a fleet of their own.
 
         key: names one call. A second submit with the same key, from any process, attaches to the first instead of
             running again, until the outcome of the first has expired. Not for `map`.
@@ -268,7 +302,74 @@ class FlyMachineExecutor(Executor):
             changes["retry"] = read_retries(retries)
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, _options=replace(self._options, **changes))
+        machine: dict[str, Any] = {"image": image, "guest": read_guest(guest), "env": env, "regions": regions}
+        machine["volume"] = read_volume(volume)
+        if needs := {name: value for name, value in machine.items() if value is not None}:
+            if not self._settings.token:
+                raise SettingsError(f"{', '.join(needs)}: inside a machine nobody can start other machines")
+            other._spec = replace(self._spec, **needs)
+            other._lane = other._make_lane(other._spec)
+            self._client.know_lanes([other._lane])
         return other
+
+    def set_limits(self, *, max_workers: int | None = None, max_cost_per_hour: float | None = None) -> None:
+        """Change how many machines this executor has at most, from now on; machines that work are not stopped."""
+        if max_workers is not None:
+            check_at_least(1, max_workers=max_workers)
+            self._max_workers = max_workers
+        if max_cost_per_hour is not None:
+            self._max_cost_per_hour = max_cost_per_hour
+        self._lane = self._make_lane(self._spec)
+        self._client.know_lanes([self._lane])
+
+    def stats(self) -> Stats:
+        """What the machines of this executor do, and have cost. One round trip to Redis."""
+        return self._stock.stats(self._lane)
+
+    def machines(self) -> list[MachineInfo]:
+        """The machines of the app that are ours, those of other executors too. One request of the Machines API."""
+        return self._stock.machines()
+
+    def prepare(self, number: int, timeout: float = 600.0) -> None:
+        """Have so many machines ready: they are created (Fly allows one a second), run `warmup`, and rest until calls
+        come. They are kept, whatever `warm` says. Returns when all rest.
+
+        timeout: seconds. Raises MachineStartError.
+        """
+        self._stock.prepare(self._lane, number, timeout)
+
+    def schedule(
+        self, fn: Callable[P, object], /, *args: Any, every: str, name: str | None = None, **kwargs: Any
+    ) -> Schedule:
+        """Have Fly make this call "hourly", "daily", "weekly" or "monthly", from now on, with nobody there to start it.
+
+        Its runs are calls like others; `schedules()` knows the ids of the last. The machine costs its disk in between.
+        name: by default the function's; `unschedule(name)` ends it. Raises SettingsError, MachinesError.
+        """
+        return self._schedules.add(
+            self._lane,
+            fn,
+            args,
+            kwargs,
+            every=every,
+            name=name,
+            options=self._options,
+            result_ttl=self._client.result_ttl,
+        )
+
+    def schedules(self) -> list[Schedule]:
+        """The schedules of this app."""
+        return self._schedules.list()
+
+    def unschedule(self, name: str) -> None:
+        """End a schedule, and what runs of it. Raises SettingsError that names those that are there."""
+        self._schedules.remove(name)
+
+    def reap(self, older_than: float = ORPHAN_AFTER) -> list[MachineInfo]:
+        """Destroy machines that nobody will use: those that rest and whose lane had no call for `older_than` seconds,
+        and those that run without a worker. Never one that is not ours. Answers what was destroyed.
+        """
+        return self._stock.reap(older_than)
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything submitted so far is stored in Redis: from then on it runs, whatever happens to us.
@@ -325,7 +426,7 @@ class FlyMachineExecutor(Executor):
             bigger=self._bigger() if options.retry.on_oom == "bigger" else (),
             parts=parts,
         )
-        return self._client.send(call, take=take)
+        return self._client.send(call, self._lane, take=take)
 
     def _fan_out(self, fn: Callable[..., Any], items: Iterator[Any], sizes: Sizes, return_exceptions: bool) -> FanOut:
         if not callable(fn):
@@ -346,9 +447,20 @@ class FlyMachineExecutor(Executor):
 
     def _bigger(self) -> Sequence[str]:
         """The lanes of ever larger machines; this client's fleet knows them from now on."""
-        lanes = [with_guest(self._lane, guest, self._settings.key) for guest in larger_guests(self._lane.config)]
+        guests = larger_guests(guest_of(self._lane.config))
+        lanes = [self._make_lane(replace(self._spec, guest=guest)) for guest in guests]
         self._client.know_lanes(lanes)
         return [lane.name for lane in lanes]
+
+    def _make_lane(self, spec: MachineSpec) -> Lane:
+        lane = make_lane(spec, self._settings, self._trust, self._max_workers)
+        if self._max_cost_per_hour is None:
+            return lane
+        try:
+            number = affordable(lane, self._prices, self._max_cost_per_hour)
+        except ValueError as exc:
+            raise SettingsError(f"max_cost_per_hour is {self._max_cost_per_hour!r}: {exc}") from None
+        return replace(lane, max_workers=min(self._max_workers, number))
 
     def _seal_expired(self, call_id: str, expires: float) -> bytes:
         error = NotStartedError(f"no worker began the call {call_id} within {expires:g} s (expires): it never ran")
@@ -380,6 +492,12 @@ def _executor_of_this_machine() -> FlyMachineExecutor:
     if _inside is None:
         _inside = FlyMachineExecutor()
     return _inside
+
+
+def _lane_of_this_machine(settings: Settings) -> Lane:
+    # Others see to the machines.
+    name = os.environ[LANE_VARIABLE]
+    return Lane(name, config={}, regions=settings.regions, max_workers=0, concurrency=1, boot_timeout=120.0)
 
 
 def _start_local() -> LocalFly:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 METADATA_KEY = "flyexecutor"  # machines of ours carry it, with their lane as its value
-DEFAULT_GUEST = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256}  # Fly's, when none is named
-MOST_MB = {"shared": 2048, "performance": 8192}  # for each cpu, by its kind (Fly's documentation of machine sizing)
+FAMILY_KEY = "flyexecutor_family"  # the same for the lanes that follow each other when an app is deployed
+OWNER_KEY = "flyexecutor_owner"  # whose machine it is: the same for all who share app, key and Redis
+SCHEDULE_KEY = "flyexecutor_schedule"  # the name of the schedule that the machine is for
+KEEPER_KEY = "flyexecutor_keeper"  # 1: it rests when it has nothing to do, 0: it destroys itself
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -28,6 +30,8 @@ class Lane:
     max_workers: int
     concurrency: int  # calls that one machine runs at a time
     boot_timeout: float  # seconds from start to join
+    warm: int = 1  # idle machines that are kept; the others are destroyed when they have nothing to do
+    load_window: float = 10.0  # seconds: for so long a worker is needed after the moment in which it was
 
     def __repr__(self) -> str:
         return f"<Lane {self.name}>"
@@ -41,10 +45,13 @@ class Exit:
     signal: int | None  # -1: none
     oom_killed: bool
     at: int  # ms since the epoch
+    requested_stop: bool = False  # somebody stopped it
 
     def __str__(self) -> str:
         if self.oom_killed:
             return "out of memory (oom_killed)"
+        if self.requested_stop:
+            return "stopped on request"
         if self.signal is not None and self.signal > 0:
             return f"signal {self.signal}"
         return f"exit code {self.exit_code}"
@@ -61,20 +68,18 @@ class Machine:
     instance_id: str  # changes with each update
     host_status: str
     exit: Exit | None
+    lane: str = ""  # from its metadata, as the next two
+    family: str = ""
+    keeper: bool = False
+    changed_at: float = 0.0  # seconds since the epoch, by Fly's clock: when its state changed last
+    billed_seconds: float = 0.0  # as far back as its events tell
+    guest: Mapping[str, Any] | None = None  # None while its host does not answer
+    owner: str = ""  # whose it is: a keyed hash of app and Redis
+    schedule: str = ""  # hourly, daily, ...: Fly starts it by itself
+    schedule_name: str = ""
 
 
 def name_lane(config: Mapping[str, Any], key: bytes) -> str:
     """Name the lane of a machine configuration: the same everywhere for the same configuration and key."""
     canonical = json.dumps(config, sort_keys=True).encode()
     return hmac.new(key, b"lane\0" + canonical, hashlib.sha256).hexdigest()[:16]
-
-
-def larger_guests(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The guests of a machine configuration with twice the memory, four times, ...: what Fly offers for its cpus."""
-    guest = {**DEFAULT_GUEST, **(config.get("guest") or {})}
-    most = MOST_MB.get(guest["cpu_kind"], 0) * guest["cpus"]
-    larger = []
-    while guest["memory_mb"] < most:
-        guest = {**guest, "memory_mb": min(most, guest["memory_mb"] * 2)}
-        larger.append(guest)
-    return larger

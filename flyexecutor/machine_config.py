@@ -1,53 +1,115 @@
-"""Level 3: what a machine of ours is told at its creation: Fly's `config`, as plain data. Owns nothing."""
+"""Level 3: what a machine of ours is told at its creation: Fly's `config`, as plain data. Owns nothing.
 
-from collections.abc import Mapping
-from dataclasses import replace
+Calls that need the same configuration share a lane. Machines of a lane differ in one thing: a keeper goes to rest when
+it has nothing to do, another destroys itself. That is decided at its creation: nobody may be there to do it later.
+"""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from flyexecutor.lane import METADATA_KEY, Lane, name_lane
-from flyexecutor.settings import LANE_VARIABLE, Settings
+from flyexecutor import guests
+from flyexecutor.lane import FAMILY_KEY, KEEPER_KEY, METADATA_KEY, OWNER_KEY, Lane, name_lane
+from flyexecutor.settings import IDLE_VARIABLE, LANE_VARIABLE, STOP, SUSPEND, WARMUP_VARIABLE, Settings, redact
 from flyexecutor.trust import KEY_VARIABLE, Trust
 
 STOP_TIMEOUT = 30  # seconds that a stopped machine's worker has to hand back what it runs (Fly: stop_config.timeout)
 RESTARTS = 3  # of a machine whose worker died, by Fly and without us
+IDLE_SUSPENDED = 0.25  # seconds: waking up takes about as long (benchmarks/fleet.py has what longer ones cost)
+IDLE_STOPPED = 10.0  # seconds: a cold boot costs seconds
 
 
-def machine_config(
-    settings: Settings,
-    trust: Trust,
-    *,
-    guest: Mapping[str, Any] | None,
-    env: Mapping[str, str] | None,
-    concurrency: int,
-    idle_timeout: float,
-) -> dict[str, Any]:
-    """Fly's `config` for a machine of ours; it names its lane, in its metadata and to its worker."""
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What calls need of their machines, as `FlyMachineExecutor` and `with_options` take it."""
+
+    image: str
+    guest: Mapping[str, Any] | None  # None: Fly's default
+    env: Mapping[str, str]
+    regions: Sequence[str]
+    concurrency: int
+    idle_timeout: float | None
+    boot_timeout: float
+    max_lifetime: float
+    warm: int
+    volume: tuple[str, str] | None  # name, path
+    warmup: tuple[str, bytes] | None  # what it is called, sealed
+
+
+def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: int) -> Lane:
+    """The lane of this specification; its `config` is that of a machine that is no keeper yet."""
+    suspends = guests.can_suspend(guests.guest_of({"guest": spec.guest}))
+    idle_timeout = (IDLE_SUSPENDED if suspends else IDLE_STOPPED) if spec.idle_timeout is None else spec.idle_timeout
     config: dict[str, Any] = {
-        "image": settings.image,
+        "image": spec.image,
         "env": {
-            **(env or {}),
+            **spec.env,
             "REDIS_URL": settings.redis_url,
             KEY_VARIABLE: trust.exported,
-            "FLYEXECUTOR_CONCURRENCY": str(concurrency),
+            "FLYEXECUTOR_CONCURRENCY": str(spec.concurrency),
             "FLYEXECUTOR_IDLE_TIMEOUT": str(idle_timeout),
+            "FLYEXECUTOR_MAX_LIFETIME": str(spec.max_lifetime),
         },
         "restart": {"policy": "on-failure", "max_retries": RESTARTS},
         "stop_config": {"signal": "SIGTERM", "timeout": f"{STOP_TIMEOUT}s"},
         "init": {"exec": ["python", "-m", "flyexecutor.worker"]},
     }
-    if guest:
-        config["guest"] = dict(guest)
-    return _with_lane(config, settings.key)
+    if spec.guest:
+        config["guest"] = dict(spec.guest)
+    if spec.volume:
+        config["mounts"] = [{"volume": spec.volume[0], "path": spec.volume[1]}]
+    # Not the pickle: it is not the same in two processes.
+    name = name_lane({**config, "warmup": spec.warmup[0] if spec.warmup else ""}, settings.key)
+    env = {**config["env"], LANE_VARIABLE: name}
+    if spec.warmup:
+        env[WARMUP_VARIABLE] = base64.b64encode(spec.warmup[1]).decode()
+    metadata = {METADATA_KEY: name, FAMILY_KEY: _family(spec, settings.key), OWNER_KEY: owner_of(settings)}
+    return Lane(
+        name=name,
+        config={**config, "env": env, "metadata": metadata},
+        regions=tuple(spec.regions),
+        max_workers=max_workers,
+        concurrency=spec.concurrency,
+        boot_timeout=spec.boot_timeout,
+        warm=spec.warm,
+        load_window=load_window(idle_timeout),
+    )
 
 
-def _with_lane(config: dict[str, Any], key: bytes) -> dict[str, Any]:
-    lane = name_lane(config, key)
-    return {**config, "env": {**config["env"], LANE_VARIABLE: lane}, "metadata": {METADATA_KEY: lane}}
+def load_window(idle_timeout: float) -> float:
+    """Seconds for which a lane's load is remembered: half as long as a worker waits (benchmarks/fleet.py)."""
+    return max(idle_timeout / 2, 0.1)
 
 
-def with_guest(lane: Lane, guest: Mapping[str, Any], key: bytes) -> Lane:
-    """The lane of machines that are the same but for their guest."""
-    env = {name: value for name, value in lane.config["env"].items() if name != LANE_VARIABLE}
-    config = {name: value for name, value in lane.config.items() if name != "metadata"}
-    config = _with_lane({**config, "env": env, "guest": dict(guest)}, key)
-    return replace(lane, name=config["metadata"][METADATA_KEY], config=config)
+def config_of_machine(lane: Lane, *, keeper: bool, volume_id: str | None, rests: bool = True) -> dict[str, Any]:
+    """The `config` of one machine of the lane. rests: a keeper may be suspended."""
+    config = dict(lane.config)
+    if volume_id:
+        config["mounts"] = [{**config["mounts"][0], "volume": volume_id}]
+    suspends = keeper and rests and guests.can_suspend(guests.guest_of(config))
+    config["env"] = {**config["env"], IDLE_VARIABLE: SUSPEND if suspends else STOP}
+    config["metadata"] = {**config["metadata"], KEEPER_KEY: str(int(keeper))}
+    config["auto_destroy"] = not keeper
+    return config
+
+
+def owner_of(settings: Settings) -> str:
+    """Whose machines they are: of all who share app, key and Redis."""
+    told = f"owner\0{settings.app}\0{redact(settings.redis_url)}"
+    return hmac.new(settings.key, told.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def _family(spec: MachineSpec, key: bytes) -> str:
+    """Names what stays the same over deploys: the lanes of one family replace each other."""
+    repository = spec.image.split("@")[0].rpartition("/")
+    told = [
+        repository[0],
+        repository[2].split(":")[0],
+        sorted((spec.guest or {}).items()),
+        spec.concurrency,
+        spec.volume,
+    ]
+    return hmac.new(key, b"family\0" + repr(told).encode(), hashlib.sha256).hexdigest()[:16]

@@ -8,13 +8,15 @@ the Machines API (https://fly.io/docs/machines/api/), August 2026.
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import requests
 
 from flyexecutor.errors import MachinesError
-from flyexecutor.lane import METADATA_KEY, Exit, Machine
+from flyexecutor.guests import guest_of
+from flyexecutor.lane import FAMILY_KEY, KEEPER_KEY, METADATA_KEY, OWNER_KEY, SCHEDULE_KEY, Exit, Machine
 
 ANSWER_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
@@ -22,6 +24,7 @@ ATTEMPTS = 5  # of one request: with the pauses below some 6 s
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 5.0
 WAIT_LIMIT = 60.0  # Fly: the longest `timeout` of wait
+BILLED = frozenset({"started", "stopping", "suspending"})  # Fly: from started until it rests
 
 _CAPACITY_WORDS = ("insufficient", "could not reserve resource", "no capacity", "machine limit", "machines limit")
 
@@ -46,10 +49,25 @@ class MachinesClient:
         """Close the connections."""
         self._session.close()
 
-    def list(self, lane: str) -> "list[Machine]":
+    def list(self, lane: str) -> Sequence[Machine]:
         """The machines of a lane that are not destroyed. Fly allows one list a second per app."""
-        told = self._request("GET", "/machines", params={f"metadata.{METADATA_KEY}": lane})
+        return self._list({f"metadata.{METADATA_KEY}": lane})
+
+    def list_all(self) -> Sequence[Machine]:
+        """The machines of ours in all lanes of the app; never somebody else's."""
+        return [machine for machine in self._list({}) if machine.lane]
+
+    def _list(self, params: Mapping[str, str]) -> Sequence[Machine]:
+        told = self._request("GET", "/machines", params=params)
         return [_machine(one) for one in (told if isinstance(told, list) else [told])]
+
+    def free_volumes(self, name: str, region: str | None) -> Sequence[tuple[str, str]]:
+        """Id and region of the volumes of this name (in this region) that no machine has."""
+        return [
+            (one["id"], one["region"])
+            for one in self._request("GET", "/volumes")
+            if one.get("name") == name and not one.get("attached_machine_id") and region in {None, one.get("region")}
+        ]
 
     def get(self, machine_id: str) -> Machine | None:
         """One machine; None if there is none (any more)."""
@@ -60,14 +78,18 @@ class MachinesClient:
                 return None
             raise
 
-    def create(self, name: str, config: Mapping[str, Any], region: str | None, lane: str) -> Machine:
-        """Create a machine, which boots by itself.
+    def create(
+        self, name: str, config: Mapping[str, Any], region: str | None, lane: str, *, launch: bool = True
+    ) -> Machine:
+        """Create a machine, which boots by itself unless told otherwise.
 
         The name makes it idempotent: if the answer of a first attempt was lost, the machine of that name is the answer.
         """
         body: dict[str, Any] = {"name": name, "config": dict(config)}
         if region:
             body["region"] = region
+        if not launch:
+            body["skip_launch"] = True
         try:
             return _machine(self._request("POST", "/machines", body))
         except MachinesError as exc:
@@ -85,9 +107,17 @@ class MachinesClient:
         """Stop a machine: its stop signal, then SIGKILL."""
         self._request("POST", f"/machines/{machine_id}/stop", {})
 
-    def wait_stopped(self, machine: Machine, timeout: float) -> None:
-        """Wait until a machine that is about to stop has stopped; raises MachinesError (408) if it does not."""
-        params = {"state": "stopped", "instance_id": machine.instance_id, "timeout": str(int(min(timeout, WAIT_LIMIT)))}
+    def destroy(self, machine_id: str, *, force: bool = False) -> None:
+        """Destroy a machine; one that runs only by force."""
+        try:
+            self._request("DELETE", f"/machines/{machine_id}", params={"force": "true"} if force else None)
+        except MachinesError as exc:
+            if exc.status != 404:
+                raise
+
+    def wait(self, machine: Machine, state: str, timeout: float) -> None:
+        """Wait until a machine has reached a state; raises MachinesError (408) if it does not."""
+        params = {"state": state, "instance_id": machine.instance_id, "timeout": str(int(min(timeout, WAIT_LIMIT)))}
         self._request("GET", f"/machines/{machine.id}/wait", params=params)
 
     def _request(
@@ -156,6 +186,8 @@ def _json(response: requests.Response) -> Any:
 
 def _machine(told: Mapping[str, Any]) -> Machine:
     try:
+        config = told.get("config") or told.get("incomplete_config") or {}
+        metadata = config.get("metadata") or {}
         return Machine(
             id=told["id"],
             name=told.get("name", ""),
@@ -164,11 +196,35 @@ def _machine(told: Mapping[str, Any]) -> Machine:
             instance_id=told.get("instance_id", ""),
             host_status=told.get("host_status", "ok"),
             exit=_last_exit(told.get("events") or ()),
+            lane=metadata.get(METADATA_KEY, ""),
+            family=metadata.get(FAMILY_KEY, ""),
+            owner=metadata.get(OWNER_KEY, ""),
+            keeper=metadata.get(KEEPER_KEY) == "1",
+            changed_at=_epoch(told.get("updated_at")),
+            billed_seconds=_billed(told.get("events") or ()),
+            guest=guest_of(config) if config else None,
+            schedule=config.get("schedule") or "",
+            schedule_name=metadata.get(SCHEDULE_KEY, ""),
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise MachinesError(
             "the Machines API answered with something that is no machine: check FLY_API_HOSTNAME"
         ) from None
+
+
+def _epoch(told: str | None) -> float:
+    return datetime.fromisoformat(told.replace("Z", "+00:00")).timestamp() if told else 0.0
+
+
+def _billed(events: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds in which the machine was started, as far back as its events (newest first) tell."""
+    seconds, until = 0.0, time.time()
+    for event in events:
+        at = float(event.get("timestamp") or 0) / 1000
+        if event.get("status") in BILLED:
+            seconds += max(0.0, until - at)
+        until = at
+    return seconds
 
 
 def _last_exit(events: Any) -> Exit | None:
@@ -178,6 +234,10 @@ def _last_exit(events: Any) -> Exit | None:
         if event.get("type") != "exit" or not told:
             continue
         return Exit(
-            told.get("exit_code"), told.get("signal"), bool(told.get("oom_killed")), int(event.get("timestamp") or 0)
+            told.get("exit_code"),
+            told.get("signal"),
+            bool(told.get("oom_killed")),
+            int(event.get("timestamp") or 0),
+            bool(told.get("requested_stop")),
         )
     return None

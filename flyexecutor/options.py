@@ -8,6 +8,9 @@ from typing import Any
 from flyexecutor import payload
 from flyexecutor.errors import SettingsError
 from flyexecutor.retry import Retry
+from flyexecutor.trust import WARMUP, Trust
+
+WARMUP_BYTES = 32 * 1024  # it travels in an environment variable of the machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +70,31 @@ def check_at_least(least: float, **values: float) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
             raise SettingsError(f"{name} is {value!r}: it must be a number of at least {least}")
+
+
+def read_volume(volume: tuple[str, str] | None) -> tuple[str, str] | None:
+    """Name and path of a volume; raises SettingsError."""
+    if volume is None:
+        return None
+    if len(volume) != 2 or not all(isinstance(part, str) and part for part in volume) or volume[1][0] != "/":
+        raise SettingsError(f'volume is {volume!r}: it must be a name and an absolute path, as ("models", "/models")')
+    return volume
+
+
+def read_warmup(
+    warmup: Callable[[], object] | None, trust: Trust, ship: Sequence[ModuleType]
+) -> tuple[str, bytes] | None:
+    """A warm-up function, what it is called and sealed; raises SettingsError."""
+    if warmup is None:
+        return None
+    if not callable(warmup):
+        raise SettingsError(f"warmup is {warmup!r}: it must be a function without arguments")
+    with payload.shipping(ship):
+        dumped = payload.dump_part(warmup)
+    sealed = trust.seal_part(WARMUP, dumped.body, dumped.encoding)
+    if len(sealed) > WARMUP_BYTES:
+        raise SettingsError(
+            f"warmup is {len(sealed):,} bytes when pickled, at most {WARMUP_BYTES:,} fit into a machine's environment: "
+            "define it in a module that the image has"
+        )
+    return f"{getattr(warmup, '__module__', '')}.{getattr(warmup, '__qualname__', repr(warmup))}", sealed

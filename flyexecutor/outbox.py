@@ -30,22 +30,20 @@ class Outbox:
     def __init__(
         self,
         store: Store,
-        lane: Lane,
         *,
         client: str,
         result_ttl: float,
-        stored: Callable[[Sequence[str]], None],
+        stored: Callable[[Lane, Sequence[str]], None],
         failed: Callable[[Sequence[Call], RedisUnavailableError], None],
     ) -> None:
         self._store = store
-        self._lane = lane
         self._client = client
         self._result_ttl = result_ttl
         self._stored = stored
         self._failed = failed
         self._changed = threading.Condition()  # guards all that follows
-        self._waiting: dict[str, tuple[int, Call]] = {}  # in order, with a number
-        self._sending: dict[str, tuple[int, Call]] = {}
+        self._waiting: dict[str, tuple[int, Call, Lane]] = {}  # in order, with a number
+        self._sending: dict[str, tuple[int, Call, Lane]] = {}  # all of one lane
         self._held_bytes = 0
         self._number = 0
         self._closed = False
@@ -57,13 +55,13 @@ class Outbox:
         self._unused: list[Part] = []  # what calls shared that have ended
         self._parts: set[str] = set()  # ids of what calls share and is stored; the thread's own
 
-    def put(self, call: Call) -> None:
+    def put(self, call: Call, lane: Lane) -> None:
         """Take a call; returns at once. Raises RedisUnavailableError if Redis is away and too much waits for it."""
         with self._changed:
             if self._error and self._held_bytes + len(call.sealed) > HELD_BYTES:
                 raise self._error
             self._number += 1
-            self._waiting[call.id] = (self._number, call)
+            self._waiting[call.id] = (self._number, call, lane)
             self._held_bytes += len(call.sealed)
             self._changed.notify_all()
 
@@ -132,24 +130,28 @@ class Outbox:
                 self._changed.wait()
             if not self._waiting and not self._unused:
                 return None
-            size = 0
-            for call_id, (number, call) in self._waiting.items():
+            size, name = 0, ""
+            for call_id, (number, call, lane) in self._waiting.items():
                 size += min(len(call.sealed), INLINE_BYTES)
-                if self._sending and (size > BATCH_BYTES or len(self._sending) == BATCH_CALLS):
+                full = size > BATCH_BYTES or len(self._sending) == BATCH_CALLS
+                if self._sending and (full or lane.name != name):
                     break
-                self._sending[call_id] = (number, call)
+                name = lane.name
+                self._sending[call_id] = (number, call, lane)
             for call_id in self._sending:
                 del self._waiting[call_id]
-            return [call for _, call in self._sending.values()]
+            return [call for _, call, _ in self._sending.values()]
 
     def _send(self, batch: Sequence[Call]) -> None:
         pause = 0.05
-        first, _ = next(iter(self._sending.values()))  # names the batch: no two have the same first call
+        first, _, lane = next(
+            iter(self._sending.values())
+        )  # the number names the batch: no two have the same first call
         while True:
             try:
                 self._send_parts(batch)
                 reservations = self._store.enqueue(
-                    self._lane,
+                    lane,
                     batch,
                     client=self._client,
                     result_ttl=self._result_ttl,
@@ -165,7 +167,7 @@ class Outbox:
                 pause = min(LONGEST_PAUSE, pause * 2)
             else:
                 self._reached, self._down_since = True, None
-                self._stored(reservations)  # before flush returns: who exits then waits for the fleet too
+                self._stored(lane, reservations)  # before flush returns: who exits then waits for the fleet too
                 self._done(batch, None)
                 return
 
@@ -200,7 +202,7 @@ class Outbox:
     def _done(self, batch: Sequence[Call], failure: RedisUnavailableError | None) -> None:
         with self._changed:
             if failure:
-                self._last_failure = (max(number for number, _ in self._sending.values()), failure)
+                self._last_failure = (max(number for number, *_ in self._sending.values()), failure)
             self._error = failure
             self._sending.clear()
             self._held_bytes -= sum(len(call.sealed) for call in batch)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flyexecutor import errors
 
@@ -32,11 +32,14 @@ class Told(NamedTuple):
 
 def dump(error: errors.FlyExecutorError, traceback: str = "", packages: Mapping[str, str] | None = None) -> bytes:
     """An error of ours, as bytes."""
-    told = {"error": type(error).__name__, "message": str(error), "traceback": traceback, "packages": packages or {}}
+    told: dict[str, Any] = {"error": type(error).__name__, "message": str(error), "traceback": traceback}
+    told |= {"packages": packages or {}, "about": {}}
+    if isinstance(error, errors.MachineStartError):
+        told["about"] = {name: getattr(error, name) for name in ("status", "request_id", "phase", "region")}
     return json.dumps(told).encode()
 
 
 def load(body: bytes | memoryview) -> Told:
     """The error again. Raises KeyError for a kind that we do not send."""
     told = json.loads(bytes(body))
-    return Told(_KINDS[told["error"]](told["message"]), told["traceback"], told["packages"])
+    return Told(_KINDS[told["error"]](told["message"], **told["about"]), told["traceback"], told["packages"])

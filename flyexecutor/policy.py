@@ -1,7 +1,8 @@
 """Level 3: what a fleet should do. Pure: a snapshot in, actions out; no clock, no randomness, no I/O.
 
-The first policy: a reservation becomes a machine that is stopped, else one that is about to stop, else a new one. A
-worker whose machine does not run is buried.
+A reservation becomes a machine that rests (suspended before stopped: what is soonest there), else one that is about to
+rest, else a new one: a keeper while fewer than `warm` are kept, else one that destroys itself. A worker whose machine
+does not run is buried; a machine that runs for nobody is stopped; one of an earlier configuration is destroyed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 from flyexecutor.lane import Exit, Machine
 
 STARTABLE = ("suspended", "stopped", "created")  # in the order of preference: what is soonest there
+RESTING = frozenset({*STARTABLE, "failed"})
 LEAVING = frozenset({"started", "stopping", "suspending"})  # not a worker's, not on its way: it has just left
 GONE = frozenset({"stopped", "suspended", "failed", "destroying", "destroyed", "replaced", "migrated", "launch_failed"})
+PASSING = frozenset({"creating", "starting", "stopping", "restarting", "suspending", "updating", "replacing"})
+STUCK_AFTER = 300.0  # seconds in a passing state (Fly: then it is stuck)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,17 @@ class Snapshot:
     creating: int  # of our machines, asked for and not in the list
     booting: Mapping[str, Exit | None]  # machines that we started and that had not joined: the exit they had before
     max_workers: int
+    overdue: frozenset[str] = frozenset()  # of those booting, the ones whose start was asked for a while ago
+    warm: int = 1  # idle machines that are kept
+    creating_keepers: int = 0
+    avoid: frozenset[str] = frozenset()  # machines that could not be started just now
+    now: float = 0.0  # seconds since the epoch
+    patience: float = 120.0  # seconds that a machine may run without a worker
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start this machine for this reservation; if it still runs, wait first until it has stopped."""
+    """Start or resume this machine for this reservation; if it still runs, wait first until it rests."""
 
     reservation: str
     machine: Machine
@@ -40,6 +50,7 @@ class Create:
     """Create a machine for this reservation."""
 
     reservation: str
+    keeper: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +64,28 @@ class Bury:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """A machine that we started has ended before its worker joined."""
+    """A machine that we started does not run, and its worker had not joined."""
+
+    machine: Machine
+    again: bool  # it ended in order, or somebody stopped, suspended or killed it: the next start may well succeed
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """This machine runs, and is billed, for nobody."""
 
     machine: Machine
 
 
-Action = Start | Create | Bury | GiveUp
+Action = Start | Create | Bury | GiveUp | Stop
+
+
+def name_machine(lane: str, reservation: str) -> str:
+    """The name of the machine that is created for a reservation.
+
+    Fly: names are unique within the app, which makes it the idempotency key of a create.
+    """
+    return f"fx-{lane}-{reservation.replace('.', '-').replace(':', '-')}"
 
 
 def plan(seen: Snapshot) -> list[Action]:
@@ -67,23 +94,57 @@ def plan(seen: Snapshot) -> list[Action]:
     actions: list[Action] = []
     for machine_id, joined in seen.workers.items():
         machine = by_id.get(machine_id)
-        if machine is None or machine.state in GONE or machine.host_status == "unreachable":
+        if machine is None or machine.state in GONE or _lost(machine, seen.now):
             actions.append(Bury(machine_id, joined, machine))
     for machine_id, exit_before in seen.booting.items():
         machine = by_id.get(machine_id)
-        if machine and machine_id in seen.starts and machine.state in GONE and machine.exit != exit_before:
-            actions.append(GiveUp(machine))
+        if machine is None or machine_id not in seen.starts or machine.state not in GONE:
+            continue
+        if machine.exit != exit_before:
+            actions.append(GiveUp(machine, again=_passes(machine.exit)))
+        elif machine_id in seen.overdue:
+            actions.append(GiveUp(machine, again=True))
 
-    free = [m for m in seen.machines if m.id not in seen.workers and m.id not in seen.starts and m.host_status == "ok"]
-    ready = sorted((m for m in free if m.state in STARTABLE), key=lambda m: STARTABLE.index(m.state))
-    leaving = [m for m in free if m.state in LEAVING]
-    made = len(seen.machines) + seen.creating
+    ours = [m for m in seen.machines if not m.schedule]  # the others are Fly's to start
+    # One that has been created and is not assigned yet is known by its name.
+    taken = seen.starts | seen.workers.keys() | {name_machine(m.lane, name) for m in ours[:1] for name in seen.starts}
+    free = [m for m in ours if m.id not in taken and m.name not in taken and m.host_status == "ok"]
+    ready = [m for m in free if m.state in STARTABLE and m.id not in seen.avoid]
+    ready.sort(key=lambda m: (STARTABLE.index(m.state), not m.keeper), reverse=True)
+    leaving = [m for m in free if m.state in LEAVING and m.keeper and not _lost(m, seen.now)]
+    made = len(ours) + seen.creating
+    kept = sum(1 for m in ours if m.keeper) + seen.creating_keepers
     for reservation in seen.reservations:
         if ready:
-            actions.append(Start(reservation, ready.pop(0)))
+            actions.append(Start(reservation, ready.pop()))
         elif made < seen.max_workers or not leaving:
-            actions.append(Create(reservation))
+            actions.append(Create(reservation, keeper=kept < seen.warm))
             made += 1
+            kept += 1
         else:
             actions.append(Start(reservation, leaving.pop(0)))
+    awaited = {action.machine.id for action in actions if isinstance(action, Start)}
+    actions += [
+        Stop(m)
+        for m in free
+        if m.state == "started" and m.id not in awaited and seen.now - m.changed_at > seen.patience
+    ]
     return actions
+
+
+def retire(machines: Sequence[Machine], family: str, used: frozenset[str]) -> list[Machine]:
+    """The machines to destroy after a deploy: they rest, and belong to a lane of this family that nobody uses now."""
+    return [m for m in machines if m.family == family and m.lane not in used and m.state in RESTING and not m.schedule]
+
+
+def _passes(end: Exit | None) -> bool:
+    """Whether what ended a machine is no fault of its image: in order, on request, or killed (but not for memory)."""
+    if end is None or end.requested_stop or end.exit_code == 0:
+        return end is not None
+    return end.signal is not None and end.signal > 0 and not end.oom_killed
+
+
+def _lost(machine: Machine, now: float) -> bool:
+    """Its host does not answer, or it hangs in a state."""
+    stuck = machine.state in PASSING and now - machine.changed_at > STUCK_AFTER
+    return machine.host_status == "unreachable" or stuck

@@ -25,6 +25,7 @@ class Attached:
     info: CallInfo
     outcome: Outcome | None  # None: it has not ended
     progress: bytes  # what it last said; empty: nothing
+    lane: str
 
 
 class Records:
@@ -77,12 +78,12 @@ class Records:
 
     def attached(self, call_id: str, answer: Sequence[bytes]) -> Attached:
         """A call as the script `attach` tells it."""
-        head, body, logs, progress = answer
+        head, body, logs, progress, lane = answer
         words = head.decode().split()
         outcome = self._outcome(call_id, words, body, logs) if State(words[0]).final else None
         state, attempt, machine_id, region, _, *times = words
         info = CallInfo(State(state), int(attempt), _text(machine_id), _text(region), read_times(times))
-        return Attached(info, outcome, progress)
+        return Attached(info, outcome, progress, lane.decode())
 
     def _outcome(self, call_id: str, words: Sequence[str], body: bytes, logs: bytes) -> Outcome:
         state, attempt, machine_id, region, chunks, *times = words

@@ -11,7 +11,11 @@ from urllib.parse import urlsplit
 from flyexecutor.errors import SettingsError
 from flyexecutor.trust import KEY_VARIABLE, derive_key
 
-LANE_VARIABLE = "FLYEXECUTOR_LANE"  # how a machine gets its lane
+LANE_VARIABLE = "FLYEXECUTOR_LANE"  # how a machine gets its lane,
+WARMUP_VARIABLE = "FLYEXECUTOR_WARMUP"  # what it runs before it is first suspended,
+SCHEDULED_VARIABLE = "FLYEXECUTOR_SCHEDULED"  # the call that it submits when it starts,
+IDLE_VARIABLE = "FLYEXECUTOR_IDLE"  # and what it does when it has nothing to do:
+SUSPEND, STOP = "suspend", "stop"
 PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
 
 
@@ -62,8 +66,13 @@ def read_settings(
     ]
     if missing or not (app and token and redis_url and image):
         raise SettingsError(f"missing: {'; '.join(missing)}. To try it on this computer use local=True")
-    if urlsplit(redis_url).scheme not in {"redis", "rediss"}:
+    if redis_url.partition("://")[0] not in {"redis", "rediss"}:
         raise SettingsError(f"REDIS_URL is {redact(redis_url)!r}: it must start with redis:// or rediss://")
+    if not _has_good_port(redis_url):
+        # Nothing of it is told: where its password ends is not clear.
+        raise SettingsError(
+            "REDIS_URL has no valid port: in its password / ? # [ ] must be written as %2F %3F %23 %5B %5D"
+        )
     api_url = (api_url or environ.get("FLY_API_HOSTNAME") or PUBLIC_API).rstrip("/")
     if urlsplit(api_url).scheme not in {"http", "https"}:
         raise SettingsError(f"FLY_API_HOSTNAME is {api_url!r}: it must start with http:// or https://")
@@ -106,6 +115,20 @@ def _read_key(app: str, token: str, secret: str | None, environ: Mapping[str, st
 
 
 def redact(url: str) -> str:
-    """The address of a server without its password: `redis://host:6379/0`."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """The address of a server without its password: `redis://host:6379/0`.
+
+    Whatever stands before the last @ goes, and what follows a ?, where redis-py takes a password too. Not `urlsplit`:
+    it ends the host at a / or # that somebody forgot to encode, and takes what follows for a path.
+    """
+    scheme, separator, rest = url.rpartition("://")
+    before, _, address = rest.rpartition("@")
+    if "?" in before:
+        address = "..."  # the @ may belong to a password that follows the ?
+    return scheme + separator + address.partition("?")[0]
+
+
+def _has_good_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0 and "@" not in urlsplit(url).path
+    except ValueError:
+        return False

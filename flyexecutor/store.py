@@ -12,71 +12,42 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report
 from flyexecutor.lane import Lane
+from flyexecutor.lane_store import RESERVATION_TTL, LaneStore, seconds_of, texts_of
 from flyexecutor.reader import (
-    BLOCK_LIMIT,
-    CONNECT_TIMEOUT,
     BlockingReader,
     Delivered,
     OrderReader,
     OutcomeReader,
 )
-from flyexecutor.records import UNFINISHED_TTL, Attached, Records, further_fields, name_of, read_times
+from flyexecutor.records import UNFINISHED_TTL, Attached, further_fields, name_of, read_times
 from flyexecutor.scripts import script, translated
-from flyexecutor.settings import redact
 from flyexecutor.states import State
 
 BATCH_BYTES = 8 * 1024 * 1024  # of payloads in one script call: Upstash refuses a request over 10 MB
-RESERVATION_TTL = 15.0  # seconds in which a client must turn it into a machine, or renew it: it may have died
-ANSWER_TIMEOUT = 20.0  # above what 10 MB take on a slow line
-QUICK_TIMEOUT = 0.3  # for what may be called on an event loop: cancel, state
+SUSPEND_EVERY = 0.01  # seconds between two machines of an app: Fly advises against many at once, and names no number
+NOT_STARTED = -2  # what `join` answers
 
 
 @dataclass(frozen=True, slots=True)
-class LaneLook:
-    """What Redis says of a lane to a fleet."""
+class Claimed:
+    """What a worker gets for its outcomes."""
 
-    reservations: Sequence[str]  # granted to the asker, who must turn each into a machine or release it
-    workers: dict[str, str]  # machine -> time of its join, opaque
-    starts: frozenset[str]  # reservations and machines on their way
-    due: float | None  # seconds until a call that waits for its retry, or its end, is due
+    calls: Sequence[ClaimedCall]
+    spare: bool  # fewer workers would do: it may leave
 
 
-class Store:
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """For how long a worker that wanted to leave has to stay, and why."""
+
+    seconds: float
+    why: str  # needed: calls wait, or it is not spare; due: a call is due then; turn: then it may be suspended
+
+
+class Store(LaneStore):
     """The records of one app in one Redis. Safe to use from several threads, and after a fork."""
-
-    def __init__(self, redis_url: str, app: str) -> None:
-        self.address = redact(redis_url)
-        self._prefix = f"fly:{{{app}}}"  # braces: the hash tag of Redis Cluster
-        self._redis = self._connect(redis_url, ANSWER_TIMEOUT)
-        self._quick = self._connect(redis_url, QUICK_TIMEOUT)
-        self._blocking = self._connect(redis_url, BLOCK_LIMIT + CONNECT_TIMEOUT)
-        self._records = Records(self._redis, self._prefix)
-
-    def __repr__(self) -> str:
-        return f"<Store {self._prefix} at {self.address}>"
-
-    @staticmethod
-    def _connect(url: str, timeout: float) -> "redis.Redis":
-        return redis.Redis.from_url(
-            url,
-            protocol=2,
-            socket_connect_timeout=min(timeout, CONNECT_TIMEOUT),
-            socket_timeout=timeout,
-            socket_keepalive=True,
-            # Never by itself: a claim whose answer was lost must not be followed by a second claim.
-            retry=Retry(NoBackoff(), 0),
-        )
-
-    def close(self) -> None:
-        """Close the idle connections; one that a thread still waits on closes when it is done."""
-        for client in (self._redis, self._quick):
-            client.connection_pool.disconnect(inuse_connections=False)
 
     # Steps 3 and 4: the outbox
 
@@ -94,11 +65,11 @@ class Store:
             further = further_fields(call)
             told += (call.id, call.retries, int(call.keep), chunks, inline, len(further), *further)
         fixed = (self._prefix, lane.name, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
-        return _texts(
+        ttls = (max(1, int(result_ttl)), UNFINISHED_TTL)
+        keys = self._lane_keys(lane.name)
+        return texts_of(
             script("enqueue")(
-                self._redis,
-                self._lane_keys(lane.name),
-                (*fixed, reservation, client, max(1, int(result_ttl)), UNFINISHED_TTL, *told),
+                self._redis, keys, (*fixed, reservation, client, *ttls, int(lane.load_window * 1000), *told)
             )
         )
 
@@ -112,52 +83,6 @@ class Store:
         """Remove what several calls shared, once they have all ended."""
         self._records.drop(part.id, part.sealed)
 
-    # Step 5: the fleet
-
-    @translated
-    def look(self, lane: Lane, reservation: str, held: Iterable[str] = ()) -> LaneLook:
-        """See a lane, reserve the machines that it misses, and renew the reservations that the asker holds."""
-        fixed = (self._prefix, reservation, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
-        granted, workers, starts, due = script("reserve")(self._redis, self._lane_keys(lane.name), (*fixed, *held))
-        flat = _texts(workers)
-        joined = dict(zip(flat[::2], flat[1::2], strict=True))
-        return LaneLook(_texts(granted), joined, frozenset(_texts(starts)), _seconds(due))
-
-    @translated
-    def assign(self, lane: Lane, reservation: str, machine_id: str) -> bool:
-        """Turn a reservation into a machine that is about to start; False if another client has it."""
-        return bool(
-            script("assign")(
-                self._redis, self._lane_keys(lane.name)[1:], (reservation, machine_id, int(lane.boot_timeout * 1000))
-            )
-        )
-
-    @translated
-    def has_workers(self, lane: Lane) -> bool:
-        """Whether any worker is there."""
-        return bool(self._redis.hlen(self._key("workers", lane.name)))
-
-    @translated
-    def release(self, lane: Lane, name: str) -> None:
-        """Give back a reservation, or a machine that will not come."""
-        self._redis.zrem(self._key("starts", lane.name), name)
-
-    @translated
-    def bury(self, lane: Lane, machine_id: str, joined: str, reason: str, *, oom: bool) -> int:
-        """Free the calls of a machine that is gone: queued again, or LOST. Answers how many they were."""
-        told = (self._prefix, machine_id, joined, reason, int(oom))
-        return int(script("bury")(self._redis, self._lane_keys(lane.name)[:2], told))
-
-    @translated
-    def fail(self, lane: str, failed: Sequence[tuple[str, bytes]]) -> None:
-        """End calls (id, sealed error) of a lane that still wait and can't have a machine."""
-        script("fail")(self._redis, (), (self._prefix, lane, *(part for pair in failed for part in pair)))
-
-    @translated
-    def try_lock(self, name: str, owner: str, seconds: float) -> bool:
-        """Whether the asker may do, for so long, what one client does for all."""
-        return bool(self._redis.set(self._key("lock", name), owner, nx=True, px=int(seconds * 1000)))
-
     # Steps 6 to 8: the worker
 
     @translated
@@ -167,12 +92,18 @@ class Store:
         Answers the seconds until a call is due (None: none is): call `tend_due` then.
         """
         told = (self._prefix, machine_id, UNFINISHED_TTL, int(first), *held)
-        return _seconds(script("join")(self._redis, self._lane_keys(lane), told))
+        return seconds_of(script("join")(self._redis, self._lane_keys(lane), told))
+
+    @translated
+    def join_if_started(self, lane: str, machine_id: str) -> bool:
+        """A worker that has left joins again if somebody has started its machine since."""
+        told = (self._prefix, machine_id, UNFINISHED_TTL, 2)
+        return int(script("join")(self._redis, self._lane_keys(lane), told)) != NOT_STARTED
 
     @translated
     def tend_due(self, lane: str) -> float | None:
         """Queue the calls that have waited for their retry, end those that have expired. Answers as `join` does."""
-        return _seconds(script("due")(self._redis, (self._key("queue", lane),), (self._prefix,)))
+        return seconds_of(script("due")(self._redis, (self._key("queue", lane),), (self._prefix,)))
 
     def deliveries(self, lane: str, machine_id: str) -> BlockingReader:
         """A reader of the lane's queue for this machine, on a connection of its own."""
@@ -210,7 +141,9 @@ class Store:
         outcomes: Sequence[Outcome],
         more: int,
         known: Mapping[str, Part] = MappingProxyType({}),
-    ) -> list[ClaimedCall]:
+        *,
+        concurrency: int,
+    ) -> Claimed:
         """Store and publish outcomes, and claim up to `more` calls in the same trip.
 
         May be sent again: an outcome whose call has ended already changes nothing.
@@ -219,10 +152,9 @@ class Store:
         for outcome in outcomes:
             chunks, inline = self._records.put(name_of(outcome), outcome.sealed)
             told += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline, outcome.logs)
-        keys = (self._key("queue", lane),)
-        return self._records.claimed(
-            script("finish")(self._redis, keys, (self._prefix, machine_id, region, more, *told)), known
-        )
+        fixed = (self._prefix, machine_id, region, more, concurrency)
+        spare, claimed = script("finish")(self._redis, (self._key("queue", lane),), (*fixed, *told))
+        return Claimed(self._records.claimed(claimed, known), bool(spare))
 
     @translated
     def hand_back(self, lane: str, calls: Sequence[ClaimedCall]) -> None:
@@ -256,12 +188,38 @@ class Store:
         return OrderReader(self._blocking, self.address, self._key("orders", machine_id))
 
     @translated
-    def leave(self, lane: str, machine_id: str, *, must: bool, soon: float = 0.0) -> float | None:
-        """A worker goes, and hands back what it holds. None: it has left. Else it has to stay (unless it must go):
-        calls wait, or are due within `soon` seconds; the answer is the seconds until then.
+    def leave(
+        self,
+        lane: str,
+        machine_id: str,
+        *,
+        must: bool,
+        soon: float = 0.0,
+        idle_left: float = 0.0,
+        concurrency: int = 1,
+        suspends: bool = False,
+        reason: str = "",
+    ) -> Stay | None:
+        """A worker goes, and hands back what it holds. None: it has left; else it has to stay (unless it must go).
+
+        soon: it stays for calls that are due within so many seconds.
+        idle_left: seconds until it has been idle for long enough; before that it may go only if it is spare.
+        suspends: it goes to be suspended, and has not been given a turn for that.
+        reason: what it holds is lost, not handed back.
         """
-        told = (self._prefix, machine_id, int(must), int(soon * 1000))
-        return _seconds(script("leave")(self._redis, self._lane_keys(lane)[:2], told))
+        pause = int(SUSPEND_EVERY * 1000) if suspends else 0
+        told = (
+            self._prefix,
+            machine_id,
+            int(must),
+            int(soon * 1000),
+            int(idle_left * 1000),
+            concurrency,
+            pause,
+            reason,
+        )
+        answer = script("leave")(self._redis, self._lane_keys(lane)[:2], told)
+        return None if answer == -1 else Stay(int(answer[0]) / 1000, answer[1].decode())
 
     # Step 9: the watcher, and futures
 
@@ -290,10 +248,10 @@ class Store:
     @translated
     def info(self, call_id: str) -> CallInfo | None:
         """How a call stands now. Answers within a fraction of a second."""
-        names = ["state", "attempt", "machine", "region", "queued", "started", "finished"]
+        names = ["state", "attempt", "machine", "region", "lane", "queued", "started", "finished"]
         told: Any = self._quick.pipeline(transaction=False)
         told.hmget(self._key("call", call_id), names).pttl(self._key("call", call_id))
-        (state, attempt, machine_id, region, *times), left = told.execute()
+        (state, attempt, machine_id, region, lane, *times), left = told.execute()
         if not state:
             return None
         final = State(state.decode()).final
@@ -304,6 +262,7 @@ class Store:
             (region or b"").decode(),
             read_times(times),
             time.time() + left / 1000 if final else None,
+            (lane or b"").decode(),
         )
 
     @translated
@@ -344,17 +303,3 @@ class Store:
     @translated
     def _read_news(self, fields: Mapping[bytes, bytes]) -> Outcome | Report:
         return self._records.news(fields)
-
-    def _key(self, kind: str, name: str) -> str:
-        return f"{self._prefix}:{kind}:{name}"
-
-    def _lane_keys(self, lane: str) -> list[str]:
-        return [self._key("queue", lane), self._key("workers", lane), self._key("starts", lane)]
-
-
-def _seconds(milliseconds: int) -> float | None:
-    return None if milliseconds < 0 else milliseconds / 1000
-
-
-def _texts(answer: Sequence[bytes]) -> list[str]:
-    return [part.decode() for part in answer]

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from flyexecutor.errors import PayloadError, PythonMismatchError
 
 KEY_VARIABLE = "FLYEXECUTOR_KEY"  # how a machine gets the key, at its creation
+WARMUP = "warmup"  # the id under which the function is sealed that machines run before they are first suspended
 FORMAT = 1
 _HEAD = struct.Struct(">2sBBBB8s")  # magic, format, Python major and minor, encoding, key id
 _MAC_BYTES = 32

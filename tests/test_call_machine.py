@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from flyexecutor.call import Call, ClaimedCall, Outcome
+from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.states import State
-from flyexecutor.store import Store
+from flyexecutor.store import Stay, Store
 from tests.conftest import APP
 
 LANE = Lane("lane", {}, (), 10, 1, 60.0)
@@ -163,6 +164,10 @@ class Calls(RuleBasedStateMachine):
 
     @rule(machine=machine, limit=st.integers(1, 4))
     def claim(self, machine, limit):
+        if not self.store.is_worker("lane", machine):
+            with pytest.raises(RedisUnavailableError, match="buried"):
+                self.store.claim("lane", machine, "iad", [], limit)
+            self.store.join("lane", machine, first=False, held=[call_id for call_id, _ in self.held_by(machine)])
         self.note_claimed(machine, self.store.claim("lane", machine, "iad", [], limit))
 
     def note_claimed(self, machine, claimed):
@@ -188,7 +193,7 @@ class Calls(RuleBasedStateMachine):
         if call is None:
             return
         outcome = Outcome(call_id, attempt, state, machine, "iad", bytes([attempt]) * size)
-        claimed = self.store.finish("lane", machine, "iad", [outcome, outcome], more)
+        claimed = self.store.finish("lane", machine, "iad", [outcome, outcome], more, concurrency=1).calls
         if self.current(call, attempt):
             call.end(state)
         self.note_claimed(machine, claimed)
@@ -243,7 +248,7 @@ class Calls(RuleBasedStateMachine):
         for _, call in self.held_by(machine):
             call.queue_again()
         queued = any(call.state is State.QUEUED and not call.waits for call in self.calls.values())
-        assert stays is None if must else (stays == 0.0) is queued
+        assert stays is None if must else (stays == Stay(0.0, "needed")) is queued
 
     # A fleet, and time
 
@@ -313,12 +318,11 @@ class Calls(RuleBasedStateMachine):
 
     def teardown(self):
         self.time_passes()
-        while claimed := self.store.claim("lane", "m1", "iad", [], 100):
-            self.note_claimed("m1", claimed)
+        self.claim("m1", 1000)
         for call_id, call in self.calls.items():
             if call.state is State.RUNNING:
                 outcome = Outcome(call_id, call.attempt, State.SUCCEEDED, "m1", "iad", b"")
-                self.store.finish("lane", "m1", "iad", [outcome], 0)
+                self.store.finish("lane", "m1", "iad", [outcome], 0, concurrency=1)
                 call.end(State.SUCCEEDED)
         for name in CLIENTS:
             got = Counter()
@@ -355,7 +359,8 @@ class Calls(RuleBasedStateMachine):
             else:  # an attempt that came late
                 assert self.redis.ttl(prefix + chunk) <= 86400
         others = {key.split(":")[0] for key in left} - {"call", "chunk"}
-        assert others <= {"queue", "workers", "starts", "orders", "sent", "outcomes"}  # the base line
+        base_line = {"queue", "workers", "starts", "orders", "sent", "outcomes", "load", "awake", "meter", "lanes"}
+        assert others <= base_line
         if "queue:lane" in left:
             assert self.redis.xlen(f"{prefix}queue:lane") == 0
             assert self.redis.xpending(f"{prefix}queue:lane", "workers")["pending"] == 0

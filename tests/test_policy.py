@@ -1,16 +1,19 @@
 import pytest
 
 from flyexecutor.lane import Exit, Machine
-from flyexecutor.policy import Bury, Create, GiveUp, Snapshot, Start, plan
+from flyexecutor.policy import Bury, Create, GiveUp, Snapshot, Start, Stop, plan, retire
+
+NOW = 1_000_000.0
 
 
-def machine(name, state, *, exit_=None, host="ok"):
-    return Machine(name, name, state, "iad", "01", host, exit_)
+def machine(name, state, *, exit_=None, host="ok", keeper=True, age=1.0, **more):
+    return Machine(name, name, state, "iad", "01", host, exit_, keeper=keeper, changed_at=NOW - age, **more)
 
 
-def snapshot(machines=(), *, workers=(), starts=(), reservations=(), creating=0, booting=None, max_workers=10):
+def snapshot(machines=(), *, workers=(), starts=(), reservations=(), creating=0, booting=None, max_workers=10, **more):
     joined = dict.fromkeys(workers, "7")
-    return Snapshot(machines, joined, frozenset(starts), reservations, creating, booting or {}, max_workers)
+    told = (machines, joined, frozenset(starts), reservations, creating, booting or {}, max_workers)
+    return Snapshot(*told, **{"now": NOW, **more})
 
 
 def test_nothing_to_do_is_no_action():
@@ -20,7 +23,7 @@ def test_nothing_to_do_is_no_action():
 @pytest.mark.parametrize("state", ["stopped", "suspended", "created"])
 def test_a_machine_that_is_there_is_started_before_one_is_created(state):
     idle = machine("a", state)
-    assert plan(snapshot([idle], reservations=["r1", "r2"])) == [Start("r1", idle), Create("r2")]
+    assert plan(snapshot([idle], reservations=["r1", "r2"])) == [Start("r1", idle), Create("r2", keeper=False)]
 
 
 def test_suspended_goes_before_stopped():
@@ -31,13 +34,13 @@ def test_suspended_goes_before_stopped():
 
 def test_machines_at_work_or_on_their_way_are_not_counted_on():
     there = [machine("a", "started"), machine("b", "stopped")]
-    assert plan(snapshot(there, workers=["a"], starts=["b"], reservations=["r"])) == [Create("r")]
+    assert plan(snapshot(there, workers=["a"], starts=["b"], reservations=["r"])) == [Create("r", keeper=False)]
 
 
 def test_at_the_limit_one_that_is_leaving_is_awaited_instead_of_creating_one_too_many():
     leaving = machine("a", "started")
     assert plan(snapshot([leaving], reservations=["r"], max_workers=1)) == [Start("r", leaving)]
-    assert plan(snapshot([leaving], reservations=["r"], max_workers=2)) == [Create("r")]
+    assert plan(snapshot([leaving], reservations=["r"], max_workers=2)) == [Create("r", keeper=False)]
     assert plan(snapshot([leaving], reservations=["r"], creating=1, max_workers=2)) == [Start("r", leaving)]
 
 
@@ -60,6 +63,86 @@ def test_a_worker_in_a_passing_state_is_left_alone(state):
 
 def test_a_start_is_given_up_when_the_machine_has_ended_anew_and_not_for_its_earlier_end():
     earlier, now = Exit(0, -1, False, 1), Exit(1, -1, False, 2)
-    for exit_, actions in ((earlier, []), (now, [GiveUp(machine("a", "stopped", exit_=now))])):
+    for exit_, actions in ((earlier, []), (now, [GiveUp(machine("a", "stopped", exit_=now), again=False)])):
         ended = machine("a", "stopped", exit_=exit_)
         assert plan(snapshot([ended], starts=["a"], booting={"a": earlier})) == actions
+
+
+def test_a_machine_is_made_to_be_kept_while_fewer_than_warm_are():
+    made = plan(snapshot([machine("a", "started")], workers=["a"], reservations=["r1", "r2", "r3"], warm=2))
+    assert [action.keeper for action in made] == [True, False, False]
+    asked = plan(snapshot(reservations=["r1", "r2"], warm=2, creating=1, creating_keepers=1))
+    assert [action.keeper for action in asked] == [True, False]
+    assert [action.keeper for action in plan(snapshot(reservations=["r"], warm=0))] == [False]
+
+
+def test_of_machines_that_rest_the_keepers_are_started_first():
+    other, keeper = machine("a", "stopped", keeper=False), machine("b", "stopped")
+    assert plan(snapshot([other, keeper], reservations=["r"])) == [Start("r", keeper)]
+
+
+def test_a_machine_that_destroys_itself_is_not_waited_for():
+    assert plan(snapshot([machine("a", "started", keeper=False)], reservations=["r"], max_workers=1)) == [
+        Create("r", keeper=True)
+    ]
+
+
+def test_a_machine_whose_host_had_no_room_is_avoided_for_a_while():
+    full = machine("a", "stopped")
+    assert plan(snapshot([full], reservations=["r"], avoid=frozenset("a"))) == [Create("r", keeper=False)]
+
+
+def test_a_machine_that_runs_for_nobody_is_stopped_once_it_had_time_to_join():
+    fresh, forgotten = machine("a", "started", age=100), machine("b", "started", age=130)
+    assert plan(snapshot([fresh, forgotten], patience=120.0)) == [Stop(forgotten)]
+    assert plan(snapshot([forgotten], workers=["b"])) == []
+    assert plan(snapshot([forgotten], starts=["b"])) == []
+    assert plan(snapshot([machine("c", "started", age=130, schedule="daily")])) == []
+
+
+@pytest.mark.parametrize("state", ["starting", "stopping", "suspending", "replacing"])
+def test_a_machine_that_hangs_in_a_passing_state_is_lost(state):
+    stuck = machine("a", state, age=301)
+    assert plan(snapshot([stuck], workers=["a"])) == [Bury("a", "7", stuck)]
+    assert plan(snapshot([stuck], reservations=["r"], max_workers=1)) == [Create("r", keeper=False)]
+
+
+def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
+    def of(name, state, lane, family="f", **more):
+        return machine(name, state, lane=lane, family=family, **more)
+
+    old, at_work = of("a", "suspended", "old"), of("b", "started", "old")
+    still_used, other = of("c", "suspended", "used"), of("d", "suspended", "x", family="g")
+    ours, scheduled = of("e", "suspended", "new"), of("f", "stopped", "old", schedule="daily")
+    everything = [old, at_work, still_used, other, ours, scheduled]
+    assert retire(everything, "f", frozenset({"new", "used"})) == [old]
+
+
+def test_a_machine_that_is_being_created_for_a_reservation_is_not_taken_for_another():
+    fresh = machine("fx-l-c-1-1", "created", lane="l")
+    asked = snapshot([fresh], starts=["c.1:1", "c.2:1"], reservations=["c.2:1"], creating=1)
+    assert plan(asked) == [Create("c.2:1", keeper=False)]
+
+
+def test_a_start_that_somebody_undid_is_given_up_to_be_tried_again():
+    stopped = machine("a", "stopped", exit_=Exit(137, 9, False, 2, requested_stop=True))
+    assert plan(snapshot([stopped], starts=["a"], booting={"a": None})) == [GiveUp(stopped, again=True)]
+    suspended = machine("b", "suspended")
+    asked = {"starts": ["b"], "booting": {"b": None}}
+    assert plan(snapshot([suspended], **asked)) == []  # the start may be on its way
+    assert plan(snapshot([suspended], **asked, overdue=frozenset("b"))) == [GiveUp(suspended, again=True)]
+
+
+@pytest.mark.parametrize(
+    ("end", "again"),
+    [
+        (Exit(1, -1, False, 2), False),  # the image's fault
+        (Exit(137, 9, True, 2), False),  # too small
+        (Exit(137, 9, False, 2), True),
+        (Exit(0, -1, False, 2), True),
+        (Exit(143, 15, False, 2, requested_stop=True), True),
+    ],
+)
+def test_what_is_no_fault_of_the_image_is_tried_again(end, again):
+    ended = machine("a", "stopped", exit_=end)
+    assert plan(snapshot([ended], starts=["a"], booting={"a": None})) == [GiveUp(ended, again=again)]

@@ -12,7 +12,7 @@ from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES
 from flyexecutor.states import State
-from flyexecutor.store import Store
+from flyexecutor.store import Stay, Store
 from tests.conftest import APP
 
 
@@ -29,12 +29,13 @@ def enqueue(store, batch, *, client="c1", where=None, result_ttl=60):
 
 
 def claim(store, limit=1, machine="m1"):
+    store._redis.hsetnx(store._key("workers", "lane"), machine, 1)  # as join does; that would do more
     return store.claim("lane", machine, "iad", [], limit)
 
 
 def finish(store, call, *, sealed=b"value", machine="m1", more=0, logs=b""):
     outcome = Outcome(call.id, call.attempt, State.SUCCEEDED, machine, "iad", sealed, logs)
-    return store.finish("lane", machine, "iad", [outcome], more)
+    return store.finish("lane", machine, "iad", [outcome], more, concurrency=1).calls
 
 
 @pytest.fixture(params=["real", "fake"])
@@ -88,7 +89,8 @@ def test_a_live_worker_needs_no_reservation(any_store):
 
 
 def test_a_reservation_that_is_not_renewed_expires(store, monkeypatch):
-    monkeypatch.setattr("flyexecutor.store.RESERVATION_TTL", 0.2)
+    for module in ("store", "lane_store"):
+        monkeypatch.setattr(f"flyexecutor.{module}.RESERVATION_TTL", 0.2)
     (kept,) = enqueue(store, calls("a"), where=lane(1))
     deadline = time.monotonic() + 0.4
     while time.monotonic() < deadline:  # renewed all the while
@@ -151,7 +153,7 @@ def test_calls_that_are_handed_back_cost_no_retry(any_store):
 def test_a_worker_may_not_leave_while_calls_wait_unless_it_must(any_store):
     any_store.join("lane", "m1", first=True)
     enqueue(any_store, calls("a"))
-    assert any_store.leave("lane", "m1", must=False) == 0.0
+    assert any_store.leave("lane", "m1", must=False) == Stay(0.0, "needed")
     assert any_store.leave("lane", "m1", must=True) is None
     assert any_store.look(lane(), "x").workers == {}
 
@@ -165,6 +167,7 @@ def test_a_cancelled_call_is_not_claimed(any_store):
 
 def test_a_call_cancelled_between_its_delivery_and_its_claim_does_not_run(store):
     enqueue(store, calls("a"))
+    store.join("lane", "m1", first=True)
     reader = store.deliveries("lane", "m1")
     reader.ask(5.0)
     delivered = reader.answer()
@@ -208,15 +211,15 @@ def test_large_payloads_travel_in_parts_and_leave_nothing(store, raw_redis, size
     assert outcome.sealed == sealed
     if size > INLINE_BYTES:
         store.drop_outcome(outcome)
-    left = {key.split(":")[2] for key in raw_redis.scan_iter()}
-    assert left == {"queue", "starts", "outcomes", "sent"}
+    left = {key.split(":")[2] for key in raw_redis.scan_iter(f"fly:{{{APP}}}:*")}
+    assert left == {"queue", "starts", "outcomes", "sent", "load", "meter", "lanes", "workers"}
 
 
 def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):
     store.join("lane", "m1", first=True)
     enqueue(store, calls("a", "b", sealed=bytes(INLINE_BYTES + 1)))
     finish(store, claim(store)[0], sealed=bytes(INLINE_BYTES + 1))
-    keys = raw_redis.keys()
+    keys = raw_redis.keys(f"fly:{{{APP}}}:*")
     assert len(keys) >= 6
     assert {key.split(":")[1] for key in keys} == {f"{{{APP}}}"}
     assert {key: raw_redis.ttl(key) for key in keys if raw_redis.ttl(key) <= 0} == {}
@@ -240,7 +243,7 @@ def test_a_script_that_the_server_forgot_is_sent_again(store, raw_redis):
 def test_an_unreachable_redis_is_told_by_its_address_and_without_its_password():
     store = Store("redis://default:geheim@127.0.0.1:1/0", APP)
     with pytest.raises(RedisUnavailableError, match=r"redis://127\.0\.0\.1:1/0") as told:
-        claim(store)
+        store.info("a")
     assert "geheim" not in str(told.value) + repr(store)
     assert not told.value.permanent
 
@@ -249,7 +252,7 @@ def test_a_wrong_password_is_permanent(redis_url):
     parts = redis.connection.parse_url(redis_url)
     store = Store(f"redis://:geheim@127.0.0.1:{parts['port']}/0", APP)
     with pytest.raises(RedisUnavailableError, match="refused") as told:
-        claim(store)
+        store.info("a")
     assert told.value.permanent
     assert "geheim" not in str(told.value)
 
@@ -296,3 +299,39 @@ def test_a_server_that_fails_over_or_is_busy_is_not_permanent(store, monkeypatch
     with pytest.raises(RedisUnavailableError) as told:
         claim(store)
     assert not told.value.permanent
+
+
+def test_a_worker_that_was_buried_gets_no_call_and_joins_again(store):
+    store.join("lane", "m1", first=True)
+    reader = store.deliveries("lane", "m1")
+    reader.ask(5.0)
+    assert store.bury(lane(), "m1", store.look(lane(), "look").workers["m1"], "gone", oom=False) == 0
+    enqueue(store, calls("a"))
+    with pytest.raises(RedisUnavailableError, match="buried") as told:
+        store.claim("lane", "m1", "iad", reader.answer(), 5)
+    assert told.value.lane_gone
+    reader.close()
+    assert [one.id for one in claim(store, machine="m2")] == ["a"]
+
+
+def test_a_call_that_a_dead_hosts_open_read_has_taken_goes_to_another(store):
+    store.join("lane", "m1", first=True)
+    reader = store.deliveries("lane", "m1")
+    reader.ask(5.0)
+    store.bury(lane(), "m1", store.look(lane(), "look").workers["m1"], "gone", oom=False)
+    enqueue(store, calls("a"))
+    assert reader.answer()  # by a host that nobody hears any more
+    assert claim(store, machine="m2") == []
+    store.look(lane(), "another look")
+    (one,) = claim(store, machine="m2")
+    assert (one.id, one.attempt) == ("a", 1)
+    reader.close()
+
+
+def test_creates_are_paced_for_all_clients_together(redis_url):
+    stores = [Store(redis_url, APP) for _ in range(2)]
+    waits = [stores[n % 2].pace_create(1.0, 3) for n in range(6)]
+    assert waits[:3] == [0.0, 0.0, 0.0]
+    assert [round(wait) for wait in waits[3:]] == [1, 2, 3]
+    for one in stores:
+        one.close()

@@ -1,7 +1,10 @@
 -- assign: a reservation becomes a machine, before that is started: two clients must not count on the same one.
--- KEYS: 1 workers  2 starts   ARGV: 1 reservation  2 machine  3 boot time-out (ms)
--- Answers 1, or 0 if the machine is taken (on its way, or at work).
-if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 1 or redis.call('ZSCORE', KEYS[2], ARGV[2]) then return 0 end
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[2], now_ms() + ARGV[3], ARGV[2])
+-- KEYS: 1 workers  2 starts   ARGV: 1 prefix  2 lane  3 reservation  4 machine  5 for how long it is counted on (ms)
+-- Answers 1, or 0 if the machine is taken (on its way, or at work). It is billed from now on.
+if redis.call('HEXISTS', KEYS[1], ARGV[4]) == 1 or redis.call('ZSCORE', KEYS[2], ARGV[4]) then return 0 end
+local at = now_ms()
+redis.call('ZREM', KEYS[2], ARGV[3])
+redis.call('ZADD', KEYS[2], at + ARGV[5], ARGV[4])
+redis.call('EXPIRE', KEYS[2], DAY)
+open_bill(ARGV[1], ARGV[2], ARGV[4], at)
 return 1

@@ -6,4 +6,5 @@ if redis.call('HGET', KEYS[2], ARGV[2]) ~= ARGV[3] then return 0 end
 local lost = lose_calls(ARGV[1], KEYS[1], ARGV[2], ARGV[4], ARGV[5] == '1')
 redis.call('XGROUP', 'DELCONSUMER', KEYS[1], GROUP, ARGV[2])
 redis.call('HDEL', KEYS[2], ARGV[2])
+close_bill(ARGV[1], lane_of(ARGV[1], KEYS[1]), ARGV[2], now_ms())
 return lost

@@ -1,8 +1,8 @@
 -- enqueue: (no such call) -> QUEUED, for a batch; reserves the machines that are missing.
 -- KEYS: 1 queue  2 workers  3 starts
 -- ARGV: 1 prefix  2 lane  3 max_workers  4 concurrency  5 life of a reservation (ms)  6 reservation name  7 client
---       8 result_ttl (s)  9 ttl of a call that has not ended (s), then per call: id retries keep chunks body n and n
---       further names and values of its record
+--       8 result_ttl (s)  9 ttl of a call that has not ended (s)  10 window of the lane's load (ms), then per call: id
+--       retries keep chunks body n and n further names and values of its record
 -- Answers the names of the reservations that this client must turn into machines.
 -- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
 -- and left no record. A call with a key may be there from another client: this one then hears of its outcome too.
@@ -10,7 +10,7 @@ local queue, workers, starts = KEYS[1], KEYS[2], KEYS[3]
 local prefix, lane, at, ttl = ARGV[1], ARGV[2], now_ms(), ARGV[9]
 local sent = prefix .. ':sent:' .. ARGV[7]
 need_queue(queue)
-local n = 10
+local n = 11
 local again = redis.call('GET', sent) == ARGV[6]
 redis.call('SET', sent, ARGV[6], 'EX', 300)
 while n <= #ARGV do
@@ -51,4 +51,8 @@ while n <= #ARGV do
   n = n + 6 + further
 end
 redis.call('EXPIRE', queue, ttl)
+redis.call('ZADD', prefix .. ':lanes', at, lane)
+redis.call('ZREMRANGEBYSCORE', prefix .. ':lanes', '-inf', at - 30 * DAY * 1000)
+redis.call('EXPIRE', prefix .. ':lanes', 30 * DAY)
+note_load(prefix, lane, redis.call('XLEN', queue), tonumber(ARGV[10]), at)
 return reserve(queue, workers, starts, ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), at)

@@ -1,11 +1,12 @@
 -- finish: RUNNING -> SUCCEEDED | FAILED | KILLED, for a batch; then claim: QUEUED -> RUNNING.
 -- KEYS: 1 queue
--- ARGV: 1 prefix  2 machine  3 region  4 further calls wanted, then per outcome: id attempt state chunks body logs
--- Answers {head body} of each call claimed.
+-- ARGV: 1 prefix  2 machine  3 region  4 further calls wanted  5 concurrency of the lane, then per outcome: id attempt
+--       state chunks body logs
+-- Answers {whether the worker is spare (0, 1), {head body} of each call claimed}.
 -- An outcome whose attempt is not the running one is late or fenced off, and changes nothing.
 -- Stored, published and acknowledged in one script: killed before it, the call runs again; after it, it has ended.
-local prefix, machine, region = ARGV[1], ARGV[2], ARGV[3]
-for n = 5, #ARGV, 6 do
+local prefix, machine, region, lane = ARGV[1], ARGV[2], ARGV[3], lane_of(ARGV[1], KEYS[1])
+for n = 6, #ARGV, 6 do
   local id, attempt, state, chunks, body, logs = unpack(ARGV, n, n + 5)
   local is = redis.call('HMGET', prefix .. ':call:' .. id, 'state', 'attempt', unpack(RECORD))
   if is[1] == 'RUNNING' and is[2] == attempt then
@@ -16,4 +17,10 @@ for n = 5, #ARGV, 6 do
     drop_chunks(prefix, chunks)
   end
 end
-return claim_more(prefix, KEYS[1], tonumber(ARGV[4]), machine, region)
+-- One worker stays for a while after its last call, however long that was.
+local window = redis.call('HGET', prefix .. ':load:' .. lane, 'window')
+if window then note_load(prefix, lane, math.max(1, redis.call('XLEN', KEYS[1])), tonumber(window), now_ms()) end
+if redis.call('HEXISTS', prefix .. ':workers:' .. lane, machine) == 0 then return {0, {}} end
+local claimed = claim_more(prefix, KEYS[1], tonumber(ARGV[4]), machine, region)
+if #claimed == 0 and spare(prefix, KEYS[1], lane, tonumber(ARGV[5]), now_ms()) then return {1, claimed} end
+return {0, claimed}

@@ -10,6 +10,14 @@
 --   PREFIX:due:LANE (zset)        when something is to be done about a call (ms): "r ID" queue it again, "x ID" it expires
 --   PREFIX:workers:LANE (hash)    machine -> time of its join (ms)
 --   PREFIX:starts:LANE (zset)     reservation, or the machine that it became -> time at which it expires (ms)
+--   PREFIX:load:LANE (hash)       at peak before window: the most calls that there were at a time, now and in the window
+--                                 before (each `window` ms long)
+--   PREFIX:awake:LANE (hash)      machine -> since when it is billed (ms): from its start until it leaves or is buried
+--   PREFIX:meter:LANE (hash)      billed and useful (ms), calls, starts: since the lane is known
+--   PREFIX:creates (string)       when the app's next machine may be created (ms); see pace.lua
+--   PREFIX:suspends (string)      when the app's next machine may suspend itself (ms)
+--   PREFIX:runs:SCHEDULE (list)   the calls that a schedule has made, the newest first
+--   PREFIX:lanes (zset)           lane -> when it last had a call (ms)
 --   PREFIX:orders:MACHINE (stream)    one entry {id} for each call that its worker shall kill
 --   PREFIX:batch:ID (list)        the calls of a batch, in order
 --   PREFIX:sent:CLIENT (string)   the last batch that it has stored
@@ -42,6 +50,52 @@ end
 -- The last part of "PREFIX:queue:LANE".
 local function lane_of(prefix, queue)
   return string.sub(queue, #prefix + 8)
+end
+
+-- Remembers the most calls that there were at a time: what the worker that has nothing to do needs to know.
+local function note_load(prefix, lane, load, window, at)
+  local key = prefix .. ':load:' .. lane
+  local is = redis.call('HMGET', key, 'at', 'peak')
+  local age = at - (is[1] or 0)
+  if not is[1] or age >= 2 * window then
+    redis.call('HSET', key, 'at', at, 'peak', load, 'before', 0, 'window', window)
+  elseif age >= tonumber(window) then
+    redis.call('HSET', key, 'at', at, 'peak', load, 'before', is[2], 'window', window)
+  elseif load > tonumber(is[2]) then
+    redis.call('HSET', key, 'peak', load)
+  end
+  redis.call('EXPIRE', key, DAY)
+end
+
+-- Whether fewer workers would have been enough of late. Redis wakes the reader that has waited longest, so a trickle of
+-- calls keeps every worker from being idle for long: this tells that one is enough.
+local function spare(prefix, queue, lane, concurrency, at)
+  local is = redis.call('HMGET', prefix .. ':load:' .. lane, 'at', 'peak', 'before', 'window')
+  local load = redis.call('XLEN', queue)
+  if is[1] then
+    local age, window = at - is[1], tonumber(is[4])
+    if age < 2 * window then load = math.max(load, is[2]) end
+    if age < window then load = math.max(load, is[3]) end
+  end
+  return redis.call('HLEN', prefix .. ':workers:' .. lane) > math.ceil(load / concurrency)
+end
+
+-- A machine is billed no longer, or for another reason than before.
+local function close_bill(prefix, lane, machine, at)
+  local since = redis.call('HGET', prefix .. ':awake:' .. lane, machine)
+  if not since then return end
+  redis.call('HDEL', prefix .. ':awake:' .. lane, machine)
+  redis.call('HINCRBY', prefix .. ':meter:' .. lane, 'billed', math.max(0, at - since))
+end
+
+-- A machine is billed from now on.
+local function open_bill(prefix, lane, machine, at)
+  close_bill(prefix, lane, machine, at)
+  local awake, meter = prefix .. ':awake:' .. lane, prefix .. ':meter:' .. lane
+  redis.call('HSET', awake, machine, at)
+  redis.call('HINCRBY', meter, 'starts', 1)
+  redis.call('EXPIRE', awake, 7 * DAY)
+  redis.call('EXPIRE', meter, 30 * DAY)
 end
 
 -- How many machines shall be had, less those that are there or on their way; reserves the difference.
@@ -110,6 +164,12 @@ local function settle(prefix, id, record, state, attempt, machine, region, chunk
     redis.call('EXPIRE', key, ttl)
   else
     redis.call('UNLINK', key)
+  end
+  if started then
+    local meter = prefix .. ':meter:' .. lane
+    redis.call('HINCRBY', meter, 'useful', math.max(0, at - started))
+    redis.call('HINCRBY', meter, 'calls', 1)
+    redis.call('EXPIRE', meter, 30 * DAY)
   end
   local head = table.concat({id, state, attempt, word(machine), word(region), chunks, queued, started or 0, at}, ' ')
   if state == 'SUCCEEDED' or logs == '' then
@@ -186,6 +246,17 @@ local function lose_calls(prefix, queue, machine, reason, oom)
     lost = lost + 1
   end
   return lost
+end
+
+-- A host that vanished may have left a blocking read in Redis, which still takes a call after its worker was buried: that
+-- call has a consumer that is no worker, and nobody would bury it again.
+local function take_from_the_buried(prefix, queue, workers)
+  for _, consumer in ipairs(redis.call('XPENDING', queue, GROUP)[4] or {}) do
+    if redis.call('HEXISTS', workers, consumer[1]) == 0 then
+      lose_calls(prefix, queue, consumer[1], 'its machine is gone', false)
+      redis.call('XGROUP', 'DELCONSUMER', queue, GROUP, consumer[1])
+    end
+  end
 end
 
 -- QUEUED -> FAILED: no worker began it in time. The outcome for that was sealed when it was submitted.

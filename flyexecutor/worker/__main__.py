@@ -3,6 +3,7 @@
 The runners are started before this process loads what it needs itself: both load at the same time.
 """
 
+import base64
 import os
 import sys
 
@@ -23,7 +24,8 @@ def main() -> int:
         return 1
     runners = [Runner() for _ in range(int(os.environ.get("FLYEXECUTOR_CONCURRENCY", "1")))]
 
-    from flyexecutor.worker.loop import Worker  # noqa: PLC0415 - see above
+    from flyexecutor.settings import IDLE_VARIABLE, SCHEDULED_VARIABLE, SUSPEND, WARMUP_VARIABLE  # noqa: PLC0415 - see above
+    from flyexecutor.worker.loop import Worker  # noqa: PLC0415
 
     worker = Worker(
         runners,
@@ -34,6 +36,10 @@ def main() -> int:
         redis_url=os.environ["REDIS_URL"],
         key=bytes.fromhex(os.environ[KEY_VARIABLE]),
         idle_timeout=float(os.environ.get("FLYEXECUTOR_IDLE_TIMEOUT", "10")),
+        max_lifetime=float(os.environ.get("FLYEXECUTOR_MAX_LIFETIME", "86400")),
+        suspends=os.environ.get(IDLE_VARIABLE) == SUSPEND,
+        scheduled=os.environ.get(SCHEDULED_VARIABLE, ""),
+        warmup=base64.b64decode(os.environ.get(WARMUP_VARIABLE, "")),
     )
     return worker.run()
 

@@ -6,6 +6,7 @@ again when the machine restarts and joins, or when a fleet buries it. SIGTERM or
 what runs, hands back the rest and leaves. Never unpickles; that is the runners' business.
 """
 
+import faulthandler
 import functools
 import logging
 import select
@@ -19,15 +20,17 @@ from collections.abc import Callable, Iterable
 from redis.backoff import EqualJitterBackoff
 
 from flyexecutor.call import ClaimedCall, Outcome, Part
-from flyexecutor.errors import RedisUnavailableError, WorkerCrashedError
+from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
 from flyexecutor.reader import BLOCK_LIMIT
 from flyexecutor.store import BATCH_BYTES, Store
 from flyexecutor.trust import Trust
 from flyexecutor.worker.guard import KILLED, TIMED_OUT, Guard
+from flyexecutor.worker.membership import Membership
 from flyexecutor.worker.outcomes import Outcomes
 from flyexecutor.worker.pipe import AGAIN
 from flyexecutor.worker.reports import Reports
 from flyexecutor.worker.runners import Answer, Death, Runner
+from flyexecutor.worker.scheduled import submit_scheduled
 
 AHEAD_SECONDS = 0.02  # of work that a runner is given at once, by the duration of recent calls
 AHEAD_CALLS = 128
@@ -36,9 +39,9 @@ DRAIN_SECONDS = 25.0  # for calls that run when the machine is stopped; below th
 OUTAGE = 60.0  # seconds without Redis after which a worker with nothing to tell ends
 OUTAGE_WITH_OUTCOMES = 600.0
 LONGEST_PAUSE = 5.0
+WAKE_PATIENCE = 20.0  # seconds of being awake after a suspension was asked for; it takes up to 15 (Fly's users)
+OVERTIME = 30.0  # seconds after max_lifetime, if the worker itself hangs
 BAD_STARTS = 3  # runners in a row that died before their first call
-SOON = 30.0  # seconds: a worker stays for a retry that is due so soon
-LEAVE_AGAIN = 0.05  # seconds after a refused leave
 
 log = logging.getLogger("flyexecutor.worker")
 
@@ -57,28 +60,47 @@ class Worker:
         redis_url: str,
         key: bytes,
         idle_timeout: float,
+        max_lifetime: float,
+        suspends: bool,
+        warmup: bytes,
+        scheduled: str,
     ) -> None:
         logging.basicConfig(stream=sys.stderr, format="flyexecutor worker: %(message)s", level=logging.INFO)
         self._runners = runners
         self._concurrency = len(runners)
+        self._app = app
+        self._trust = Trust(key, app)
         self._machine_id = machine_id
         self._region = region
         self._lane = lane
-        self._tell = Outcomes(Trust(key, app), machine_id, region)
+        self._tell = Outcomes(self._trust, machine_id, region)
         self._store = Store(redis_url, app)
         self._reader = self._store.deliveries(lane, machine_id)
         self._guard = Guard(self._store, machine_id)
         self._reports = Reports(self._store)
+        self._membership = Membership(
+            self._store,
+            lane,
+            machine_id,
+            idle_timeout=idle_timeout,
+            concurrency=self._concurrency,
+            suspends=suspends,
+        )
         self._idle_timeout = idle_timeout
+        self._max_lifetime = max_lifetime
+        self._suspends = suspends
+        self._scheduled = scheduled  # a call of its own, which it submits first
+        self._warmup = warmup  # sealed; what runners do before the machine is first suspended
         self._claimed: deque[ClaimedCall] = deque()  # not given to a runner yet
         self._outcomes: list[Outcome] = []  # not stored yet
         self._elsewhere: deque[tuple[ClaimedCall, Callable[[], None]]] = deque()  # stored as no outcome, not yet
         self._parts: dict[str, Part] = {}  # what the calls claimed last share
         self._seconds = AHEAD_SECONDS  # that a recent call took; at first: one call at a time
         self._bad_starts = 0
-        self._stopping_since: float | None = None
-        self._idle_since = time.monotonic()
-        self._due_at: float | None = None  # when a call of the lane is due
+        self._stop_at: float | None = None  # once it takes nothing new: when it ends, whatever still runs
+        self._old = False  # it has reached max_lifetime
+        self._retires_at = 0.0
+        self._begin_life()
         # Signals arrive as bytes in a socket, so that one poll sees them too (CPython: signal.set_wakeup_fd).
         self._signals, self._signals_in = socket.socketpair()
         self._signals.setblocking(False)
@@ -91,9 +113,11 @@ class Worker:
         """Work until there is nothing to do, or the machine is stopped. Answers the exit code."""
         try:
             self._join(first=True)
+            if self._scheduled:
+                submit_scheduled(self._scheduled, self._store, self._trust, self._lane, self._concurrency)
             while True:
                 try:
-                    if self._may_end():
+                    if self._may_end() and not self._rests():
                         return 0
                     self._turn()
                 except RedisUnavailableError as exc:
@@ -101,7 +125,7 @@ class Worker:
                     self._reader.close()
                     self._guard.close()
                     self._join(first=False)
-        except (RedisUnavailableError, WorkerCrashedError) as exc:
+        except (RedisUnavailableError, PayloadError, WorkerCrashedError) as exc:
             log.error("%s", exc)
             return 1
         finally:
@@ -123,7 +147,7 @@ class Worker:
             self._elsewhere.popleft()  # forgotten only now
         while self._outcomes:
             self._finish()
-        self._tend_due()
+        self._membership.tend_due()
         self._take_back_what_waits()
         self._make_room_for_nested()
         self._give()
@@ -135,12 +159,14 @@ class Worker:
         now = time.monotonic()
         due = [now + BLOCK_LIMIT, *self._guard.due(self._runners), *self._reports.due(self._runners)]
         due += [runner.answered_at + TAKE_BACK_AFTER for runner in self._runners if self._holds_up(runner)]
-        if self._stopping_since is not None:
-            due.append(self._stopping_since + DRAIN_SECONDS)
-        elif self._idle:
-            due.append(self._idle_since + self._idle_timeout)
-        if self._due_at is not None:
-            due.append(self._due_at)
+        if self._stop_at is not None:
+            due.append(self._stop_at)
+        else:
+            due.append(self._retires_at)
+            if self._idle:
+                due.append(self._membership.leaves_at)
+        if self._membership.due_at is not None:
+            due.append(self._membership.due_at)
         return max(0.0, min(due) - now)
 
     def _wait(self, seconds: float) -> None:
@@ -163,9 +189,13 @@ class Worker:
 
     def _notice_signals(self) -> None:
         numbers = self._signals.recv(4096)
-        if self._stopping_since is None and {signal.SIGTERM, signal.SIGINT} & set(numbers):
+        if {signal.SIGTERM, signal.SIGINT} & set(numbers):
+            self._begin_to_stop(DRAIN_SECONDS)
+
+    def _begin_to_stop(self, drain: float) -> None:
+        if self._stop_at is None:
             log.info("stopping: what runs is finished, what waits is handed back")
-            self._stopping_since = time.monotonic()
+            self._stop_at = time.monotonic() + drain
             self._reader.close()
             for runner in self._runners:
                 self._claimed.extend(runner.take_back())
@@ -175,9 +205,9 @@ class Worker:
 
     def _room(self) -> int:
         """How many more calls may be claimed."""
-        if self._stopping_since is not None:
+        if self._stop_at is not None:
             return 0
-        takers = [runner for runner in self._runners if not runner.nested and not runner.stopping]
+        takers = [runner for runner in self._runners if runner.takes_calls]
         return max(0, sum(self._ahead - len(runner.given) for runner in takers) - len(self._claimed))
 
     @property
@@ -191,8 +221,8 @@ class Worker:
 
     def _ask_for_calls(self) -> None:
         """Have Redis tell when a call comes, if a runner has nothing to do."""
-        idle_runner = any(not runner.given and not runner.stopping for runner in self._runners)
-        if idle_runner and not self._claimed and not self._reader.waiting and self._stopping_since is None:
+        idle_runner = any(not runner.given and runner.takes_calls for runner in self._runners)
+        if idle_runner and not self._claimed and not self._reader.waiting and self._stop_at is None:
             self._reader.ask(min(BLOCK_LIMIT, self._idle_timeout + 1.0))
 
     def _receive(self) -> None:
@@ -213,7 +243,7 @@ class Worker:
     def _give(self) -> None:
         """Give what is claimed to the runners with the fewest calls."""
         while self._claimed:
-            takers = [runner for runner in self._runners if not runner.nested and not runner.stopping]
+            takers = [runner for runner in self._runners if runner.takes_calls]
             runner = min(takers, key=lambda one: len(one.given), default=None)
             if runner is None or len(runner.given) >= self._ahead or not runner.can_take(self._claimed[0]):
                 return
@@ -239,19 +269,12 @@ class Worker:
     def _make_room_for_nested(self) -> None:
         """A call that waits for calls which it has submitted must not take their place: a further runner has it."""
         wanted = self._concurrency + sum(1 for runner in self._runners if runner.nested)
-        while len(self._runners) < wanted and self._stopping_since is None:
+        while len(self._runners) < wanted and self._stop_at is None:
             self._runners.append(Runner())
         spare = max(0, len(self._runners) - wanted)
         for runner in [one for one in self._runners if not one.given and not one.nested][:spare]:
             self._runners.remove(runner)
             runner.close()
-
-    def _tend_due(self) -> None:
-        if self._due_at is not None and time.monotonic() >= self._due_at:
-            self._note_due(self._store.tend_due(self._lane))
-
-    def _note_due(self, seconds: float | None) -> None:
-        self._due_at = None if seconds is None else time.monotonic() + seconds
 
     # Stop
 
@@ -287,9 +310,8 @@ class Worker:
 
     def _retry(self, call: ClaimedCall, wait: float) -> None:
         self._store.retry(self._lane, call, wait)
-        self._idle_since = time.monotonic()
-        due_at = self._idle_since + wait
-        self._due_at = due_at if self._due_at is None else min(due_at, self._due_at)
+        self._membership.worked()
+        self._membership.expect_due(wait)
 
     def _finish(self) -> None:
         """Store what is done, and claim the next in the same trip."""
@@ -301,11 +323,19 @@ class Worker:
                 break
             batch.append(outcome)
         more = 0 if self._reader.waiting else self._room()
-        claimed = self._store.finish(self._lane, self._machine_id, self._region, batch, more, known=self._parts)
+        claimed = self._store.finish(
+            self._lane,
+            self._machine_id,
+            self._region,
+            batch,
+            more,
+            known=self._parts,
+            concurrency=self._concurrency,
+        )
         # Forgotten only now: if Redis was away they are stored later.
         del self._outcomes[: len(batch)]
-        self._idle_since = time.monotonic()
-        self._take(claimed)
+        self._membership.worked(spare=claimed.spare)
+        self._take(claimed.calls)
 
     def _replace_dead_runners(self) -> None:
         for n, runner in enumerate(self._runners):
@@ -353,7 +383,7 @@ class Worker:
 
     def _outgrow(self, call: ClaimedCall, reason: str, logs: bytes) -> None:
         self._store.outgrow(self._lane, self._machine_id, self._region, call, reason, logs)
-        self._idle_since = time.monotonic()
+        self._membership.worked()
 
     # Join and leave
 
@@ -366,14 +396,10 @@ class Worker:
             held += [call.id for call in self._claimed] + [outcome.id for outcome in self._outcomes]
             held += [call.id for call, _ in self._elsewhere]
             try:
-                self._note_due(self._store.join(self._lane, self._machine_id, first=first, held=held))
+                self._membership.join(first=first, held=held)
             except RedisUnavailableError as exc:
                 patience = OUTAGE_WITH_OUTCOMES if held else OUTAGE
-                if (
-                    (exc.permanent and not held)
-                    or time.monotonic() - began > patience
-                    or self._stopping_since is not None
-                ):
+                if (exc.permanent and not held) or time.monotonic() - began > patience or self._stop_at is not None:
                     raise
                 log.warning("trying again in %.1f s: %s", pause, exc)
                 self._wait(pause)
@@ -385,23 +411,61 @@ class Worker:
     @property
     def _idle(self) -> bool:
         held = self._outcomes or self._elsewhere or self._claimed
-        return not held and not any(runner.given for runner in self._runners)
+        return not held and not any(runner.given or runner.warming for runner in self._runners)
 
     def _may_end(self) -> bool:
-        """Leave the lane if there is nothing to do, or the machine is being stopped."""
+        """Leave the lane if there is nothing to do, or the machine is being stopped, or is too old."""
         now = time.monotonic()
-        if self._stopping_since is not None:
-            if self._idle or now - self._stopping_since >= DRAIN_SECONDS:
-                self._store.leave(self._lane, self._machine_id, must=True)
-                return True
+        if now >= self._retires_at and self._stop_at is None:
+            self._old = True
+            self._begin_to_stop(self._drain_when_old)
+        if self._stop_at is not None:
+            if not self._idle and now < self._stop_at:
+                return False
+            reached = f"it still ran when its machine reached max_lifetime ({self._max_lifetime:g} s)"
+            self._membership.must_leave(reached if self._old else "")
+            return True
+        if not self._idle or now < self._membership.leaves_at:
             return False
-        if not self._idle or now - self._idle_since < self._idle_timeout:
+        if self._warmup and self._suspends:
+            for runner in self._runners:
+                runner.warm_up(self._warmup)
+            self._warmup = b""
             return False
         self._reader.close()  # or a call could be delivered to one who has left
-        stay = self._store.leave(self._lane, self._machine_id, must=False, soon=SOON)
-        if stay is None:
-            return True
-        # Refused: calls wait, and another worker may take them first. So not at once again.
-        self._idle_since = now - self._idle_timeout + max(stay, LEAVE_AGAIN)
-        self._note_due(stay or None)
+        return self._membership.leave()
+
+    # Rest
+
+    def _begin_life(self) -> None:
+        """From a start or a resumption on: it ends in time, even if this program hangs."""
+        self._drain_when_old = min(DRAIN_SECONDS, self._max_lifetime / 2)
+        self._retires_at = time.monotonic() + self._max_lifetime - self._drain_when_old
+        # Whatever this process does then, a thread of C code ends it (CPython: faulthandler).
+        faulthandler.dump_traceback_later(self._max_lifetime + OVERTIME, exit=True)
+
+    def _rests(self) -> bool:
+        """Having left: be suspended. False: end instead. Returns True once resumed, and in the lane again."""
+        if not self._suspends or self._stop_at is not None:
+            return False
+        from flyexecutor.worker.power import suspend  # noqa: PLC0415 - a worker that starts does not need it
+
+        self._guard.close()
+        self._store.close()  # no connection lives through a suspension
+        # Refused, too: a start that came in between is what refuses a suspension.
+        return self._wakes(WAKE_PATIENCE if suspend(self._app, self._machine_id) else 0.0)
+
+    def _wakes(self, patience: float) -> bool:
+        """Wait until somebody has started this machine: asked for is not yet suspended. False: nobody does."""
+        pause, awake = 0.01, 0.0
+        while awake <= patience and self._stop_at is None:
+            try:
+                if self._membership.join_if_started():
+                    self._begin_life()
+                    return True
+            except RedisUnavailableError as exc:
+                log.warning("%s", exc)
+            self._wait(pause)
+            awake += pause
+            pause = min(1.0, pause * 2)
         return False

@@ -12,12 +12,13 @@ _GIVEN = struct.Struct(">c48sII")
 _TOLD = struct.Struct(">c48sIIdd")
 
 
-# What a worker gives: run this; calls will share this; calls share nothing any longer.
-CALL, PART, FORGET = b"c", b"p", b"f"
+# What a worker gives: run this; calls will share this; calls share nothing any longer; do this before a suspension.
+CALL, PART, FORGET, WARM = b"c", b"p", b"f", b"w"
 # What a runner tells. Answers: it returned; it raised; it raised and shall be tried again; it had been taken back.
 RETURNED, RAISED, AGAIN, SKIPPED = b"r", b"x", b"a", b"s"
 # And while a call goes on.
 PROGRESS, ITEM, NESTED = b"p", b"i", b"n"
+WARMED = b"w"
 
 
 class Given(NamedTuple):

@@ -21,7 +21,7 @@ from typing import Any
 
 from flyexecutor import payload
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
-from flyexecutor.trust import KEY_VARIABLE, Trust
+from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
 from flyexecutor.worker import context
 from flyexecutor.worker.chunks import run_coroutine
 from flyexecutor.worker.context import Channel, CurrentCall
@@ -33,6 +33,8 @@ from flyexecutor.worker.pipe import (
     RAISED,
     RETURNED,
     SKIPPED,
+    WARM,
+    WARMED,
     FrameReader,
     Given,
     Told,
@@ -70,6 +72,8 @@ class Runner:
                     payload.parts_here.clear()
                 elif given.kind == PART:
                     self._keep_part(given)
+                elif given.kind == WARM:
+                    self._warm_up(given.sealed)
                 elif _take(tokens_fd):
                     self._run(given)
                 else:
@@ -82,6 +86,16 @@ class Runner:
             print(f"flyexecutor: {exc}", file=sys.stderr)  # noqa: T201 - the calls that need it will fail
         else:
             payload.parts_here[given.id] = payload.Dumped(opened.encoding, bytes(opened.body))
+
+    def _warm_up(self, sealed: bytes) -> None:
+        try:
+            opened = self._trust.open_part(WARMUP, sealed)
+            fn = payload.load_value(opened.encoding, opened.body)
+            fn()
+        except Exception:  # noqa: BLE001 - user code; the calls that need what it does will tell
+            traceback.print_exc()
+            print("flyexecutor: warmup raised this; calls run all the same", file=sys.stderr)  # noqa: T201
+        self._channel.tell(Told(WARMED, "", 0))
 
     def _run(self, call: Given) -> None:
         self._channel.current = CurrentCall(call.id, call.attempt)

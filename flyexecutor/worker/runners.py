@@ -27,6 +27,8 @@ from flyexecutor.worker.pipe import (
     RAISED,
     RETURNED,
     SKIPPED,
+    WARM,
+    WARMED,
     FrameReader,
     Given,
     Told,
@@ -72,6 +74,7 @@ class Runner:
         self.answered_at = time.monotonic()  # or was given a call while it had none: since then the first one runs
         self.answered = False  # it has, once
         self.nested = 0  # calls that its call has submitted, and that have not ended
+        self.warming = False  # it runs `warmup`
         self.stopping: str | None = None  # why its call is being stopped
         self.output = Output()
         self._kill_at = 0.0  # when to use force, if it is being stopped
@@ -105,11 +108,16 @@ class Runner:
         """The pipe of what it tells, for `poll`."""
         return self._reader.fd
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether it may be given calls at all."""
+        return not (self.nested or self.stopping or self.warming)
+
     def can_take(self, call: ClaimedCall) -> bool:
         """Whether giving this call would not block: a runner at work reads nothing."""
         if self._taken_back:
             return False  # it must answer those first, or it would take the new call's token for one of them
-        if self.stopping or self.nested:
+        if not self.takes_calls:
             return False
         size = len(call.sealed) + sum(len(part.sealed) for part in call.parts if part.id not in self._parts)
         return not self.given or self._bytes + size < PIPE_BYTES // 2
@@ -143,6 +151,12 @@ class Runner:
         self._parts |= named
         return frames
 
+    def warm_up(self, sealed: bytes) -> None:
+        """Have it run `warmup`; it is given no call meanwhile."""
+        self.warming = True
+        with contextlib.suppress(BrokenPipeError):
+            write_frames(self._given, [pack_given(Given(WARM, sealed=sealed))])
+
     def hear(self) -> list[Answer | Told]:
         """What it tells; blocks only if nothing is readable. Raises EOFError when it has closed the pipe."""
         heard: list[Answer | Told] = []
@@ -151,6 +165,8 @@ class Runner:
                 self._taken_back -= 1
             elif told.kind == NESTED:
                 self.nested = told.number
+            elif told.kind == WARMED:
+                self.warming = False
             elif told.kind in ANSWERS:
                 self.answered, self.answered_at, self.nested = True, time.monotonic(), 0
                 heard.append(Answer(self.given.popleft(), told, self.output.take()))

@@ -28,7 +28,7 @@ def test_a_computer_that_can_not_run_the_local_api_is_told_what_to_install(monke
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("max_workers", 0), ("concurrency", "2"), ("retries", -1), ("idle_timeout", None)]
+    ("option", "value"), [("max_workers", 0), ("concurrency", "2"), ("retries", -1), ("idle_timeout", "soon")]
 )
 def test_an_option_that_makes_no_sense_is_named_with_its_value(make_executor, option, value):
     with pytest.raises(SettingsError, match=f"{option} is {value!r}"):

@@ -35,3 +35,4 @@ def test_an_image_whose_program_ends_before_it_joins_is_told(make_executor, fail
     error, text = failure_of(make_executor(env={"PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere"}))
     assert isinstance(error, MachineStartError)
     assert "ended before its worker joined: exit code 1" in text
+    assert error.phase == "boot"

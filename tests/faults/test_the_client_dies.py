@@ -15,8 +15,9 @@ from pathlib import Path
 from flyexecutor import FlyMachineExecutor
 from tests import tasks
 
-import flyexecutor.store
-flyexecutor.store.RESERVATION_TTL = 2.0  # what it reserves and does not start is free again after so long
+from flyexecutor import lane_store, store
+# What it reserves and does not start is free again after so long.
+lane_store.RESERVATION_TTL = store.RESERVATION_TTL = 2.0
 ex = FlyMachineExecutor(max_workers=1, idle_timeout=1.0)
 future = ex.submit(tasks.Gate(Path(sys.argv[1])).enter)
 if sys.argv[2] == "killed":

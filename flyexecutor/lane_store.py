@@ -1,0 +1,193 @@
+"""Level 3: the half of the store that knows lanes: who works there, what starts, what it costs. For fleets and users.
+
+Owns the connections of the store, which stands upon it, and no thread.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from flyexecutor.lane import Lane
+from flyexecutor.listing import Listing
+from flyexecutor.reader import BLOCK_LIMIT, CONNECT_TIMEOUT
+from flyexecutor.records import Records
+from flyexecutor.scripts import script, translated
+from flyexecutor.settings import redact
+
+RESERVATION_TTL = 15.0  # seconds in which a client must turn it into a machine, or renew it: it may have died
+GIVE_UP_WITHIN = 15.0  # seconds after boot_timeout in which whoever started a machine gives it up and says so
+ANSWER_TIMEOUT = 20.0  # above what 10 MB take on a slow line
+QUICK_TIMEOUT = 0.3  # for what may be called on an event loop: cancel, state
+RUNS_KEPT = 50
+RUNS_TTL = 62 * 86400  # seconds: a monthly schedule runs again before that
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What a lane has now, and what it has cost since it is known."""
+
+    queued: int
+    running: int
+    workers: int
+    starting: int
+    billed_seconds: float  # of machines, from their start until they leave; measured by Redis's clock
+    useful_seconds: float  # in which calls ran
+    calls: int  # that have ended
+    starts: int  # of machines
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLook:
+    """What Redis says of a lane to a fleet."""
+
+    reservations: Sequence[str]  # granted to the asker, who must turn each into a machine or release it
+    workers: dict[str, str]  # machine -> time of its join, opaque
+    starts: frozenset[str]  # reservations and machines on their way
+    due: float | None  # seconds until a call that waits for its retry, or its end, is due
+
+
+class LaneStore:
+    """The records of one app in one Redis. Safe to use from several threads, and after a fork."""
+
+    def __init__(self, redis_url: str, app: str) -> None:
+        self.address = redact(redis_url)
+        self._prefix = f"fly:{{{app}}}"  # braces: the hash tag of Redis Cluster
+        self._redis = self._connect(redis_url, ANSWER_TIMEOUT)
+        self._quick = self._connect(redis_url, QUICK_TIMEOUT)
+        self._blocking = self._connect(redis_url, BLOCK_LIMIT + CONNECT_TIMEOUT)
+        self._records = Records(self._redis, self._prefix)
+        self.listing = Listing(self._redis, self._prefix, self.address)  # for the eyes of the app's owner
+
+    def __repr__(self) -> str:
+        return f"<Store {self._prefix} at {self.address}>"
+
+    @staticmethod
+    def _connect(url: str, timeout: float) -> "redis.Redis":
+        return redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_connect_timeout=min(timeout, CONNECT_TIMEOUT),
+            socket_timeout=timeout,
+            socket_keepalive=True,
+            # Never by itself: a claim whose answer was lost must not be followed by a second claim.
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def close(self) -> None:
+        """Close the idle connections; one that a thread still waits on closes when it is done."""
+        for client in (self._redis, self._quick):
+            client.connection_pool.disconnect(inuse_connections=False)
+
+    # Step 5: the fleet
+
+    @translated
+    def look(self, lane: Lane, reservation: str, held: Iterable[str] = ()) -> LaneLook:
+        """See a lane, reserve the machines that it misses, and renew the reservations that the asker holds."""
+        fixed = (self._prefix, reservation, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
+        granted, workers, starts, due = script("reserve")(self._redis, self._lane_keys(lane.name), (*fixed, *held))
+        flat = texts_of(workers)
+        joined = dict(zip(flat[::2], flat[1::2], strict=True))
+        return LaneLook(texts_of(granted), joined, frozenset(texts_of(starts)), seconds_of(due))
+
+    @translated
+    def assign(self, lane: Lane, reservation: str, machine_id: str) -> bool:
+        """Turn a reservation into a machine that is about to start; False if another client has it."""
+        return bool(
+            script("assign")(
+                self._redis,
+                self._lane_keys(lane.name)[1:],
+                (self._prefix, lane.name, reservation, machine_id, int((lane.boot_timeout + GIVE_UP_WITHIN) * 1000)),
+            )
+        )
+
+    @translated
+    def has_workers(self, lane: Lane) -> bool:
+        """Whether any worker is there."""
+        return bool(self._redis.hlen(self._key("workers", lane.name)))
+
+    @translated
+    def is_worker(self, lane: str, machine_id: str) -> bool:
+        """Whether the worker of this machine is in its lane."""
+        return bool(self._redis.hexists(self._key("workers", lane), machine_id))
+
+    @translated
+    def release(self, lane: Lane, name: str) -> None:
+        """Give back a reservation, or a machine that will not come."""
+        script("release")(self._redis, (self._key("starts", lane.name),), (self._prefix, lane.name, name))
+
+    @translated
+    def pace_create(self, every: float, burst: int) -> float:
+        """Take the next moment at which a machine may be created, one each `every` seconds, for all clients together.
+
+        Answers the seconds until then.
+        """
+        told = (int(every * 1000), burst)
+        return float(script("pace")(self._redis, (f"{self._prefix}:creates",), told)) / 1000
+
+    @translated
+    def meter(self, lane: str) -> Meter:
+        """What a lane has now, and what it has cost."""
+        told = script("meter")(self._redis, self._lane_keys(lane), (self._prefix,))
+        queued, running, workers, starting, billed, useful, calls, starts = map(int, told)
+        return Meter(queued, running, workers, starting, billed / 1000, useful / 1000, calls, starts)
+
+    @translated
+    def lanes_since(self, seconds: float) -> set[str]:
+        """The lanes of the app that had a call in the last so many seconds."""
+        at = self._seconds_now() - seconds
+        found: Any = self._redis.zrangebyscore(f"{self._prefix}:lanes", at * 1000, "+inf")
+        return set(texts_of(found))
+
+    def _seconds_now(self) -> float:
+        seconds, microseconds = self._redis.time()
+        return float(seconds) + float(microseconds) / 1e6
+
+    @translated
+    def bury(self, lane: Lane, machine_id: str, joined: str, reason: str, *, oom: bool) -> int:
+        """Free the calls of a machine that is gone: queued again, or LOST. Answers how many they were."""
+        told = (self._prefix, machine_id, joined, reason, int(oom))
+        return int(script("bury")(self._redis, self._lane_keys(lane.name)[:2], told))
+
+    @translated
+    def fail(self, lane: str, failed: Sequence[tuple[str, bytes]]) -> None:
+        """End calls (id, sealed error) of a lane that still wait and can't have a machine."""
+        script("fail")(self._redis, (), (self._prefix, lane, *(part for pair in failed for part in pair)))
+
+    @translated
+    def note_run(self, schedule: str, call_id: str) -> None:
+        """Remember a run of a schedule; the last RUNS_KEPT are."""
+        pipe = self._redis.pipeline()
+        key = self._key("runs", schedule)
+        pipe.lpush(key, call_id).ltrim(key, 0, RUNS_KEPT - 1).expire(key, RUNS_TTL)  # type: ignore[attr-defined]
+        pipe.execute()
+
+    @translated
+    def runs(self, schedule: str) -> Sequence[str]:
+        """The last runs of a schedule, the newest first: ids of calls."""
+        told: Any = self._redis.lrange(self._key("runs", schedule), 0, -1)
+        return texts_of(told)
+
+    @translated
+    def try_lock(self, name: str, owner: str, seconds: float) -> bool:
+        """Whether the asker may do, for so long, what one client does for all."""
+        return bool(self._redis.set(self._key("lock", name), owner, nx=True, px=int(seconds * 1000)))
+
+    # Within
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._prefix}:{kind}:{name}"
+
+    def _lane_keys(self, lane: str) -> list[str]:
+        return [self._key("queue", lane), self._key("workers", lane), self._key("starts", lane)]
+
+
+def seconds_of(milliseconds: int) -> float | None:
+    return None if milliseconds < 0 else milliseconds / 1000
+
+
+def texts_of(answer: Sequence[bytes]) -> list[str]:
+    return [part.decode() for part in answer]

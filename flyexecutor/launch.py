@@ -1,0 +1,261 @@
+"""Step 5: carries out what the policy wants started or created, and keeps an eye on it until its worker joins. Level 4.
+
+Each start and create runs in a short-lived thread: Fly limits starts per machine, so many go out at once. Creates are
+paced by a token bucket in Redis, which all clients of the app share; the fleet's thread asks `next_create` when it may.
+Killed: reservations expire in Redis, and the next client's fleet starts the machines.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from flyexecutor import policy
+from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
+from flyexecutor.lane import Exit, Lane, Machine
+from flyexecutor.machine_config import config_of_machine
+from flyexecutor.machines import MachinesClient, is_capacity
+from flyexecutor.store import Store
+
+CREATE_EVERY = 1.0  # seconds, per app, with a burst of CREATE_BURST (Fly's documented rate limit)
+CREATE_BURST = 3
+REST_PATIENCE = 30.0  # seconds for a machine that is about to rest
+AVOID_FOR = 60.0  # seconds: a machine whose host had no room
+# Of a start: the machine has gone, or is in another state than it was when we looked. The next look shows it.
+OVERTAKEN = frozenset({404, 408, 409, 412})
+
+log = logging.getLogger("flyexecutor")
+
+
+class Launcher:
+    """The machines of one lane that this client is starting."""
+
+    def __init__(
+        self,
+        store: Store,
+        machines: MachinesClient,
+        lane: Lane,
+        *,
+        done: Callable[[], None],
+        launched: Callable[[], None],
+        troubled: Callable[[MachinesError, bool], None],
+    ) -> None:
+        self.lane = lane
+        self._store = store
+        self._machines = machines
+        self._done = done  # one of our threads has ended
+        self._launched = launched  # one was started, or created
+        self._troubled = troubled  # something could not be had; whether that passes by itself
+        self._lock = threading.Lock()  # guards what follows
+        self._booting: dict[str, tuple[float, Exit | None]] = {}  # machine -> when we started it, its exit before
+        self._avoid: dict[str, float] = {}  # machine -> until when
+        self._creates: deque[policy.Create] = deque()  # wait for their moment
+        self._creating: dict[str, policy.Create] = {}  # by reservation: asked for, not answered
+        self._create_at: float | None = None  # the moment of the first that waits (monotonic)
+
+    # What the fleet wants to know
+
+    @property
+    def working(self) -> int:
+        """How many machines have not been asked for yet, or not been answered for."""
+        with self._lock:
+            return len(self._creates) + len(self._creating)
+
+    @property
+    def reservations(self) -> list[str]:
+        """Those that have not become machines yet."""
+        with self._lock:
+            return [*self._creating, *(create.reservation for create in self._creates)]
+
+    @property
+    def creating(self) -> list[policy.Create]:
+        """Creates that are under way or wait."""
+        with self._lock:
+            return [*self._creating.values(), *self._creates]
+
+    @property
+    def avoid(self) -> frozenset[str]:
+        """Machines that could not be started just now."""
+        now = time.monotonic()
+        with self._lock:
+            return frozenset(machine_id for machine_id, until in self._avoid.items() if until > now)
+
+    def booting(self, starts: frozenset[str]) -> dict[str, tuple[float, Exit | None]]:
+        """Machines that we started and that have not joined: a join takes a machine out of `starts`."""
+        with self._lock:
+            self._booting = {name: since for name, since in self._booting.items() if name in starts}
+            return self._booting
+
+    # Starts
+
+    def start(self, action: policy.Start) -> bool:
+        """Start a machine for a reservation, in a thread. False: somebody else has it, and the reservation is free."""
+        # Assigned before it is started: two clients must not count on the same machine.
+        if not self._store.assign(self.lane, action.reservation, action.machine.id):
+            self._store.release(self.lane, action.reservation)
+            return False
+        self._note_boot(action.machine.id, action.machine.exit)
+        self._in_thread(self._start, action.machine)
+        return True
+
+    def _start(self, machine: Machine) -> None:
+        try:
+            if machine.state in policy.LEAVING:
+                self._await_rest(machine)
+            self._machines.start(machine.id)
+            self._launched()
+        except MachinesError as exc:
+            if is_capacity(exc):
+                with self._lock:
+                    self._avoid[machine.id] = time.monotonic() + AVOID_FOR
+            self.forget(machine.id)
+            self._troubled(exc, exc.status in OVERTAKEN)
+
+    def _await_rest(self, machine: Machine) -> None:
+        state = "suspended" if machine.state == "suspending" or machine.keeper else "stopped"
+        try:
+            self._machines.wait(machine, state, REST_PATIENCE)
+        except MachinesError as exc:
+            if exc.status != 408:
+                raise  # at rest in the other way: the start will tell
+
+    # Creates
+
+    def create_soon(self, action: policy.Create) -> None:
+        """Create a machine as soon as Fly's rate limit allows."""
+        with self._lock:
+            self._creates.append(action)
+
+    def next_create(self) -> float | None:
+        """Seconds until `create_next` may be called; None: nothing is to be created. Takes the moment in Redis."""
+        with self._lock:
+            if not self._creates:
+                return None
+            taken = self._create_at
+        if taken is None:
+            taken = time.monotonic() + self._store.pace_create(CREATE_EVERY, CREATE_BURST)
+            self._create_at = taken
+        return max(0.0, taken - time.monotonic())
+
+    def create_next(self, needed: bool) -> None:
+        """Create the machine that has waited longest, in a thread; or give its reservation back."""
+        with self._lock:
+            action = self._creates.popleft()
+            self._create_at = None
+            if needed:
+                self._creating[action.reservation] = action
+        if needed:
+            self._in_thread(self._create, action)
+        else:
+            self._store.release(self.lane, action.reservation)
+
+    def _create(self, action: policy.Create) -> None:
+        try:
+            machine = self._create_somewhere(action)
+        except MachinesError as exc:
+            self._store.release(self.lane, action.reservation)
+            self._troubled(exc, False)
+        else:
+            self._launched()
+            self._note_boot(machine.id, None)
+            if not self._store.assign(self.lane, action.reservation, machine.id):
+                self._store.release(self.lane, action.reservation)  # it has joined already
+        finally:
+            with self._lock:
+                del self._creating[action.reservation]
+
+    def _create_somewhere(self, action: policy.Create) -> Machine:
+        regions: Sequence[str | None] = [*self.lane.regions] or [None]
+        for region in regions[:-1]:
+            try:
+                return create_machine(self._machines, self.lane, action.reservation, region, keeper=action.keeper)
+            except MachinesError as exc:
+                if not is_capacity(exc):
+                    raise
+                log.info("no room in %s, trying the next region: %s", region, exc)
+        return create_machine(self._machines, self.lane, action.reservation, regions[-1], keeper=action.keeper)
+
+    # Boots
+
+    def give_up_slow_boots(self, booting: dict[str, tuple[float, Exit | None]]) -> None:
+        """Stop the machines whose worker has not joined within `boot_timeout`."""
+        now = time.monotonic()
+        for machine_id, (since, _) in booting.items():
+            if now - since <= self.lane.boot_timeout:
+                continue
+            self.forget(machine_id)
+            self.stop(machine_id)
+            told = (
+                f"the worker of machine {machine_id} did not join within {self.lane.boot_timeout:g} s (boot_timeout): "
+                "see its log (fly logs) and that it can reach Redis (REDIS_URL)"
+            )
+            self._troubled(MachineStartError(told, phase="join"), False)
+
+    def stop(self, machine_id: str) -> None:
+        """Stop a machine that costs money for nothing."""
+        try:
+            self._machines.stop(machine_id)
+        except MachinesError as exc:
+            log.warning("machine %s could not be stopped: %s", machine_id, exc)
+
+    def forget(self, machine_id: str) -> None:
+        """Count on this machine no longer."""
+        with self._lock:
+            self._booting = {name: since for name, since in self._booting.items() if name != machine_id}
+        self._store.release(self.lane, machine_id)
+
+    def _note_boot(self, machine_id: str, exit_before: Exit | None) -> None:
+        with self._lock:
+            self._booting = {**self._booting, machine_id: (time.monotonic(), exit_before)}
+
+    def _in_thread(self, work: Callable[..., None], *args: object) -> None:
+        def run() -> None:
+            try:
+                work(*args)
+            except RedisUnavailableError as exc:
+                log.warning("a machine's reservation stays until it expires: %s", exc)
+            finally:
+                self._done()
+
+        threading.Thread(target=run, name="flyexecutor launch", daemon=True).start()
+
+
+def create_machine(
+    machines: MachinesClient, lane: Lane, name: str, region: str | None, *, keeper: bool, launch: bool = True
+) -> Machine:
+    """Create a machine of a lane, with a free volume if it needs one. Raises MachineStartError that says where."""
+    full_name = policy.name_machine(lane.name, name)
+    mounts = lane.config.get("mounts")
+    try:
+        if mounts:
+            return _create_with_volume(machines, lane, full_name, mounts[0]["volume"], region, keeper, launch)
+        config = config_of_machine(lane, keeper=keeper, volume_id=None)
+        return machines.create(full_name, config, region, lane.name, launch=launch)
+    except MachinesError as exc:
+        where = f" in {region}" if region else ""
+        raise MachineStartError(
+            f"no machine could be created{where}: {exc}",
+            exc.status,
+            exc.request_id,
+            phase="create",
+            region=region or "",
+        ) from None
+
+
+def _create_with_volume(
+    machines: MachinesClient, lane: Lane, full_name: str, volume: str, region: str | None, keeper: bool, launch: bool
+) -> Machine:
+    free = list(machines.free_volumes(volume, region))
+    random.shuffle(free)  # others create at the same time: take another than they do
+    for volume_id, its_region in free:
+        config = config_of_machine(lane, keeper=keeper, volume_id=volume_id)
+        try:
+            return machines.create(full_name, config, its_region, lane.name, launch=launch)
+        except MachinesError as exc:
+            if exc.status != 412:
+                raise
+            log.info("volume %s was taken meanwhile: %s", volume_id, exc)
+    where = f" in {region}" if region else ""
+    raise MachinesError(f"insufficient volumes: none named {volume!r} is free{where}: fly volumes create {volume}", 422)

@@ -1,0 +1,173 @@
+"""Level 3: what lies in Redis, for the eyes of the app's owner: calls, lanes, the server itself.
+
+Reads, never changes anything, and is no part of a call's way. Uses the connection of its store; each function takes a
+few round trips, however much there is.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from flyexecutor.scripts import translated
+from flyexecutor.states import State
+
+CLOCK_TRIPS = 5
+_FIELDS = ("state", "attempt", "machine", "region", "lane", "queued", "started", "progress")
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A call that has not ended. Times by Redis's clock."""
+
+    id: str
+    state: State
+    attempt: int  # how many times it was begun
+    machine_id: str  # that runs it; empty while it is queued
+    region: str
+    lane: str
+    queued_seconds: float  # from its submission until its attempt began, or until now
+    running_seconds: float | None  # of this attempt; None while it is queued
+    progress: bytes  # what it last said, unread; empty: nothing
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRecord:
+    """A lane that had a call in the last 30 days."""
+
+    name: str
+    idle_seconds: float  # since a call was submitted to it
+    queued: int  # calls, those that wait for their retry included
+    running: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What a call has printed so far, and its state at that moment."""
+
+    state: State
+    attempt: int
+    text: str  # the last 32 kB
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The Redis server, as far as it tells."""
+
+    version: str  # empty: it does not say
+    name: str  # redis, valkey, ...
+    eviction: str  # its policy; empty: it does not say
+    latency: float  # seconds of the fastest of a few round trips
+    ahead: float  # seconds that its clock is ahead of ours, give or take half the latency
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What an app has in Redis at one moment."""
+
+    calls: Sequence[CallRecord]  # those that run first, then the oldest first
+    lanes: Sequence[LaneRecord]  # the one that was used last first
+
+
+class Listing:
+    """The records of one app, as a list."""
+
+    def __init__(self, client: "redis.Redis", prefix: str, address: str) -> None:
+        self.address = address
+        self._redis = client
+        self._prefix = prefix
+
+    @translated
+    def overview(self, limit: int) -> Overview:
+        """The lanes, and up to `limit` calls that have not ended. Three round trips."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.zrevrange(f"{self._prefix}:lanes", 0, -1, withscores=True)
+        (seconds, microseconds), known = pipe.execute()
+        now = seconds + microseconds / 1e6
+        for name, _ in known:
+            pipe.xlen(self._key("queue", name.decode()))
+            pipe.hlen(self._key("workers", name.decode()))
+            pipe.xrange(self._key("queue", name.decode()), count=limit)
+            # A call that waits for its retry is in no queue, only here: "r ID".
+            pipe.zrange(self._key("due", name.decode()), 0, limit - 1)
+        answers = iter(pipe.execute())
+        found = []
+        places: list[tuple[int, str]] = []  # in its lane's queue, and the call
+        for name, used_at in known:
+            length, workers, entries, due = (next(answers) for _ in range(4))
+            retries = [member[2:].decode() for member in due if member.startswith(b"r ")]
+            places += enumerate([fields[b"id"].decode() for _, fields in entries if fields] + retries)
+            found.append((name.decode(), now - used_at / 1000, length, len(retries), workers))
+            if length:
+                pipe.xpending(self._key("queue", name.decode()), "workers")
+        # The heads of all lanes first: a long queue hides no call that another lane runs.
+        ids = [call_id for _, call_id in sorted(places, key=lambda place: place[0])[:limit]]
+        busy = [name for name, _, length, _, _ in found if length]
+        for call_id in ids:
+            pipe.hmget(self._key("call", call_id), _FIELDS)
+        answers = iter(pipe.execute())
+        claimed = {name: int(next(answers)["pending"]) for name in busy}
+        calls = [call for call_id in ids if (call := _call(call_id, next(answers), now))]
+        lanes = [
+            LaneRecord(name, idle, length - claimed.get(name, 0) + retries, claimed.get(name, 0), workers)
+            for name, idle, length, retries, workers in found
+        ]
+        calls.sort(key=lambda call: (call.state is not State.RUNNING, -call.queued_seconds))
+        return Overview(calls, lanes)
+
+    @translated
+    def printed(self, call_id: str) -> Printed | None:
+        """What a call has printed; None if Redis does not know it. One round trip."""
+        told: Any = self._redis.hmget(self._key("call", call_id), ["state", "attempt", "logs"])
+        state, attempt, logs = told
+        if not state:
+            return None
+        return Printed(State(state.decode()), int(attempt), (logs or b"").decode(errors="replace"))
+
+    @translated
+    def server(self) -> Server:
+        """What the server tells of itself. A few round trips; none of the first counts, since it connects."""
+        self._redis.ping()
+        trips = [self._clock() for _ in range(CLOCK_TRIPS)]
+        latency, ahead = min(trips)
+        try:
+            told: Mapping[str, Any] = self._redis.info()
+        except redis.ResponseError:  # a provider may not allow it
+            told = {}
+        name = str(told.get("server_name") or "redis")
+        version = str(told.get(f"{name}_version") or told.get("redis_version") or "")
+        return Server(version, name, str(told.get("maxmemory_policy") or ""), latency, ahead)
+
+    def _clock(self) -> tuple[float, float]:
+        """Seconds that a round trip took, and how far Redis's clock was ahead in its middle."""
+        before, since = time.time(), time.perf_counter()
+        seconds, microseconds = self._redis.time()
+        latency = time.perf_counter() - since
+        return latency, float(seconds) + float(microseconds) / 1e6 - (before + latency / 2)
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._prefix}:{kind}:{name}"
+
+
+def _call(call_id: str, told: Sequence[bytes | None], now: float) -> CallRecord | None:
+    """A call as its record tells; None for one that has ended meanwhile."""
+    state, attempt, machine, region, lane, queued, started, progress = (field or b"" for field in told)
+    if not state or State(state.decode()).final:
+        return None
+    runs = State(state.decode()) is State.RUNNING
+    until = int(started) / 1000 if runs else now
+    return CallRecord(
+        id=call_id,
+        state=State(state.decode()),
+        attempt=int(attempt),
+        machine_id=machine.decode() if runs else "",
+        region=region.decode() if runs else "",
+        lane=lane.decode(),
+        queued_seconds=max(0.0, until - int(queued) / 1000),
+        running_seconds=max(0.0, now - until) if runs else None,
+        progress=progress if runs else b"",
+    )

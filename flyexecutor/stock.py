@@ -1,0 +1,180 @@
+"""Level 7: the machines of an app as their owner sees them: what there is, what it costs, stock in advance, orphans.
+
+Called by users, never by a call's way. No thread; each function asks Redis and the Machines API and returns.
+"""
+
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+
+from flyexecutor import launch, policy
+from flyexecutor.client import Client
+from flyexecutor.errors import MachinesError, MachineStartError
+from flyexecutor.guests import Prices, can_suspend, guest_of, name_guest
+from flyexecutor.lane import Lane, Machine
+from flyexecutor.lane_store import Meter
+from flyexecutor.launch import create_machine
+
+ORPHAN_AFTER = 3600.0  # seconds without a call in its lane, after which a machine that rests is an orphan
+RUNS_FOR_NOBODY = 300.0  # seconds that a machine may run without a worker
+
+log = logging.getLogger("flyexecutor")
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an executor's machines do and have cost, since its configuration is known to Redis (30 days at most)."""
+
+    queued: int
+    running: int
+    workers: int
+    starting: int  # machines on their way
+    calls: int  # that have ended
+    starts: int  # of machines: creations, starts, resumptions
+    useful_seconds: float  # in which calls ran
+    billed_seconds: float  # of machines
+    dollars: float | None  # for these, an estimate; None: the price is not known
+
+    @property
+    def billed_over_useful(self) -> float | None:
+        """1.0: every second that is paid ran a call (one call at a time)."""
+        return self.billed_seconds / self.useful_seconds if self.useful_seconds else None
+
+
+@dataclass(frozen=True, slots=True)
+class MachineInfo:
+    """A machine of ours."""
+
+    id: str
+    name: str
+    state: str  # Fly's word
+    region: str
+    guest: str
+    lane: str
+    keeper: bool  # it rests when it has nothing to do; else it destroys itself
+    billed_seconds: float  # as far back as Fly's events tell
+    dollars: float | None  # for these, an estimate
+    schedule: str  # hourly, ...; empty: none
+    changed_at: float  # seconds since the epoch: when its state changed last
+
+
+class Stock:
+    """The machines of one executor's app."""
+
+    def __init__(self, client: Client, prices: Prices, owner: str) -> None:
+        self._store = client.store
+        self._machines = client.machines
+        self._prices = prices
+        self._owner = owner  # of the machines that are ours
+
+    def stats(self, lane: Lane) -> Stats:
+        """See `FlyMachineExecutor.stats`."""
+        seen: Meter = self._store.meter(lane.name)
+        price = self._prices.per_second(guest_of(lane.config), lane.regions[0] if lane.regions else "")
+        return Stats(
+            queued=seen.queued,
+            running=seen.running,
+            workers=seen.workers,
+            starting=seen.starting,
+            calls=seen.calls,
+            starts=seen.starts,
+            useful_seconds=seen.useful_seconds,
+            billed_seconds=seen.billed_seconds,
+            dollars=None if price is None else price * seen.billed_seconds,
+        )
+
+    def machines(self) -> list[MachineInfo]:
+        """See `FlyMachineExecutor.machines`."""
+        return [self._describe(machine) for machine in self._machines.list_all()]
+
+    def prepare(self, lane: Lane, number: int, timeout: float) -> None:
+        """See `FlyMachineExecutor.prepare`."""
+        deadline = time.monotonic() + timeout
+        kept = [m for m in self._machines.list(lane.name) if m.keeper and m.state not in {"failed", "destroying"}]
+        # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
+        boots = can_suspend(guest_of(lane.config))
+        region = lane.regions[0] if lane.regions else None
+        for _ in range(number - len(kept)):
+            wait = self._store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
+            if time.monotonic() + wait > deadline:
+                raise MachineStartError(
+                    f"{len(kept)} of {number} machines were made within {timeout:g} s: Fly allows one a second; give "
+                    "prepare more time"
+                )
+            time.sleep(wait)
+            name = f"stock-{secrets.token_hex(6)}"
+            kept.append(create_machine(self._machines, lane, name, region, keeper=True, launch=boots))
+        for machine in kept:
+            if boots:
+                self._await_rest(machine, lane, deadline)
+
+    def reap(self, older_than: float, *, dry_run: bool = False) -> list[MachineInfo]:
+        """See `FlyMachineExecutor.reap`. dry_run: answer what would be destroyed, and destroy nothing."""
+        used = self._store.lanes_since(older_than)
+        now = time.time()
+        reaped = []
+        for machine in self._machines.list_all():
+            if machine.schedule or machine.owner != self._owner:
+                continue
+            unused = machine.lane not in used and now - machine.changed_at > older_than
+            rests = machine.state in policy.RESTING and unused
+            runs = machine.state in policy.LEAVING and now - machine.changed_at > RUNS_FOR_NOBODY
+            if rests or (runs and not self._store.is_worker(machine.lane, machine.id)):
+                if not dry_run:
+                    self._machines.destroy(machine.id, force=runs)
+                    log.info("machine %s (%s) was an orphan and is destroyed", machine.id, machine.state)
+                reaped.append(self._describe(machine))
+        return reaped
+
+    def _await_rest(self, machine: Machine, lane: Lane, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            if self._store.is_worker(lane.name, machine.id) and self._store.meter(lane.name).running:
+                return  # it has found work already
+            seen = self._machines.get(machine.id)
+            if (
+                seen is None
+                or seen.state == "failed"
+                or (seen.state == "stopped" and seen.exit and seen.exit.exit_code)
+            ):
+                raise MachineStartError(
+                    f"machine {machine.id} ended before it could rest: {seen.exit if seen else 'it is gone'}; see its "
+                    "log (fly logs)",
+                    phase="boot",
+                )
+            if seen.state in policy.STARTABLE:
+                return
+            try:
+                self._machines.wait(seen, "suspended", max(1.0, min(10.0, deadline - time.monotonic())))
+            except MachinesError as exc:
+                if exc.status != 408:
+                    raise
+        raise MachineStartError(f"machine {machine.id} did not come to rest in time: see its log", phase="join")
+
+    def _describe(self, machine: Machine) -> MachineInfo:
+        price = self._prices.per_second(machine.guest, machine.region) if machine.guest else None
+        return MachineInfo(
+            id=machine.id,
+            name=machine.name,
+            state=machine.state,
+            region=machine.region,
+            guest=name_guest(machine.guest) if machine.guest else "",
+            lane=machine.lane,
+            keeper=machine.keeper,
+            billed_seconds=machine.billed_seconds,
+            dollars=None if price is None else price * machine.billed_seconds,
+            schedule=machine.schedule,
+            changed_at=machine.changed_at,
+        )
+
+
+def affordable(lane: Lane, prices: Prices, max_cost_per_hour: float) -> int:
+    """How many machines of a lane cost no more than so many dollars an hour; raises ValueError that says why none."""
+    guest = guest_of(lane.config)
+    price = prices.per_second(guest, lane.regions[0] if lane.regions else "")
+    if price is None:
+        raise ValueError(f"the price of a {name_guest(guest)} is not known: give it, as prices=Prices(gpus={{...}})")
+    number = int(max_cost_per_hour / (price * 3600) + 1e-9)
+    if number < 1:
+        raise ValueError(f"one {name_guest(guest)} costs about ${price * 3600:.4f} an hour (estimated)")
+    return number

@@ -1,0 +1,57 @@
+"""Fleets of real processes: helpers that wait for what machines do."""
+
+import time
+
+import pytest
+
+from tests import tasks
+
+WAIT = 30.0
+
+
+@pytest.fixture
+def until():
+    """Ask again until something is true: what machines do by themselves has no event that a test could wait for."""
+
+    def ask(true, timeout=WAIT):
+        deadline = time.monotonic() + timeout
+        while not (told := true()):
+            assert time.monotonic() < deadline, "it did not come true in time"
+            time.sleep(0.01)
+        return told
+
+    return ask
+
+
+@pytest.fixture
+def states(local_fly):
+    """The states of an executor's machines, sorted; destroyed ones left out."""
+
+    def ask(executor):
+        ours = [m for m in executor.machines() if m.lane == executor._lane.name]
+        return sorted(machine.state for machine in ours)
+
+    return ask
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """Submit so many calls that run until they are told to go on. Answers their futures, and what tells them."""
+
+    def submit(executor, number):
+        gates = []
+        for n in range(number):
+            folder = tmp_path / f"held{n}"
+            folder.mkdir()
+            gates.append(tasks.Gate.make(folder))
+        futures = [executor.submit(gate.enter) for gate in gates]
+
+        def let_go():
+            for gate in gates:
+                gate.wait_for_entry()
+                gate.open()
+            return [future.result(WAIT) for future in futures]
+
+        return futures, let_go
+
+    return submit
