@@ -1,28 +1,15 @@
-"""Level 8: the command `flyexecutor`. Needs the extra `local` (click).
-
-Exit codes: 0 done, 1 it could not be done (one sentence says why), 2 wrong usage.
-"""
+"""Level 8: `flyexecutor local`, Fly and Redis on this computer, until Ctrl-C."""
 
 import shlex
 import signal
-import sys
 import threading
 
-try:
-    import click
-except ModuleNotFoundError:
-    sys.exit("the command flyexecutor needs click: pip install 'flyexecutor[local]'")
+import click
 
 from flyexecutor.local import LocalError, LocalFly
 
 
-@click.group()
-@click.version_option(package_name="flyexecutor")
-def main() -> None:
-    """Run Python calls on Fly Machines."""
-
-
-@main.command()
+@click.command()
 @click.option("--app", default="local", show_default=True, help="Name of the app that holds the machines.")
 @click.option("--port", default=0, help="Port of the Machines API on 127.0.0.1. [default: a free one]")
 @click.option("--redis-port", default=0, help="Port of Redis on 127.0.0.1. [default: a free one]")
@@ -45,7 +32,3 @@ def local(app: str, port: int, redis_port: int, rate_limits: bool) -> None:
         for name, value in fly.environ().items():
             click.echo(f"export {name}={shlex.quote(value)}")
         ended.wait()
-
-
-if __name__ == "__main__":
-    main()

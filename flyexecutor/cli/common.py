@@ -1,0 +1,124 @@
+"""Level 8: what the commands share: the options that say where everything is, a client, and how things are shown."""
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from flyexecutor.client import Client
+from flyexecutor.errors import SettingsError
+from flyexecutor.guests import Prices
+from flyexecutor.lane import Lane
+from flyexecutor.machine_config import owner_of
+from flyexecutor.settings import Settings, read_settings
+from flyexecutor.stock import Stock
+from flyexecutor.trust import Trust
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NO_IMAGE = "-"  # what needs no image does not ask for one
+WIDE = 160  # columns where there is no terminal: each thing is a line, for grep
+_NO_LANE = Lane("", config={}, regions=(), max_workers=0, concurrency=1, boot_timeout=120.0)
+_RESULT_TTL = 86400.0  # no call is submitted
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What --app and --redis-url say; None: the environment does."""
+
+    app: str | None
+    redis_url: str | None
+
+    def settings(self, *, image: bool) -> Settings:
+        """These and the environment. image: whether it is needed. Raises SettingsError."""
+        usual = None if image or os.environ.get("WORKER_IMAGE") or os.environ.get("FLY_IMAGE_REF") else NO_IMAGE
+        try:
+            return read_settings(app=self.app, redis_url=self.redis_url, image=usual)
+        except SettingsError as exc:
+            # It speaks of Python's arguments; a shell has variables.
+            told = re.sub(r"argument \w+= or environment variable ", "", str(exc))
+            raise SettingsError(told.replace("use local=True", "see flyexecutor local")) from None
+
+
+def where_options(command: F) -> F:
+    """The options --app and --redis-url of a command."""
+    command = click.option("--redis-url", metavar="URL", help="Address of Redis. [default: REDIS_URL]")(command)
+    return click.option("--app", metavar="NAME", help="The app that holds the machines. [default: FLY_TASKS_APP]")(
+        command
+    )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+
+
+@contextlib.contextmanager
+def open_client(where: Where, *, token: bool) -> Iterator[Client]:
+    """A client that has started nothing.
+
+    token: False for who attaches to calls: then it has no fleet, which would start machines up to a limit that the
+    owner of these calls may not have set.
+    """
+    settings = where.settings(image=False)
+    trust = Trust(settings.key, settings.app)
+    client = Client(settings if token else replace(settings, token=""), _NO_LANE, trust, result_ttl=_RESULT_TTL)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def stock_of(client: Client, where: Where) -> Stock:
+    """The machines of the client's app."""
+    return Stock(client, Prices(), owner_of(where.settings(image=False)))
+
+
+def console() -> Console:
+    """Standard output; nothing that is shown is markup, since much of it is other people's text."""
+    terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(markup=False, highlight=False, emoji=False, width=None if terminal else WIDE)
+
+
+def table(title: str, *columns: str, right: str = "") -> Table:
+    """An empty table without frames. right: the columns that hold numbers, in words."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right.split() else "left", no_wrap=True)
+    return made
+
+
+def say_json(told: Any) -> None:
+    """One JSON object."""
+    click.echo(json.dumps(told, indent=2))
+
+
+def plain(text: str) -> str:
+    """Text that came from elsewhere, without what would move a terminal's cursor."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def seconds(number: float | None) -> str:
+    """`0.4 s`, `12 s`, `3m05s`, `2h07m`, `3d04h`."""
+    if number is None:
+        return ""
+    if number < 9.95:
+        return f"{number:.1f} s"
+    whole = round(number)
+    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // part:02}{below}"
+    return f"{whole} s"
+
+
+def dollars(number: float | None) -> str:
+    """`$0.0012`, `$3.20`; empty if it is not known."""
+    if number is None:
+        return ""
+    return f"${number:.2f}" if number >= 1 else f"${number:.4f}"

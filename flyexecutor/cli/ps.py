@@ -1,0 +1,177 @@
+"""Level 8: `ps`, the machines of an app and its calls that have not ended; with --watch again and again.
+
+Reads; two requests of the Machines API and Redis for each look. Fly allows one list a second per app.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from flyexecutor.cli.common import (
+    Where,
+    console,
+    dollars,
+    json_option,
+    open_client,
+    plain,
+    say_json,
+    seconds,
+    stock_of,
+    table,
+    where_options,
+)
+from flyexecutor.errors import FlyExecutorError
+from flyexecutor.future import Progress
+from flyexecutor.listing import CallRecord, Overview
+from flyexecutor.stock import MachineInfo
+
+EVERY = 2.0  # seconds between two looks
+MOST = 1000  # calls that are read
+LEAST_ROWS = 4  # of machines and of calls, however low the terminal is
+ONE_LINE = 120  # columns from which a call has one line: its id alone has 48,
+FIXED = 102  # and all but its progress so many
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What there is at one moment."""
+
+    machines: list[MachineInfo]
+    redis: Overview
+
+
+@click.command()
+@click.option("--watch", "-w", is_flag=True, help="Look again every 2 seconds, until Ctrl-C.")
+@click.option("--limit", default=MOST, show_default=True, type=click.IntRange(1), help="Calls that are read at most.")
+@json_option
+@where_options
+def ps(watch: bool, limit: int, as_json: bool, app: str | None, redis_url: str | None) -> None:
+    """Show the machines of the app and the calls that have not ended.
+
+    Seconds and dollars are those for which a machine is billed, as far back as Fly's events tell; dollars are
+    estimated.
+    """
+    if watch and as_json:
+        raise click.UsageError("--watch is for a person, --json for a program: give one of them")
+    where = Where(app, redis_url)
+    with open_client(where, token=True) as client:
+        stock = stock_of(client, where)
+
+        def look() -> Seen:
+            return Seen(stock.machines(), client.store.listing.overview(limit))
+
+        if as_json:
+            say_json(_as_json(look()))
+        elif watch:
+            _watch(look, console())
+        else:
+            out = console()
+            out.print(_render(look(), out.width, None))
+
+
+def _watch(look: Callable[[], Seen], out: Console) -> None:
+    seen, trouble = look(), ""
+    try:
+        # We draw by ourselves: nothing changes in between, and Live needs no thread then.
+        with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                live.update(_render(seen, out.width, out.height - 1, trouble), refresh=True)
+                time.sleep(EVERY)
+                try:
+                    seen, trouble = look(), ""
+                except FlyExecutorError as exc:
+                    trouble = f"This is {seconds(EVERY)} old or more: {exc}"
+    except KeyboardInterrupt:
+        return
+
+
+def _render(seen: Seen, width: int, height: int | None, trouble: str = "") -> Group:
+    """height: lines that there are; machines and calls that have no room are counted."""
+    machines = table(
+        "Machines", "id", "state", "region", "guest", "keeper", "billed", "dollars", right="billed dollars"
+    )
+    room = len(seen.machines) if height is None else max(LEAST_ROWS, height // 2 - 3)
+    for one in sorted(seen.machines, key=lambda machine: (machine.state != "started", machine.id))[:room]:
+        billed = (seconds(one.billed_seconds), dollars(one.dollars))
+        machines.add_row(one.id, one.state, one.region, one.guest, "yes" if one.keeper else "no", *billed)
+    calls = seen.redis.calls
+    wide = width >= ONE_LINE
+    names = ("id", "state", "queued", "running") + (("attempt", "machine", "progress") if wide else ())
+    shown = table("Calls", *names, right="attempt queued running")
+    room = len(calls)
+    if height is not None:
+        left = height - machines.row_count - 7  # titles, heads, an empty line, two lines of text
+        room = max(LEAST_ROWS, left if wide else left // 2)
+    for call in calls[:room]:
+        shown.add_row(*_row(call, width - FIXED if wide else 0))
+    parts: list[Any] = [machines if machines.row_count else Text("No machine."), Text()]
+    parts.append(shown if shown.row_count else Text("No call that has not ended."))
+    parts.append(Text(_summary(seen, machines.row_count, shown.row_count), style="dim"))
+    if trouble:
+        parts.append(Text(trouble, style="red"))
+    return Group(*parts)
+
+
+def _row(call: CallRecord, room: int) -> tuple[str | Text, ...]:
+    """room: columns for its progress; 0: none, what has no column is on a second line."""
+    told = progress_of(call)
+    progress = _tell_progress(told) if told else ""
+    known = (call.state, seconds(call.queued_seconds), seconds(call.running_seconds))
+    if room:
+        return (call.id, *known, str(call.attempt), call.machine_id, _cut(progress, room))
+    if not call.attempt:
+        return (call.id, *known)
+    on = f" on {call.machine_id}" if call.machine_id else ""
+    second = f"  attempt {call.attempt}{on}{f', {progress}' if progress else ''}"
+    return (Text(f"{call.id}\n{_cut(second, len(call.id))}"), *known)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
+
+
+def _summary(seen: Seen, machines: int, calls: int) -> str:
+    """machines, calls: how many are shown."""
+    queued = sum(lane.queued for lane in seen.redis.lanes)
+    running = sum(lane.running for lane in seen.redis.lanes)
+    price = sum(one.dollars or 0.0 for one in seen.machines)
+    some_calls = f" ({calls} shown)" if calls < queued + running else ""
+    some_machines = f" ({machines} shown)" if machines < len(seen.machines) else ""
+    return (
+        f"{running} running, {queued} queued{some_calls}; machines: {len(seen.machines)}{some_machines}, "
+        f"{dollars(price)} (estimated)"
+    )
+
+
+def progress_of(call: CallRecord) -> Progress | None:
+    """What a call says of itself. It is not signed: whoever can write to Redis may have written anything."""
+    try:
+        done, total, note = json.loads(call.progress or b"null")
+        return Progress(float(done), None if total is None else float(total), plain(str(note)))
+    except (ValueError, TypeError):
+        return None
+
+
+def _tell_progress(told: Progress) -> str:
+    number = f"{told.done:g}" if told.total is None else f"{told.done:g}/{told.total:g}"
+    return f"{number} {told.note}".rstrip()
+
+
+def _as_json(seen: Seen) -> dict[str, Any]:
+    calls = []
+    for call in seen.redis.calls:
+        told = progress_of(call)
+        calls.append({**asdict(call), "progress": told and told._asdict()})
+    return {
+        "machines": [asdict(one) for one in seen.machines],
+        "calls": calls,
+        "lanes": [asdict(lane) for lane in seen.redis.lanes],
+    }
