@@ -79,7 +79,7 @@ def idle(local: LocalFly, counter: Counter) -> int:
         machines = MachinesClient(local.api_url, local.app, local.token)
         machine = machines.get(future.machine_id or "")
         assert machine
-        machines.wait_stopped(machine, 10.0)
+        machines.wait(machine, "suspended", 10.0)
         machines.close()
         before = counter.read()
         time.sleep(IDLE_SECONDS)

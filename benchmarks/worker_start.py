@@ -76,7 +76,7 @@ class StoppedMachine:
         """Wait until the machine has stopped."""
         machine = self._machines.get(self._last.machine_id or "")
         assert machine
-        self._machines.wait_stopped(machine, 10.0)
+        self._machines.wait(machine, "suspended", 10.0)
 
     def start_and_run(self) -> None:
         """From submit to result."""

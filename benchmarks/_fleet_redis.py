@@ -1,0 +1,243 @@
+"""A lane as the Lua scripts keep it, in memory and virtual time, for one call at a time per machine. No Redis.
+
+Each method names the script that it mirrors; what differs is that nothing is stored but what decides.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from benchmarks._clock import Clock
+from flyexecutor.lane_store import RESERVATION_TTL, LaneLook
+from flyexecutor.launch import CREATE_EVERY
+from flyexecutor.store import SUSPEND_EVERY, Stay
+
+RETRIES = 2  # of a call whose machine was lost: the executor's default
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call and what became of it."""
+
+    at: float  # of its arrival
+    seconds: float
+    began: float | None = None  # for the first time
+    ended: float | None = None
+    losses: int = 0
+    lost: bool = False
+
+
+class Reader(Protocol):
+    """A worker that waits for a call."""
+
+    name: str
+
+    def deliver(self, call: Call) -> None:
+        """The call that it has claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a lane and its workers are told: an executor's arguments, and constants of the package."""
+
+    max_workers: int
+    warm: int
+    idle_timeout: float
+    boot_timeout: float
+    load_window: float
+    suspend_every: float = SUSPEND_EVERY
+    create_every: float = CREATE_EVERY
+
+
+@dataclass(slots=True)
+class _Load:
+    """lib.lua: note_load and spare."""
+
+    at: float = -math.inf
+    peak: int = 0
+    before: int = 0
+
+    def note(self, load: int, window: float, now: float) -> None:
+        age = now - self.at
+        if age >= window:
+            self.before = 0 if age >= 2 * window else self.peak
+            self.at, self.peak = now, load
+        else:
+            self.peak = max(self.peak, load)
+
+    def most(self, window: float, now: float) -> int:
+        age = now - self.at
+        return max(self.peak if age < 2 * window else 0, self.before if age < window else 0)
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedRedis:
+    """One lane."""
+
+    clock: Clock
+    rules: Rules
+    queue: deque[Call] = field(default_factory=deque)
+    claims: dict[str, Call] = field(default_factory=dict)  # machine -> the call that it runs
+    readers: dict[str, Reader] = field(default_factory=dict)  # blocked, the one that has waited longest first
+    workers: dict[str, str] = field(default_factory=dict)  # machine -> time of its join
+    starts: dict[str, float] = field(default_factory=dict)  # reservation or machine -> when it expires
+    load: _Load = field(default_factory=_Load)
+    creates: float = 0.0  # when the next machine may be created
+    suspends: float = 0.0  # when the next may be suspended
+    ended: int = 0  # calls
+    joins: int = 0
+    first_expiry: float = math.inf  # of `starts`, at the soonest
+
+    @property
+    def length(self) -> int:
+        """XLEN of the queue: what waits and what runs."""
+        return len(self.queue) + len(self.claims)
+
+    def enqueue(self, calls: Sequence[Call], name: str) -> Sequence[str]:
+        """enqueue.lua. Answers reservations."""
+        self.queue.extend(calls)
+        self.load.note(self.length, self.rules.load_window, self.clock.now)
+        granted = self._reserve(name)
+        self._serve()  # Redis wakes blocked readers after the script
+        return granted
+
+    def look(self, name: str, held: Iterable[str]) -> LaneLook:
+        """reserve.lua."""
+        for machine_id in [one for one in self.claims if one not in self.workers]:
+            self._lose_call(machine_id)
+        for reservation in held:
+            if reservation in self.starts:
+                self.starts[reservation] = self.clock.now + RESERVATION_TTL
+        granted = self._reserve(name)
+        return LaneLook(granted, dict(self.workers), frozenset(self.starts), None)
+
+    def assign(self, reservation: str, machine_id: str) -> bool:
+        """assign.lua."""
+        if machine_id in self.workers or machine_id in self.starts:
+            return False
+        self.starts.pop(reservation, None)
+        self._expect(machine_id, self.rules.boot_timeout)
+        return True
+
+    def release(self, name: str) -> None:
+        """release.lua."""
+        self.starts.pop(name, None)
+
+    def pace_create(self, every: float, burst: int) -> float:
+        """pace.lua. Answers the seconds to wait."""
+        self.creates = max(self.clock.now, self.creates) + every
+        return max(0.0, self.creates - self.clock.now - every * burst)
+
+    def join(self, machine_id: str) -> None:
+        """join.lua, the first of a process."""
+        self._lose_call(machine_id)
+        self._enter(machine_id)
+
+    def join_if_started(self, machine_id: str) -> bool:
+        """join.lua, after a suspension."""
+        if machine_id not in self.starts:
+            return False
+        self._enter(machine_id)
+        return True
+
+    def read(self, reader: Reader) -> None:
+        """XREADGROUP BLOCK: a call that waits, at once, or the next for which nobody has waited longer."""
+        self.readers[reader.name] = reader
+        self._serve()
+
+    def stop_reading(self, reader: Reader) -> None:
+        """The reader has closed its connection."""
+        self.readers.pop(reader.name, None)
+
+    def finish(self, machine_id: str, call: Call) -> tuple[bool, Call | None]:
+        """finish.lua. Answers whether the worker is spare, and the next call."""
+        if self.claims.get(machine_id) is call:
+            del self.claims[machine_id]
+            self._end(call)
+        self.load.note(max(1, self.length), self.rules.load_window, self.clock.now)
+        following = None
+        if self.queue:
+            following = self._claim(machine_id)
+        return following is None and self._spare(), following
+
+    def leave(self, machine_id: str, idle_left: float, *, suspends: bool) -> Stay | None:
+        """leave.lua, without `must`. None: it has left."""
+        now = self.clock.now
+        if self.queue:
+            return Stay(0.0, "needed")
+        if idle_left > 0 and not self._spare():
+            return Stay(idle_left, "needed")
+        if suspends and self.rules.suspend_every:
+            turn = max(now, self.suspends)
+            self.suspends = turn + self.rules.suspend_every
+            if turn > now:
+                return Stay(turn - now, "turn")
+        self.workers.pop(machine_id, None)
+        return None
+
+    def bury(self, machine_id: str, joined: str) -> int:
+        """bury.lua. Answers how many calls it had."""
+        if self.workers.get(machine_id) != joined:
+            return 0
+        lost = self._lose_call(machine_id)
+        del self.workers[machine_id]
+        return lost
+
+    # lib.lua
+
+    def _spare(self) -> bool:
+        load = max(self.length, self.load.most(self.rules.load_window, self.clock.now))
+        return len(self.workers) > load
+
+    def _reserve(self, name: str) -> list[str]:
+        now = self.clock.now
+        if self.first_expiry <= now:
+            self.starts = {start: expires for start, expires in self.starts.items() if expires > now}
+            self.first_expiry = min(self.starts.values(), default=math.inf)
+        wanted = min(self.length, self.rules.max_workers)
+        granted = [f"{name}:{n}" for n in range(1, wanted - len(self.workers) - len(self.starts) + 1)]
+        for reservation in granted:
+            self._expect(reservation, RESERVATION_TTL)
+        return granted
+
+    def _expect(self, start: str, seconds: float) -> None:
+        expires = self.clock.now + seconds
+        self.starts[start] = expires
+        self.first_expiry = min(self.first_expiry, expires)
+
+    def _enter(self, machine_id: str) -> None:
+        self.joins += 1
+        self.workers[machine_id] = str(self.joins)
+        self.starts.pop(machine_id, None)
+
+    def _lose_call(self, machine_id: str) -> int:
+        call = self.claims.pop(machine_id, None)
+        if call is None:
+            return 0
+        if call.losses < RETRIES:
+            call.losses += 1
+            self.queue.append(call)
+            self._serve()
+        else:
+            call.lost = True
+            self._end(call)
+        return 1
+
+    def _end(self, call: Call) -> None:
+        call.ended = self.clock.now
+        self.ended += 1
+
+    def _serve(self) -> None:
+        while self.queue and self.readers:
+            name, reader = next(iter(self.readers.items()))
+            del self.readers[name]
+            reader.deliver(self._claim(name))
+
+    def _claim(self, machine_id: str) -> Call:
+        call = self.queue.popleft()
+        self.claims[machine_id] = call
+        if call.began is None:
+            call.began = self.clock.now
+        return call
