@@ -33,6 +33,10 @@ def test_all_that_is_missing_is_named_at_once():
     ("given", "said"),
     [
         ({"redis_url": "http://u:geheim@h"}, "must start with redis://"),
+        ({"redis_url": "redis://u:geheim/x@h:1"}, "%2F"),
+        ({"redis_url": "redis://u:geheim#x@h:1"}, "%2F"),
+        ({"redis_url": "redis://u:[geheim@h:1"}, "%2F"),
+        ({"redis_url": "geheim@h:1"}, "must start with redis://"),
         ({"api_url": "ftp://x"}, "must start with http://"),
         ({"regions": "fra"}, r"regions=\['fra'\]"),
     ],
@@ -59,3 +63,5 @@ def test_nothing_secret_is_shown():
     assert "geheim" not in shown
     assert "fm2" not in shown
     assert redact("rediss://u:p@h:1/2") == "rediss://h:1/2"
+    assert redact("redis://u:p/x@y@h:1/2?password=p") == "redis://h:1/2"
+    assert redact("redis://h:1/2?password=p@y") == "redis://..."
