@@ -15,7 +15,7 @@ from benchmarks._fleet_fly import SimulatedFly
 from benchmarks._fleet_redis import SimulatedRedis
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError
-from flyexecutor.fleet import LOOK_EVERY, RETIRE_EVERY
+from flyexecutor.fleet import LOOK_EVERY, OVERDUE, RETIRE_EVERY
 from flyexecutor.lane import Exit
 from flyexecutor.launch import AVOID_FOR, CREATE_BURST
 from flyexecutor.machines import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE, is_capacity
@@ -118,6 +118,7 @@ class SimulatedFleet:
             creating_keepers=sum(create.keeper for create in creating),
             booting={machine_id: exit_before for machine_id, (_, exit_before) in booting.items()},
             max_workers=self._lane.rules.max_workers,
+            overdue=frozenset(name for name, (since, _) in booting.items() if now - since > OVERDUE),
             warm=self._lane.rules.warm,
             avoid=frozenset(machine_id for machine_id, until in self._avoid.items() if until > now),
             now=now,
@@ -142,9 +143,10 @@ class SimulatedFleet:
                 if machine is None or machine.state in policy.GONE:
                     self.buried += 1
                     return self._lane.bury(machine_id, joined) > 0
-            case policy.GiveUp(machine):
-                self._forget(machine.id)
+            case policy.GiveUp(machine_id, _, again):
+                self._forget(machine_id)
                 self.troubles += 1
+                return again
             case policy.Stop(machine):
                 self._forget(machine.id)
                 self._fly.stop(machine.id)

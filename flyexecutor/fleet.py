@@ -192,14 +192,16 @@ class Fleet:
                 self._launcher.create_soon(action)
             case policy.Bury(machine_id, joined, machine):
                 return self._bury(machine_id, joined, machine)
-            case policy.GiveUp(machine, again):
-                self._launcher.forget(machine.id)
+            case policy.GiveUp(machine_id, machine, again):
+                self._launcher.forget(machine_id)
+                end = machine.exit if machine else "it no longer exists"
                 told = (
-                    f"machine {machine.id} in {machine.region} ended before its worker joined: {machine.exit}; see its "
-                    "log (fly logs) and that the image runs python -m flyexecutor.worker"
+                    f"machine {machine_id} ended before its worker joined: {end}; see its log (fly logs) and that the "
+                    "image runs python -m flyexecutor.worker"
                 )
-                self._trouble(MachineStartError(told, phase="boot", region=machine.region), passing=again)
-                return again
+                region = machine.region if machine else ""
+                self._trouble(MachineStartError(told, phase="boot", region=region), passing=again)
+                return again  # start it again
             case policy.Stop(machine):
                 log.warning("machine %s runs and has no worker: it is stopped", machine.id)
                 self._launcher.forget(machine.id)

@@ -64,9 +64,10 @@ class Bury:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """A machine that we started does not run, and its worker had not joined."""
+    """A machine that we started does not run, and its worker had not joined. `machine` is None if it is gone."""
 
-    machine: Machine
+    machine_id: str
+    machine: Machine | None
     again: bool  # it ended in order, or somebody stopped, suspended or killed it: the next start may well succeed
 
 
@@ -98,12 +99,12 @@ def plan(seen: Snapshot) -> list[Action]:
             actions.append(Bury(machine_id, joined, machine))
     for machine_id, exit_before in seen.booting.items():
         machine = by_id.get(machine_id)
-        if machine is None or machine_id not in seen.starts or machine.state not in GONE:
+        if machine_id not in seen.starts or (machine and machine.state not in GONE):
             continue
-        if machine.exit != exit_before:
-            actions.append(GiveUp(machine, again=_passes(machine.exit)))
-        elif machine_id in seen.overdue:
-            actions.append(GiveUp(machine, again=True))
+        if machine and machine.exit != exit_before:
+            actions.append(GiveUp(machine_id, machine, again=_passes(machine.exit)))
+        elif machine_id in seen.overdue:  # before that the start, or a list that has it, may be on its way
+            actions.append(GiveUp(machine_id, machine, again=True))
 
     ours = [m for m in seen.machines if not m.schedule]  # the others are Fly's to start
     # One that has been created and is not assigned yet is known by its name.

@@ -63,7 +63,7 @@ def test_a_worker_in_a_passing_state_is_left_alone(state):
 
 def test_a_start_is_given_up_when_the_machine_has_ended_anew_and_not_for_its_earlier_end():
     earlier, now = Exit(0, -1, False, 1), Exit(1, -1, False, 2)
-    for exit_, actions in ((earlier, []), (now, [GiveUp(machine("a", "stopped", exit_=now), again=False)])):
+    for exit_, actions in ((earlier, []), (now, [GiveUp("a", machine("a", "stopped", exit_=now), again=False)])):
         ended = machine("a", "stopped", exit_=exit_)
         assert plan(snapshot([ended], starts=["a"], booting={"a": earlier})) == actions
 
@@ -126,11 +126,17 @@ def test_a_machine_that_is_being_created_for_a_reservation_is_not_taken_for_anot
 
 def test_a_start_that_somebody_undid_is_given_up_to_be_tried_again():
     stopped = machine("a", "stopped", exit_=Exit(137, 9, False, 2, requested_stop=True))
-    assert plan(snapshot([stopped], starts=["a"], booting={"a": None})) == [GiveUp(stopped, again=True)]
+    assert plan(snapshot([stopped], starts=["a"], booting={"a": None})) == [GiveUp("a", stopped, again=True)]
     suspended = machine("b", "suspended")
     asked = {"starts": ["b"], "booting": {"b": None}}
     assert plan(snapshot([suspended], **asked)) == []  # the start may be on its way
-    assert plan(snapshot([suspended], **asked, overdue=frozenset("b"))) == [GiveUp(suspended, again=True)]
+    assert plan(snapshot([suspended], **asked, overdue=frozenset("b"))) == [GiveUp("b", suspended, again=True)]
+
+
+def test_a_machine_that_was_destroyed_before_it_joined_is_given_up():
+    asked = {"starts": ["a"], "booting": {"a": None}}
+    assert plan(snapshot(**asked)) == []  # a list may lack a fresh machine for a moment
+    assert plan(snapshot(**asked, overdue=frozenset("a"))) == [GiveUp("a", None, again=True)]
 
 
 @pytest.mark.parametrize(
@@ -145,4 +151,4 @@ def test_a_start_that_somebody_undid_is_given_up_to_be_tried_again():
 )
 def test_what_is_no_fault_of_the_image_is_tried_again(end, again):
     ended = machine("a", "stopped", exit_=end)
-    assert plan(snapshot([ended], starts=["a"], booting={"a": None})) == [GiveUp(ended, again=again)]
+    assert plan(snapshot([ended], starts=["a"], booting={"a": None})) == [GiveUp("a", ended, again=again)]
