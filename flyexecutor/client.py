@@ -104,6 +104,7 @@ class Client:
         """
         if call.keyed and (known := self._attached.get(call.id)):
             return known
+        lane = self._lanes.get(lane.name, lane)  # its limits may have changed
         future = self._new_future(call.id, keep=call.keep, attached=False)
         self._start_threads()
         self._fleet_of(lane.name)

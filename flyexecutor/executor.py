@@ -313,7 +313,12 @@ class FlyMachineExecutor(Executor):
         return other
 
     def set_limits(self, *, max_workers: int | None = None, max_cost_per_hour: float | None = None) -> None:
-        """Change how many machines this executor has at most, from now on; machines that work are not stopped."""
+        """Change how many machines this executor has at most, from now on; machines that work are not stopped.
+
+        What `with_options` made of it, for the same machines, has the same limits.
+        """
+        if not self._settings.token:
+            raise SettingsError("set_limits: inside a machine nobody starts machines")
         if max_workers is not None:
             check_at_least(1, max_workers=max_workers)
             self._max_workers = max_workers

@@ -137,7 +137,7 @@ def test_limits_change_at_run_time(make_executor, hold, until):
     executor = make_executor(max_workers=1)
     _, let_go = hold(executor, 3)
     until(lambda: executor.stats().running == 1)
-    executor.set_limits(max_workers=3)
+    executor.with_options(timeout=60.0).set_limits(max_workers=3)
     until(lambda: executor.stats().running == 3)
     let_go()
 
