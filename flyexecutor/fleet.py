@@ -152,6 +152,7 @@ class Fleet:
             # One client looks for all, unless there is something to start: then each must see for itself.
             if not (reservations or booting or self._store.try_lock(self._look_lock, self._client, LOOK_EVERY * 0.9)):
                 return due
+            asked_before = self._launcher.creating
             machines = self._machines.list(self.lane.name)
             self._retire()
         except MachinesError as exc:
@@ -160,7 +161,11 @@ class Fleet:
             self._trouble(exc)
             return due
         self._reached = True
-        creating = self._launcher.creating
+        # One that has just been created may be in the list already: counted once.
+        listed = {machine.name for machine in machines}
+        creating = [
+            create for create in asked_before if policy.name_machine(self.lane.name, create.reservation) not in listed
+        ]
         seen = policy.Snapshot(
             machines=machines,
             workers=look.workers,
