@@ -163,8 +163,9 @@ class FlyMachineExecutor(Executor):
         except BaseException:
             close_local()
             raise
-        self._stock = Stock(self._client, self._prices, owner_of(settings))
-        self._schedules = Schedules(self._client, trust, owner_of(settings))
+        owner = owner_of(settings)
+        self._stock = Stock(self._client, self._prices, owner)
+        self._schedules = Schedules(self._client, trust, owner)
         self._life = _Life(self._client, close_local)
 
     def __repr__(self) -> str:

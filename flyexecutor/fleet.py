@@ -77,7 +77,7 @@ class Fleet:
     def settle(self, timeout: float) -> bool:
         """Wait until every machine that is owed has been asked for; False after `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._owed or self._acting or self._launcher.working), timeout)
+            return self._changed.wait_for(lambda: not (self._owed or self._acting or self._launcher.creating), timeout)
 
     def close(self) -> None:
         """End the thread."""
@@ -143,7 +143,7 @@ class Fleet:
         """
         self._looks += 1
         self._launcher.lane = self.lane
-        held = [*owed, *self._launcher.reservations]
+        held = [*owed, *(create.reservation for create in self._launcher.creating)]
         look = self._store.look(self.lane, f"{self._client}.look{self._looks}", held)
         due = LOOK_EVERY if look.due is None else look.due
         reservations = [*owed, *look.reservations]

@@ -36,6 +36,11 @@ class Lane:
     def __repr__(self) -> str:
         return f"<Lane {self.name}>"
 
+    @property
+    def region(self) -> str:
+        """The region that is tried first; empty: Fly chooses."""
+        return self.regions[0] if self.regions else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:

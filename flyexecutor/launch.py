@@ -58,18 +58,6 @@ class Launcher:
     # What the fleet wants to know
 
     @property
-    def working(self) -> int:
-        """How many machines have not been asked for yet, or not been answered for."""
-        with self._lock:
-            return len(self._creates) + len(self._creating)
-
-    @property
-    def reservations(self) -> list[str]:
-        """Those that have not become machines yet."""
-        with self._lock:
-            return [*self._creating, *(create.reservation for create in self._creates)]
-
-    @property
     def creating(self) -> list[policy.Create]:
         """Creates that are under way or wait."""
         with self._lock:

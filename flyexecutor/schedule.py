@@ -83,8 +83,7 @@ class Schedules:
         config["metadata"][SCHEDULE_KEY] = name
         config["schedule"] = every
         full_name = f"fx-schedule-{hashlib.sha256(f'{self._owner} {name}'.encode()).hexdigest()[:16]}"
-        region = lane.regions[0] if lane.regions else None
-        machine = self._machines.create(full_name, config, region, lane.name)
+        machine = self._machines.create(full_name, config, lane.region or None, lane.name)
         return Schedule(name, every, machine.id, machine.state, ())
 
     def list(self) -> "list[Schedule]":

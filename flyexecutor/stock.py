@@ -71,7 +71,7 @@ class Stock:
     def stats(self, lane: Lane) -> Stats:
         """See `FlyMachineExecutor.stats`."""
         seen: Meter = self._store.meter(lane.name)
-        price = self._prices.per_second(guest_of(lane.config), lane.regions[0] if lane.regions else "")
+        price = self._prices.per_second(guest_of(lane.config), lane.region)
         return Stats(
             queued=seen.queued,
             running=seen.running,
@@ -94,7 +94,6 @@ class Stock:
         kept = [m for m in self._machines.list(lane.name) if m.keeper and m.state not in {"failed", "destroying"}]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = can_suspend(guest_of(lane.config))
-        region = lane.regions[0] if lane.regions else None
         for _ in range(number - len(kept)):
             wait = self._store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
             if time.monotonic() + wait > deadline:
@@ -104,7 +103,7 @@ class Stock:
                 )
             time.sleep(wait)
             name = f"stock-{secrets.token_hex(6)}"
-            kept.append(create_machine(self._machines, lane, name, region, keeper=True, launch=boots))
+            kept.append(create_machine(self._machines, lane, name, lane.region or None, keeper=True, launch=boots))
         for machine in kept:
             if boots:
                 self._await_rest(machine, lane, deadline)
@@ -171,7 +170,7 @@ class Stock:
 def affordable(lane: Lane, prices: Prices, max_cost_per_hour: float) -> int:
     """How many machines of a lane cost no more than so many dollars an hour; raises ValueError that says why none."""
     guest = guest_of(lane.config)
-    price = prices.per_second(guest, lane.regions[0] if lane.regions else "")
+    price = prices.per_second(guest, lane.region)
     if price is None:
         raise ValueError(f"the price of a {name_guest(guest)} is not known: give it, as prices=Prices(gpus={{...}})")
     number = int(max_cost_per_hour / (price * 3600) + 1e-9)
