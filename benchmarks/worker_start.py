@@ -54,7 +54,7 @@ class BareWorker:
     def start_and_run(self) -> None:
         """From the process's start to the outcome."""
         self._process = subprocess.Popen([sys.executable, "-m", "flyexecutor.worker"], env=self._environ)
-        while not self._outcomes.read(10.0):
+        while not list(self._outcomes.read(10.0)):
             pass
 
     def close(self) -> None:

@@ -88,6 +88,7 @@ class Client:
             self.store,
             self._trust,
             client=self._id,
+            result_ttl=self.result_ttl,
             unsent=self._outbox.holds,
             moved=self._tend_lane,
             waiting=self._tell_waiting,

@@ -4,8 +4,10 @@ Owns nothing but its own state. The watcher resolves it and tells it what the ca
 through the `Control` that the client gives it. Never unpickles.
 """
 
+import functools
 import json
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures._base import CANCELLED
@@ -160,6 +162,12 @@ class FlyFuture(Future[T]):
         kept = self._outcome.logs if self._outcome else b""
         return (kept or self._control.logs(self.id)).decode(errors="replace")
 
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """As in concurrent.futures; outside the main thread nothing that `fn` raises, SystemExit included, gets further
+        than the log, since other futures wait for the thread that resolves this one.
+        """
+        super().add_done_callback(functools.partial(_call_back, fn))
+
     def progress(self) -> Progress | None:
         """What the call last said with `flyexecutor.progress(done, total, note)`; None if nothing. No round trip."""
         return self._progress
@@ -221,3 +229,14 @@ class FlyFuture(Future[T]):
                 fn(progress)
             except Exception:
                 log.exception("a progress callback of call %s raised", self.id)
+
+
+def _call_back(fn: Callable[[Future[T]], object], future: Future[T]) -> None:
+    try:
+        fn(future)
+    except Exception:
+        raise  # Future itself logs it
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            raise
+        log.exception("a done callback of %r raised", future)

@@ -3,12 +3,13 @@
 Owns the connections of the store, which stands upon it, and no thread.
 """
 
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from flyexecutor.lane import Lane
@@ -20,8 +21,17 @@ from flyexecutor.settings import redact
 
 RESERVATION_TTL = 15.0  # seconds in which a client must turn it into a machine, or renew it: it may have died
 GIVE_UP_WITHIN = 15.0  # seconds after boot_timeout in which whoever started a machine gives it up and says so
-ANSWER_TIMEOUT = 20.0  # above what 10 MB take on a slow line
+ANSWER_TIMEOUT = 5.0  # of a small request: a connection that is silent for longer is dead
+BULK_TIMEOUT = 20.0  # above what 10 MB take on a slow line
+SMALL_BYTES = 1024 * 1024  # a larger request is given that time
+PIECE_RETRIES = 3  # of a piece of a large payload, which may be sent and fetched twice
 QUICK_TIMEOUT = 0.3  # for what may be called on an event loop: cancel, state
+# A host that is gone is noticed in some ten seconds, by the kernels alone: it costs no command.
+KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPALIVE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+}
 RUNS_KEPT = 50
 RUNS_TTL = 62 * 86400  # seconds: a monthly schedule runs again before that
 
@@ -57,9 +67,12 @@ class LaneStore:
         self.address = redact(redis_url)
         self._prefix = f"fly:{{{app}}}"  # braces: the hash tag of Redis Cluster
         self._redis = self._connect(redis_url, ANSWER_TIMEOUT)
+        self._slow = self._connect(redis_url, BULK_TIMEOUT)
+        self._bulk = self._connect(redis_url, BULK_TIMEOUT)
+        self._bulk.set_retry(Retry(ExponentialBackoff(cap=1.0, base=0.05), PIECE_RETRIES))
         self._quick = self._connect(redis_url, QUICK_TIMEOUT)
         self._blocking = self._connect(redis_url, BLOCK_LIMIT + CONNECT_TIMEOUT)
-        self._records = Records(self._redis, self._prefix)
+        self._records = Records(self._redis, self._bulk, self._prefix)
         self.listing = Listing(self._redis, self._prefix, self.address)  # for the eyes of the app's owner
 
     def __repr__(self) -> str:
@@ -73,13 +86,14 @@ class LaneStore:
             socket_connect_timeout=min(timeout, CONNECT_TIMEOUT),
             socket_timeout=timeout,
             socket_keepalive=True,
+            socket_keepalive_options=KEEPALIVE,
             # Never by itself: a claim whose answer was lost must not be followed by a second claim.
             retry=Retry(NoBackoff(), 0),
         )
 
     def close(self) -> None:
         """Close the idle connections; one that a thread still waits on closes when it is done."""
-        for client in (self._redis, self._quick):
+        for client in (self._redis, self._slow, self._bulk, self._quick):
             client.connection_pool.disconnect(inuse_connections=False)
 
     # Step 5: the fleet
@@ -177,6 +191,10 @@ class LaneStore:
         return bool(self._redis.set(self._key("lock", name), owner, nx=True, px=int(seconds * 1000)))
 
     # Within
+
+    def _client(self, size: int) -> "redis.Redis":
+        """For a request of so many bytes."""
+        return self._redis if size <= SMALL_BYTES else self._slow
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}:{kind}:{name}"

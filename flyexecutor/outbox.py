@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from flyexecutor.call import Call, Part
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
-from flyexecutor.records import INLINE_BYTES
+from flyexecutor.records import INLINE_BYTES, UNTAKEN_TTL
 from flyexecutor.store import BATCH_BYTES, Store
 
 BATCH_CALLS = 500
@@ -20,6 +20,7 @@ HELD_BYTES = 256 * 1024 * 1024  # while Redis is away; beyond it a call fails at
 FIRST_CONTACT = 5.0  # seconds: a server that never answered is a wrong setting rather than an outage
 OUTAGE = 60.0  # seconds after which calls that could not be stored fail
 LONGEST_PAUSE = 2.0
+PART_KNOWN_FOR = UNTAKEN_TTL / 3  # seconds without a call that needs it, after which it may soon expire
 
 log = logging.getLogger("flyexecutor")
 
@@ -53,7 +54,7 @@ class Outbox:
         self._last_failure: tuple[int, RedisUnavailableError] | None = None  # of a call that was given up
         self._reported = 0  # up to this number flush has told of failures
         self._unused: list[Part] = []  # what calls shared that have ended
-        self._parts: set[str] = set()  # ids of what calls share and is stored; the thread's own
+        self._parts: dict[str, float] = {}  # what calls share and is stored, and when it was needed; the thread's own
 
     def put(self, call: Call, lane: Lane) -> None:
         """Take a call; returns at once. Raises RedisUnavailableError if Redis is away and too much waits for it."""
@@ -175,18 +176,18 @@ class Outbox:
         with self._changed:
             unused, self._unused = self._unused, []
         for part in unused:
-            if part.id in self._parts:
-                self._parts.discard(part.id)
+            if self._parts.pop(part.id, None) is not None:
                 try:
                     self._store.drop_part(part)
                 except RedisUnavailableError as exc:
-                    log.warning("what calls shared stays in Redis until it expires: %s", exc)
+                    log.warning("what calls shared stays in Redis for some minutes: %s", exc)
 
     def _send_parts(self, batch: Sequence[Call]) -> None:
-        for part in (part for call in batch for part in call.parts):
-            if part.id not in self._parts:
+        for part in {part.id: part for call in batch for part in call.parts}.values():
+            now = time.monotonic()
+            if now - self._parts.get(part.id, -PART_KNOWN_FOR) >= PART_KNOWN_FOR:
                 self._store.put_part(part)
-                self._parts.add(part.id)
+            self._parts[part.id] = now
 
     def _gives_up(self, error: RedisUnavailableError) -> bool:
         now = time.monotonic()

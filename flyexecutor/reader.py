@@ -5,7 +5,7 @@ connection of its own, sends its read, and receives the answer when it likes. Ow
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,40 +122,46 @@ class OrderReader(BlockingReader):
 
 
 class OutcomeReader(BlockingReader):
-    """The outcomes and reports for one client, in order; each read removes what the one before has delivered."""
+    """The outcomes and reports for one client, in order; each read removes what was taken from those before."""
 
     def __init__(
         self,
         client: "redis.Redis",
         address: str,
         stream: str,
-        parse: Callable[[Mapping[bytes, bytes]], Outcome | Report],
+        parse: Callable[[Sequence[Mapping[bytes, bytes]]], Iterator[Outcome | Report | None]],
     ) -> None:
         self._parse = parse
         self._last = b"0-0"
+        self._count = OUTCOMES_PER_READ
 
         def commands(block_ms: int) -> Sequence[Sequence[Any]]:
             trim = [("XTRIM", stream, "MINID", _after(self._last))] if self._last != b"0-0" else []
-            count = ("COUNT", OUTCOMES_PER_READ, "BLOCK", block_ms)
+            count = ("COUNT", self._count, "BLOCK", block_ms)
             return [*trim, ("XREAD", *count, "STREAMS", stream, self._last)]
 
         super().__init__(client, address, commands)
 
-    def read(self, block: float) -> list[Outcome | Report]:
-        """Wait up to `block` seconds for news."""
+    def read(self, block: float) -> Iterator[Outcome | Report]:
+        """Wait up to `block` seconds for news. What is large is fetched when its turn comes: if Redis goes away in
+        between, the next read goes on after what was taken.
+        """
         self.ask(block)
-        told = []
-        entries = self._receive()
-        for _, flat in entries:
+        try:
+            entries = self._receive()
+        except RedisUnavailableError:
+            self._count = max(1, self._count // 4)  # on a link that breaks often a long answer never arrives whole
+            raise
+        self._count = min(OUTCOMES_PER_READ, self._count * 2)
+        news = self._parse([dict(zip(flat[::2], flat[1::2], strict=False)) for _, flat in entries])
+        for entry, _ in entries:
             try:
-                told.append(self._parse(dict(zip(flat[::2], flat[1::2], strict=True))))
-            except (KeyError, ValueError) as exc:
-                # Nobody of ours wrote it. Whoever did must not be able to stop this client from reading on.
-                log.error("an entry of the outcome stream is not an outcome and is passed over: %r", exc)
-        if entries:
-            # Only now: parsing fetches large outcomes, and if Redis goes away meanwhile all of these are read again.
-            self._last = entries[-1][0]
-        return told
+                one = next(news)
+            except redis.RedisError as exc:
+                raise unavailable(self._address, exc) from None
+            self._last = entry
+            if one is not None:
+                yield one
 
 
 def _after(entry: bytes) -> str:

@@ -1,21 +1,29 @@
 """Level 2: what calls, outcomes and reports look like in Redis: heads of words, and payloads in parts.
 
-Large payloads have keys of their own, in parts that are below what a provider takes in one request. Uses the connection
-of its store, which translates its errors.
+Large payloads have keys of their own, in pieces that are below what a provider takes in one request. Each piece is sent
+and fetched by itself, and again if the connection breaks, so that a bad link costs a piece and not all of it. Uses the
+connections of its store, which translates their errors.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report, Times
+from flyexecutor.scripts import script
 from flyexecutor.states import State
 
 INLINE_BYTES = 256 * 1024  # a larger payload has its own keys, so that no entry of a stream is large
 CHUNK_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
 UNFINISHED_TTL = 7 * 86400  # seconds that a call which never ends, and an unused queue, are kept
+UNTAKEN_TTL = 300  # seconds that a large payload is kept until a script takes it: whoever stored it may have died,
+CHUNK_TTL = 30  # and for each of its pieces, since the first must live until the last is stored
+BODIES_AT_ONCE = 16  # bodies that are fetched from records in one round trip
+
+log = logging.getLogger("flyexecutor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +39,9 @@ class Attached:
 class Records:
     """The records of one app, written and read."""
 
-    def __init__(self, client: "redis.Redis", prefix: str) -> None:
+    def __init__(self, client: "redis.Redis", bulk: "redis.Redis", prefix: str) -> None:
         self._redis = client
+        self._bulk = bulk  # tries again: for what may be sent twice
         self._prefix = prefix
 
     def put(self, name: str, sealed: bytes, *, always: bool = False) -> tuple[str, bytes]:
@@ -45,13 +54,25 @@ class Records:
             return "-", sealed
         view = memoryview(sealed)
         chunks = f"{name}:{count_chunks(sealed)}"
-        for n, key in enumerate(self._keys(chunks)):
-            self._redis.set(key, view[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES], ex=UNFINISHED_TTL)
+        keys = self._keys(chunks)
+        for n, key in enumerate(keys):
+            piece = view[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES]
+            self._bulk.set(key, piece, ex=UNTAKEN_TTL + CHUNK_TTL * len(keys))
         return chunks, b""
+
+    def put_part(self, part: Part) -> None:
+        """Store what calls share, unless it is there already; it is then kept for long enough to send a call."""
+        keys = self._keys(_name_part(part))
+        if not script("keep")(self._redis, keys, (UNTAKEN_TTL,)):
+            self.put(part.id, part.sealed, always=True)
 
     def drop(self, name: str, sealed: bytes) -> None:
         """Remove a large payload."""
         self._redis.unlink(*self._keys(f"{name}:{count_chunks(sealed)}"))
+
+    def drop_part(self, part: Part) -> None:
+        """Remove what calls shared."""
+        self._redis.unlink(f"{self._prefix}:uses:{part.id}", *self._keys(_name_part(part)))
 
     def claimed(self, answer: Sequence[Sequence[bytes]], known: Mapping[str, Part]) -> list[ClaimedCall]:
         """Calls as a script has claimed them. `known`: parts that are here already."""
@@ -68,13 +89,40 @@ class Records:
             claimed.append(ClaimedCall(call_id, int(attempt), sealed, float(timeout), int(raised), shared))
         return claimed
 
-    def news(self, fields: Mapping[bytes, bytes]) -> Outcome | Report:
-        """An entry of a client's stream."""
-        if b"report" in fields:
-            call_id, attempt, kind, number, chunks = fields[b"report"].decode().split()
-            return Report(call_id, int(attempt), kind, int(number), self._get(chunks, fields[b"body"]))
-        call_id, _, head = fields[b"head"].decode().partition(" ")
-        return self._outcome(call_id, head.split(), fields[b"body"], fields.get(b"logs", b""))
+    def news(self, entries: Sequence[Mapping[bytes, bytes]]) -> Iterator[Outcome | Report | None]:
+        """The entries of a client's stream, one after the other: what is large is fetched when it is asked for.
+
+        None for one that nobody of ours wrote.
+        """
+        for at in range(0, len(entries), BODIES_AT_ONCE):
+            some = entries[at : at + BODIES_AT_ONCE]
+            heads = [fields.get(b"head", b"").decode(errors="replace").split() for fields in some]
+            kept = [words[0] for words in heads if words[5:6] == ["="]]
+            pipe = self._redis.pipeline(transaction=False)
+            for call_id in kept:
+                pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome"])
+            bodies = dict(zip(kept, pipe.execute(), strict=True)) if kept else {}
+            for fields, words in zip(some, heads, strict=True):
+                try:
+                    yield self._report(fields) if b"report" in fields else self._ended(fields, words, bodies)
+                except (KeyError, ValueError) as exc:
+                    # Whoever wrote it must not be able to stop this client from reading on.
+                    log.error("an entry of the outcome stream is not an outcome and is passed over: %r", exc)
+                    yield None
+
+    def _report(self, fields: Mapping[bytes, bytes]) -> Report:
+        call_id, attempt, kind, number, chunks = fields[b"report"].decode().split()
+        return Report(call_id, int(attempt), kind, int(number), self._get(chunks, fields[b"body"]))
+
+    def _ended(
+        self, fields: Mapping[bytes, bytes], head: Sequence[str], kept: Mapping[str, Sequence[bytes | None]]
+    ) -> Outcome:
+        call_id, *words = head
+        body = fields[b"body"]
+        if call_id in kept:
+            chunks, body = (part or b"" for part in kept[call_id])  # empty: it has expired meanwhile
+            words[4] = chunks.decode() or "-"
+        return self._outcome(call_id, words, body, fields.get(b"logs", b""))
 
     def attached(self, call_id: str, answer: Sequence[bytes]) -> Attached:
         """A call as the script `attach` tells it."""
@@ -94,8 +142,12 @@ class Records:
         if chunks == "-":
             return inline
         # One at a time: together they may be larger than what a provider answers in one go.
-        parts: list[Any] = [self._redis.get(key) for key in self._keys(chunks)]
-        return b"".join(part or b"" for part in parts)  # a missing part does not verify, and is told so
+        pieces: list[Any] = []
+        for key in self._keys(chunks):
+            pieces.append(self._bulk.get(key))
+            if pieces[-1] is None:
+                return b""  # it has expired: no payload is empty
+        return b"".join(pieces)
 
     def _keys(self, chunks: str) -> list[str]:
         name, _, number = chunks.rpartition(":")
@@ -114,7 +166,7 @@ def further_fields(call: Call) -> list[str | bytes]:
     if call.bigger:
         told += ("bigger", " ".join(call.bigger))
     if call.parts:
-        told += ("parts", " ".join(f"{part.id}:{count_chunks(part.sealed)}" for part in call.parts))
+        told += ("parts", " ".join(_name_part(part) for part in call.parts))
     return told
 
 
@@ -122,6 +174,10 @@ def name_of(told: Outcome | Report) -> str:
     """The name of the keys of a large outcome or item: each attempt has its own."""
     number = f".{told.number}" if isinstance(told, Report) else ""
     return f"{told.id}.{told.attempt}{number}"
+
+
+def _name_part(part: Part) -> str:
+    return f"{part.id}:{count_chunks(part.sealed)}"
 
 
 def count_chunks(sealed: bytes) -> int:

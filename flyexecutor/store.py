@@ -60,8 +60,10 @@ class Store(LaneStore):
         May be sent again: calls that are stored already are passed over.
         """
         told: list[Any] = []
+        size = 0
         for n, call in enumerate(calls):
             chunks, inline = self._records.put(f"{reservation}.{n}", call.sealed)
+            size += len(inline)
             further = further_fields(call)
             told += (call.id, call.retries, int(call.keep), chunks, inline, len(further), *further)
         fixed = (self._prefix, lane.name, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
@@ -69,19 +71,19 @@ class Store(LaneStore):
         keys = self._lane_keys(lane.name)
         return texts_of(
             script("enqueue")(
-                self._redis, keys, (*fixed, reservation, client, *ttls, int(lane.load_window * 1000), *told)
+                self._client(size), keys, (*fixed, reservation, client, *ttls, int(lane.load_window * 1000), *told)
             )
         )
 
     @translated
     def put_part(self, part: Part) -> None:
         """Store what several calls share, before the first of them is stored."""
-        self._records.put(part.id, part.sealed, always=True)
+        self._records.put_part(part)
 
     @translated
     def drop_part(self, part: Part) -> None:
         """Remove what several calls shared, once they have all ended."""
-        self._records.drop(part.id, part.sealed)
+        self._records.drop_part(part)
 
     # Steps 6 to 8: the worker
 
@@ -149,11 +151,13 @@ class Store(LaneStore):
         May be sent again: an outcome whose call has ended already changes nothing.
         """
         told: list[Any] = []
+        size = 0
         for outcome in outcomes:
             chunks, inline = self._records.put(name_of(outcome), outcome.sealed)
+            size += len(inline) + len(outcome.logs)
             told += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline, outcome.logs)
         fixed = (self._prefix, machine_id, region, more, concurrency)
-        spare, claimed = script("finish")(self._redis, (self._key("queue", lane),), (*fixed, *told))
+        spare, claimed = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *told))
         return Claimed(self._records.claimed(claimed, known), bool(spare))
 
     @translated
@@ -178,10 +182,12 @@ class Store(LaneStore):
     def report(self, reports: Sequence[Report]) -> int:
         """Tell what running calls say. Answers how much of what was told some client has not read yet."""
         told: list[Any] = []
+        size = 0
         for one in reports:
             chunks, inline = self._records.put(name_of(one), one.body)
+            size += len(inline)
             told += (one.id, one.attempt, one.kind, one.number, chunks, inline)
-        return int(script("report")(self._redis, (), (self._prefix, *told)))
+        return int(script("report")(self._client(size), (), (self._prefix, *told)))
 
     def orders(self, machine_id: str) -> OrderReader:
         """A reader of the calls that this machine's worker shall kill, on a connection of its own."""
@@ -225,7 +231,7 @@ class Store(LaneStore):
 
     def outcomes(self, client: str) -> OutcomeReader:
         """A reader of this client's outcomes."""
-        return OutcomeReader(self._blocking, self.address, self._key("outcomes", client), self._read_news)
+        return OutcomeReader(self._blocking, self.address, self._key("outcomes", client), self._records.news)
 
     @translated
     def attach(self, call_id: str, client: str) -> Attached | None:
@@ -281,12 +287,10 @@ class Store(LaneStore):
         ]
 
     @translated
-    def missing(self, call_ids: Sequence[str]) -> list[str]:
-        """Those of the calls that Redis does not know (any more)."""
-        pipe = self._redis.pipeline(transaction=False)
-        for call_id in call_ids:
-            pipe.exists(self._key("call", call_id))
-        return [call_id for call_id, there in zip(call_ids, pipe.execute(), strict=True) if not there]
+    def standing(self, call_ids: Sequence[str]) -> list[State | None]:
+        """How calls stand; None for one that Redis does not know (any more)."""
+        states = script("standing")(self._redis, [self._key("call", call_id) for call_id in call_ids], ())
+        return [State(state.decode()) if state else None for state in states]
 
     @translated
     def drop_outcome(self, outcome: Outcome) -> None:
@@ -297,9 +301,3 @@ class Store(LaneStore):
     def drop_item(self, item: Report) -> None:
         """Remove the parts of a large item that has been taken."""
         self._records.drop(name_of(item), item.body)
-
-    # Within
-
-    @translated
-    def _read_news(self, fields: Mapping[bytes, bytes]) -> Outcome | Report:
-        return self._records.news(fields)

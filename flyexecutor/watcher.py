@@ -3,11 +3,13 @@
 Owns a thread, a connection and the pending futures. `expect` wakes it; with no future pending it is parked and sends
 nothing. `close` ends it: at once when parked, else by closing its connection. Killed: outcomes stay in Redis for
 `result_ttl`, and another process attaches by id. Callbacks of futures run in its thread, as in ProcessPoolExecutor.
+Whatever unpickling or a callback raises, SystemExit included, ends at most the future that it belongs to.
 """
 
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from flyexecutor import payload
@@ -15,6 +17,7 @@ from flyexecutor.call import Outcome, Report
 from flyexecutor.errors import (
     CallForgottenError,
     CallKilledError,
+    ExpiredCallError,
     FlyExecutorError,
     MachineLostError,
     OutOfMemoryError,
@@ -26,8 +29,8 @@ from flyexecutor.states import State
 from flyexecutor.store import Store
 from flyexecutor.trust import Trust
 
-READ_FOR = 15.0  # seconds that one read waits; then the watcher makes sure that Redis still knows its calls
-LONGEST_PAUSE = 5.0
+READ_FOR = 15.0  # seconds that one read waits, and after which the watcher asks how its calls stand
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds
 CHECK_AT_ONCE = 1000
 
 log = logging.getLogger("flyexecutor")
@@ -42,17 +45,23 @@ class Watcher:
         trust: Trust,
         *,
         client: str,
+        result_ttl: float,
         unsent: Callable[[str], bool],
         moved: Callable[[str], None],
         waiting: Callable[[], None],
     ) -> None:
         self._store = store
         self._trust = trust
+        self._client = client
+        self._result_ttl = result_ttl
         self._unsent = unsent
         self._moved = moved  # a call went to another lane
         self._waiting = waiting  # calls are pending, or none is any longer
         self._streams: dict[str, Callable[[int, int, bytes], None]] = {}  # who takes the items of a call
         self._reader = store.outcomes(client)
+        self._check_at = 0.0  # when to ask how the calls stand (monotonic), and
+        self._lost_at: float | None = None  # since when Redis can't be reached,
+        self._pause = FIRST_PAUSE  # before it is tried again; all three the thread's own
         self._changed = threading.Condition()  # guards what follows
         self._pending: dict[str, FlyFuture[object]] = {}
         self._submitted = 0  # of the pending, those that are not attached
@@ -123,19 +132,18 @@ class Watcher:
 
     def run(self) -> None:
         """The thread."""
-        pause = 0.05
         while self._park():
+            began = time.monotonic()
             try:
-                news = self._reader.read(READ_FOR)
-                if not news:
-                    self._forget_what_redis_forgot()
-                pause = 0.05
+                if began >= self._check_at:
+                    self._check()
+                self._read(self._check_at - time.monotonic())
+                self._pause = FIRST_PAUSE
             except RedisUnavailableError as exc:
-                self._wait_out(exc, pause)
-                pause = min(LONGEST_PAUSE, pause * 2)
-                continue
-            for one in news:
-                self._hear(one)
+                self._lost_at = self._lost_at or began
+                self._check_at = 0.0  # as soon as it is there again
+                self._wait_out(exc)
+                self._pause = min(LONGEST_PAUSE, self._pause * 2)
         if self._drained:
             self._drained()
 
@@ -144,13 +152,61 @@ class Watcher:
         with self._changed:
             while not self._pending and not self._closed and not self._drained:
                 self._changed.wait()
+                self._check_at = time.monotonic() + READ_FOR
             return not self._closed and not (self._drained and not self._submitted)
 
-    def _wait_out(self, error: RedisUnavailableError, pause: float) -> None:
+    def _wait_out(self, error: RedisUnavailableError) -> None:
         with self._changed:
             if not self._closed:
                 log.warning("futures wait: %s", error)
-                self._changed.wait_for(lambda: self._closed, pause)
+                self._changed.wait_for(lambda: self._closed, self._pause)
+
+    def _read(self, block: float) -> int:
+        """Wait up to `block` seconds for news; answers how much there was."""
+        heard = 0
+        for news in self._reader.read(max(0.0, block)):
+            heard += 1
+            self._pause = FIRST_PAUSE  # a link that breaks often brings something each time
+            try:
+                self._hear(news)
+            except BaseException:  # whatever it is, the other futures wait for this thread
+                log.exception("what call %s has told could not be passed on", news.id)
+        return heard
+
+    def _check(self) -> None:
+        """Ask how the calls stand: one may have ended and nobody told us, or Redis may have been emptied."""
+        sent = [future.id for future in self.pending() if not self._unsent(future.id)]
+        stand: dict[str, State | None] = {}
+        for at in range(0, len(sent), CHECK_AT_ONCE):
+            some = sent[at : at + CHECK_AT_ONCE]
+            stand.update(zip(some, self._store.standing(some), strict=True))
+        away = time.monotonic() - self._lost_at if self._lost_at else 0.0
+        ended = [call_id for call_id, state in stand.items() if state is None or state.final]
+        # A call of map() leaves no record, only an outcome in our stream: all that had ended when we asked is there.
+        while ended and self._read(0):
+            pass
+        for call_id in ended:
+            if call_id in self._pending:
+                self._look_up(call_id, away)
+        self._lost_at = None
+        self._check_at = time.monotonic() + READ_FOR
+
+    def _look_up(self, call_id: str, away: float) -> None:
+        """End the future of a call that has ended, or is nowhere."""
+        found = self._store.attach(call_id, self._client)
+        if found:
+            if found.outcome:
+                self.resolve(found.outcome)
+        elif away > self._result_ttl:
+            self.fail([call_id], _expired(call_id, f"while Redis could not be reached, for {away:.0f} s"))
+        else:
+            self.fail(
+                [call_id],
+                CallForgottenError(
+                    f"Redis at {self._store.address} does not know the call any more: it was emptied, or it evicts "
+                    "keys (turn eviction off); the call may have run"
+                ),
+            )
 
     def _hear(self, news: Outcome | Report) -> None:
         if isinstance(news, Outcome):
@@ -181,8 +237,13 @@ class Watcher:
         if outcome.state is State.CANCELLED:
             future.end_cancelled()
         else:
-            result = self._open(outcome)
-            future.end(outcome, result.value, result.exception)
+            try:
+                result = self._open(outcome)
+                future.end(outcome, result.value, result.exception)
+            except BaseException as exc:
+                if future.done():
+                    raise
+                future.set_exception(exc)  # an exception that refuses our note, say
         if not future.keep and len(outcome.sealed) > INLINE_BYTES:
             self._drop(functools.partial(self._store.drop_outcome, outcome))
 
@@ -192,13 +253,15 @@ class Watcher:
         if outcome.state is State.KILLED:
             reason = outcome.sealed.decode(errors="replace")
             return payload.Result(exception=CallKilledError(f"the call {outcome.id} was {reason}"))
+        if not outcome.sealed:
+            return payload.Result(exception=_expired(outcome.id, "before it could be fetched"))
         try:
             opened = self._trust.open_outcome(outcome.id, outcome.attempt, outcome.sealed)
             return payload.load_outcome(opened.encoding, opened.body)
         except FlyExecutorError as exc:
             log.error("%s", exc)
             return payload.Result(exception=exc)
-        except Exception as exc:  # noqa: BLE001 - user code unpickles itself and may raise anything
+        except BaseException as exc:  # noqa: BLE001 - user code unpickles itself and may raise anything
             exc.add_note(f"flyexecutor could not unpickle the outcome of call {outcome.id}")
             return payload.Result(exception=exc)
 
@@ -209,25 +272,9 @@ class Watcher:
         except RedisUnavailableError as exc:
             log.warning("what was delivered stays in Redis until it expires: %s", exc)
 
-    def _forget_what_redis_forgot(self) -> None:
-        """Redis may have been emptied: a future whose call is nowhere would wait for ever."""
-        ids = [future.id for future in self.pending() if not self._unsent(future.id)]
-        missing = [
-            call_id
-            for at in range(0, len(ids), CHECK_AT_ONCE)
-            for call_id in self._store.missing(ids[at : at + CHECK_AT_ONCE])
-        ]
-        # A call of map() leaves no record once it has ended: its outcome is then in the stream. So look there again.
-        if missing:
-            for one in self._reader.read(0):
-                self._hear(one)
-            self.fail(
-                missing,
-                CallForgottenError(
-                    f"Redis at {self._store.address} does not know the call any more: it was emptied, or it evicts "
-                    "keys (turn eviction off); the call may have run"
-                ),
-            )
+
+def _expired(call_id: str, when: str) -> ExpiredCallError:
+    return ExpiredCallError(f"the outcome of the call {call_id} has expired (result_ttl) {when}")
 
 
 def _lost(outcome: Outcome) -> MachineLostError:

@@ -338,7 +338,7 @@ class Calls(RuleBasedStateMachine):
         reader = self.readers[name]
         reader._last = b"0-0"
         told = []
-        while news := reader.read(0.001):
+        while news := list(reader.read(0.001)):
             told += news
         for outcome in told:
             if not self.calls[outcome.id].keep and len(outcome.sealed) > 64:

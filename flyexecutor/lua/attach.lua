@@ -5,8 +5,6 @@
 local is = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'machine', 'region', 'outcome_chunks', 'outcome', 'watch',
   'queued', 'started', 'finished', 'logs', 'progress', 'lane')
 if not is[1] then return nil end
-if (is[1] == 'QUEUED' or is[1] == 'RUNNING') and not string.find(' ' .. is[7] .. ' ', ' ' .. ARGV[1] .. ' ', 1, true) then
-  redis.call('HSET', KEYS[1], 'watch', is[7] .. ' ' .. ARGV[1])
-end
+if is[1] == 'QUEUED' or is[1] == 'RUNNING' then add_watcher(KEYS[1], is[7], ARGV[1]) end
 local words = {is[1], is[2], word(is[3]), word(is[4]), word(is[5]), is[8], is[9] or 0, is[10] or 0}
 return {table.concat(words, ' '), is[6] or '', is[11] or '', is[12] or '', is[13]}

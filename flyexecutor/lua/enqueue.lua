@@ -21,9 +21,10 @@ while n <= #ARGV do
       'attempt', 0, 'losses', 0, 'retries', retries, 'keep', keep, 'ttl', ARGV[8], 'watch', ARGV[7],
       'chunks', chunks, 'call', body)
     redis.call('EXPIRE', key, ttl)
+    keep_chunks(prefix, chunks, ttl)
     if further ~= '0' then
       redis.call('HSET', key, unpack(ARGV, n + 6, n + 5 + further))
-      local is = redis.call('HMGET', key, 'expires', 'batch')
+      local is = redis.call('HMGET', key, 'expires', 'batch', 'parts')
       if is[1] then
         local due = prefix .. ':due:' .. lane
         redis.call('HSET', key, 'expires', at + is[1])
@@ -34,18 +35,24 @@ while n <= #ARGV do
         redis.call('RPUSH', prefix .. ':batch:' .. is[2], id)
         redis.call('EXPIRE', prefix .. ':batch:' .. is[2], ttl)
       end
+      if is[3] then use_parts(prefix, is[3], ttl) end
     end
   else
     local is = redis.call('HMGET', key, 'state', 'watch', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',
       'started', 'finished', 'outcome', 'chunks')
-    if is[9] or is[11] ~= chunks then drop_chunks(prefix, chunks) end
+    if is[9] or is[11] ~= chunks then
+      drop_chunks(prefix, chunks)
+    else
+      keep_chunks(prefix, chunks, ttl)  -- stored again, for minutes
+    end
     if again then
       -- It has been told all there is.
     elseif is[9] then
-      tell(prefix, ARGV[7], ttl, 'head', table.concat({id, is[1], is[3], word(is[4]), word(is[5]), is[6], is[7],
-        is[8] or 0, is[9]}, ' '), 'body', is[10])
-    elseif not string.find(' ' .. is[2] .. ' ', ' ' .. ARGV[7] .. ' ', 1, true) then
-      redis.call('HSET', key, 'watch', is[2] .. ' ' .. ARGV[7])
+      local words = table.concat({id, is[1], is[3], word(is[4]), word(is[5])}, ' ')
+      local times = table.concat({is[7], is[8] or 0, is[9]}, ' ')
+      tell_outcome(prefix, ARGV[7], ttl, '1', words, is[6], times, is[10], '')
+    else
+      add_watcher(key, is[2], ARGV[7])
     end
   end
   n = n + 6 + further

@@ -8,14 +8,14 @@
 local prefix, machine, region, lane = ARGV[1], ARGV[2], ARGV[3], lane_of(ARGV[1], KEYS[1])
 for n = 6, #ARGV, 6 do
   local id, attempt, state, chunks, body, logs = unpack(ARGV, n, n + 5)
-  local is = redis.call('HMGET', prefix .. ':call:' .. id, 'state', 'attempt', unpack(RECORD))
+  local is = redis.call('HMGET', prefix .. ':call:' .. id, 'state', 'attempt', 'outcome_chunks', unpack(RECORD))
   if is[1] == 'RUNNING' and is[2] == attempt then
-    settle(prefix, id, {unpack(is, 3, 2 + #RECORD)}, state, attempt, machine, region, chunks, body, logs)
-  elseif not is[1] then
-    keep_chunks(prefix, chunks, DAY)  -- sent again after a lost answer: a client may be about to read it
-  elseif redis.call('HGET', prefix .. ':call:' .. id, 'outcome_chunks') ~= chunks then
+    settle(prefix, id, {unpack(is, 4, 3 + #RECORD)}, state, attempt, machine, region, chunks, body, logs)
+  elseif is[3] == chunks then
+    keep_chunks(prefix, chunks, is[6])  -- sent again after a lost answer, and stored again for minutes
+  elseif is[1] then
     drop_chunks(prefix, chunks)
-  end
+  end  -- else `map` kept no record: a client may be about to read it
 end
 -- One worker stays for a while after its last call, however long that was.
 local window = redis.call('HGET', prefix .. ':load:' .. lane, 'window')

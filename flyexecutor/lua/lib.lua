@@ -1,11 +1,13 @@
--- Put in front of every script: what several of them do. All keys share the hash tag of the app, so that a script may
--- name keys that it has read from others, in Redis Cluster too.
+-- Put in front of every script: what several of them do. Scripts name keys that they have read from others, which
+-- Redis Cluster does not promise to allow: it is not supported.
 --   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call machine
 --                                 region started, and as needed: timeout raised kill expires expired parts bigger batch
 --                                 progress logs; once it has ended: finished outcome_chunks outcome
 --   PREFIX:chunk:NAME:N (string)  a payload too large for one request, told as chunks "NAME:how many". NAME of a call:
 --                                 batch that brought it and place therein, of an outcome: ID.ATTEMPT, of an item:
---                                 ID.ATTEMPT.NUMBER, of what calls share: its id. So nobody writes over another's
+--                                 ID.ATTEMPT.NUMBER, of what calls share: its id. So nobody writes over another's. It
+--                                 is stored for minutes; the script that takes it has it kept for longer
+--   PREFIX:uses:PART (string)     how many calls that have not ended name what they share
 --   PREFIX:queue:LANE (stream)    one entry {id} for a call that is QUEUED or RUNNING; group "workers", consumer = machine
 --   PREFIX:due:LANE (zset)        when something is to be done about a call (ms): "r ID" queue it again, "x ID" it expires
 --   PREFIX:workers:LANE (hash)    machine -> time of its join (ms)
@@ -22,9 +24,12 @@
 --   PREFIX:batch:ID (list)        the calls of a batch, in order
 --   PREFIX:sent:CLIENT (string)   the last batch that it has stored
 --   PREFIX:outcomes:CLIENT (stream)   {head body logs} for each outcome, {report body} for what is told before the end
--- Heads are words with a space in between, "-" for an empty one.
+-- Heads are words with a space in between, "-" for an empty one; chunks "=" stands for a body that the record has.
 local GROUP = 'workers'
 local DAY = 86400
+local UNUSED_TTL = 300  -- seconds that what calls share is kept for further ones
+local STREAM_BYTES = 16384  -- a larger body that the record keeps is not told again to each who watches
+local WATCHERS = 16  -- who hear of a call at once; who was there before them looks each READ_FOR seconds (watcher.py)
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -129,8 +134,27 @@ local function keep_chunks(prefix, chunks, ttl)
   for _, key in ipairs(chunk_keys(prefix, chunks)) do redis.call('EXPIRE', key, ttl) end
 end
 
+-- What several calls share, told as "NAME:how many" with a space in between: one more call needs it, or one less. Whoever
+-- stored it may die and leave it behind: so it goes by itself, some minutes after the last call that needed it.
+local function use_parts(prefix, parts, ttl)
+  for name, number in string.gmatch(parts, '(%S+):(%d+)') do
+    redis.call('INCR', prefix .. ':uses:' .. name)
+    redis.call('EXPIRE', prefix .. ':uses:' .. name, ttl)
+    keep_chunks(prefix, name .. ':' .. number, ttl)
+  end
+end
+
+local function release_parts(prefix, parts)
+  for name, number in string.gmatch(parts, '(%S+):(%d+)') do
+    if redis.call('DECR', prefix .. ':uses:' .. name) < 1 then
+      redis.call('UNLINK', prefix .. ':uses:' .. name)
+      keep_chunks(prefix, name .. ':' .. number, UNUSED_TTL)
+    end
+  end
+end
+
 -- What settle needs to know of a call.
-local RECORD = {'entry', 'watch', 'ttl', 'keep', 'lane', 'chunks', 'queued', 'started', 'expires'}
+local RECORD = {'entry', 'watch', 'ttl', 'keep', 'lane', 'chunks', 'queued', 'started', 'expires', 'parts'}
 local function read_record(prefix, id)
   return redis.call('HMGET', prefix .. ':call:' .. id, unpack(RECORD))
 end
@@ -143,10 +167,33 @@ local function tell(prefix, watch, ttl, ...)
   end
 end
 
+-- Tells how a call has ended, whose record keeps its body or does not ('1', '0').
+local function tell_outcome(prefix, watch, ttl, keep, words, chunks, times, body, logs)
+  if keep == '1' and #body > STREAM_BYTES then chunks, body = '=', '' end
+  local head = table.concat({words, chunks, times}, ' ')
+  if logs == '' then
+    tell(prefix, watch, ttl, 'head', head, 'body', body)
+  else
+    tell(prefix, watch, ttl, 'head', head, 'body', body, 'logs', logs)
+  end
+end
+
+-- A further client wants to hear of a call.
+local function add_watcher(key, watch, client)
+  local watchers = {}
+  for one in string.gmatch(watch, '%S+') do
+    if one == client then return end
+    watchers[#watchers + 1] = one
+  end
+  if #watchers >= WATCHERS then table.remove(watchers, 2) end  -- never who submitted it: `map` keeps no record
+  watchers[#watchers + 1] = client
+  redis.call('HSET', key, 'watch', table.concat(watchers, ' '))
+end
+
 -- Ends a call: its record keeps the outcome for ttl seconds, or goes at once; what it was given goes in any case.
 local function settle(prefix, id, record, state, attempt, machine, region, chunks, body, logs)
   local key = prefix .. ':call:' .. id
-  local entry, watch, ttl, keep, lane, call_chunks, queued, started, expires = unpack(record)
+  local entry, watch, ttl, keep, lane, call_chunks, queued, started, expires, parts = unpack(record)
   local queue, at = prefix .. ':queue:' .. lane, now_ms()
   if entry ~= '' then
     redis.call('XACK', queue, GROUP, entry)
@@ -157,6 +204,7 @@ local function settle(prefix, id, record, state, attempt, machine, region, chunk
   if expires then redis.call('ZREM', prefix .. ':due:' .. lane, 'x ' .. id) end
   drop_chunks(prefix, call_chunks)
   keep_chunks(prefix, chunks, ttl)
+  if parts then release_parts(prefix, parts) end
   if keep == '1' then
     redis.call('HSET', key, 'state', state, 'attempt', attempt, 'machine', machine, 'region', region,
       'outcome_chunks', chunks, 'outcome', body, 'finished', at, 'logs', logs)
@@ -171,12 +219,9 @@ local function settle(prefix, id, record, state, attempt, machine, region, chunk
     redis.call('HINCRBY', meter, 'calls', 1)
     redis.call('EXPIRE', meter, 30 * DAY)
   end
-  local head = table.concat({id, state, attempt, word(machine), word(region), chunks, queued, started or 0, at}, ' ')
-  if state == 'SUCCEEDED' or logs == '' then
-    tell(prefix, watch, ttl, 'head', head, 'body', body)
-  else
-    tell(prefix, watch, ttl, 'head', head, 'body', body, 'logs', logs)
-  end
+  local words = table.concat({id, state, attempt, word(machine), word(region)}, ' ')
+  local times = table.concat({queued, started or 0, at}, ' ')
+  tell_outcome(prefix, watch, ttl, keep, words, chunks, times, body, state == 'SUCCEEDED' and '' or logs)
 end
 
 -- RUNNING -> QUEUED, at the end of the queue; or KILLED, if somebody asked for that.
