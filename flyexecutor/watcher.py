@@ -132,6 +132,7 @@ class Watcher:
 
     def run(self) -> None:
         """The thread."""
+        self._check_at = time.monotonic() + READ_FOR
         while self._park():
             began = time.monotonic()
             try:
