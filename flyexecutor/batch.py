@@ -3,8 +3,9 @@
 import concurrent.futures
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from flyexecutor.errors import ExpiredCallError
 from flyexecutor.future import FlyFuture
 from flyexecutor.states import State
 
@@ -34,10 +35,9 @@ class Batch(Generic[T]):
 
     def counts(self) -> Counter[str]:
         """How many calls are in which state, and how many EXPIRED. One round trip; raises RedisUnavailableError."""
-        stored = self._standing(self.id)
-        counts = Counter(str(state) if state else EXPIRED for _, state in stored)
-        # The others are on their way to Redis, or so long ended that Redis has forgotten them.
-        counts.update(EXPIRED if future.done() else str(State.QUEUED) for future in self.futures[len(stored) :])
+        stored = dict(self._standing(self.id))
+        counts = Counter(str(state) if state else EXPIRED for state in stored.values())
+        counts.update(_state_of(future) for future in self.futures if future.id not in stored)
         return counts
 
     def results(self, timeout: float | None = None) -> Iterator[T]:
@@ -56,3 +56,13 @@ class Batch(Generic[T]):
         """Take back what no worker has claimed."""
         for future in self.futures:
             future.cancel()
+
+
+def _state_of(future: FlyFuture[Any]) -> str:
+    """Of a call that Redis does not know: it never got there, is on its way, or ended so long ago."""
+    if not future.done():
+        return str(State.QUEUED)
+    if future.cancelled():
+        return str(State.CANCELLED)
+    expired = not future.ended_unsent() or isinstance(future.exception(), ExpiredCallError)
+    return EXPIRED if expired else str(State.FAILED)

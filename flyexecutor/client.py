@@ -10,7 +10,8 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
 from flyexecutor import plain
 from flyexecutor.call import Call, CallInfo, Part
@@ -23,7 +24,7 @@ from flyexecutor.errors import (
 )
 from flyexecutor.fleet import Fleet
 from flyexecutor.future import FlyFuture
-from flyexecutor.guests import Prices, guest_of
+from flyexecutor.guests import Prices
 from flyexecutor.lane import Lane
 from flyexecutor.machines import MachinesClient
 from flyexecutor.outbox import Outbox
@@ -41,6 +42,15 @@ AT_ONCE = 500  # calls in one script
 _USUAL_PRICES = Prices()
 
 log = logging.getLogger("flyexecutor")
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """An attach that Redis has not answered: who asks for the same call meanwhile waits for it."""
+
+    future: FlyFuture[object]  # for the watcher; nobody else has it before it has landed
+    # The future, or why there is none; None: whoever asked was interrupted, so that another one has to.
+    landed: Future[FlyFuture[object] | None] = field(default_factory=Future)
 
 
 class Client:
@@ -66,14 +76,17 @@ class Client:
         self._id = secrets.token_hex(8)
         # No thread is started, and nothing is waited for, while one of these is held: under gevent another greenlet
         # would run then, and a lock that was made before gevent patched the module stops them all.
-        self._gate = threading.Lock()  # guards `closed`: no call is sent after the last was waited for
+        # An RLock: a finaliser may submit while its thread is here. It guards the three below.
+        self._gate = threading.RLock()
+        # `closed`: no call is sent after the last was waited for.
+        self._futures: weakref.WeakValueDictionary[str, FlyFuture[object]] = weakref.WeakValueDictionary()
+        self._flights: dict[str, Flight] = {}  # attaches that Redis has not answered yet
         self._starting = threading.RLock()  # guards the three below; again by a finaliser that runs inside
         self._started = False
         self._ended = False
         self._fleets: dict[str, Fleet] = {}
         self._telling = threading.Lock()  # guards the one below
         self._told_waiting = False
-        self._attached: weakref.WeakValueDictionary[str, FlyFuture[object]] = weakref.WeakValueDictionary()
         settings = self._settings
         self.store = Store(settings.redis_url, settings.app)
         self.machines = MachinesClient(settings.api_url, settings.app, settings.token)
@@ -103,25 +116,33 @@ class Client:
 
         take: gets what the call yields, as `Watcher.expect_items` tells. Raises RuntimeError once closed.
         """
-        if call.keyed and (known := self._attached.get(call.id)):
-            return known
         lane = self._lanes.get(lane.name, lane)  # its limits may have changed
-        future = self._new_future(call.id, keep=call.keep, attached=False)
+        refused = None
         self._start_threads()
         self._fleet_of(lane.name)
         with self._gate:
             self.refuse_if_closed()
+            known = self._futures.get(call.id) if call.keyed else None
+            if known is not None and not known.ended_unsent():
+                return known
+            future = self._futures[call.id] = self._new_future(call.id, keep=call.keep)
+            if flight := self._flights.pop(call.id, None):
+                flight.landed.set_result(future)  # and the watcher gives it what that attach is told
             if take:
                 self._watcher.expect_items(call.id, take)
             self._watcher.expect(future)
             try:
                 self._outbox.put(call, lane)
             except RedisUnavailableError as exc:
-                self._watcher.fail([call.id], exc)
+                refused = exc
+        if refused:
+            self._watcher.fail([call.id], refused)  # not under the lock: others may have the future, and callbacks
         return future
 
     def refuse_if_closed(self) -> None:
         """Raises RuntimeError, worded as in CPython."""
+        if not _interpreter_runs:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
@@ -133,8 +154,10 @@ class Client:
 
     def failed(self, call_id: str, exc: Exception) -> FlyFuture[object]:
         """The future of a call that could not be pickled."""
-        future = self._new_future(call_id, keep=True, attached=False)
+        future = self._new_future(call_id)
         future.set_exception(exc)
+        with self._gate:
+            self._futures.setdefault(call_id, future)  # the id of a key may be that of a call that goes well
         return future
 
     def flush(self, timeout: float | None) -> None:
@@ -151,19 +174,48 @@ class Client:
     def attach(self, call_id: str) -> FlyFuture[object]:
         """See `FlyMachineExecutor.future`."""
         self.check_id(call_id, "call")
-        known = self._attached.get(call_id)
-        if known is not None:
-            return known
-        future = self._new_future(call_id, keep=True, attached=True)
-        # Expected before it is asked for: the outcome may come in between.
-        self._watcher.expect(future)
+        with self._gate:
+            known = self._futures.get(call_id)
+            if known is not None and not known.unheard:
+                return known
+            others = self._flights.get(call_id)
+            if others is None:
+                flight = self._flights[call_id] = Flight(self._new_future(call_id, attached=True))
+                # Expected before it is asked for: the outcome may come in between.
+                self._watcher.expect(flight.future)
+        if others is not None:
+            return others.landed.result() or self.attach(call_id)
         try:
-            found = self.store.attach(call_id, self._id)
-        except FlyExecutorError:
-            self._watcher.drop(call_id)
-            raise
+            self._ask_for(call_id)
+        except BaseException as exc:
+            self._land(flight, exc)
+            if not isinstance(exc, FlyExecutorError):
+                raise
+        else:
+            self._land(flight)
+        return flight.landed.result() or flight.future
+
+    def _land(self, flight: Flight, error: BaseException | None = None) -> None:
+        """An attach has its answer: give it to all who wait for it."""
+        with self._gate:
+            if flight.landed.done():
+                return  # a submit with the same key was faster
+            future = flight.future
+            del self._flights[future.id]
+            if error is None:
+                self._futures[future.id] = future
+                flight.landed.set_result(future)
+            elif isinstance(error, FlyExecutorError):
+                self._watcher.fail([future.id], error)  # nobody has it, but a shutdown may wait for it
+                flight.landed.set_exception(error)
+            else:
+                self._watcher.fail([future.id], FlyExecutorError(f"the attach to {future.id} was interrupted"))
+                flight.landed.set_result(None)
+
+    def _ask_for(self, call_id: str) -> None:
+        """Tell the watcher what Redis knows of a call, and have Redis tell it the rest."""
+        found = self.store.attach(call_id, self._id)
         if found is None:
-            self._watcher.drop(call_id)
             raise ExpiredCallError(
                 f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl) and has expired"
             )
@@ -174,7 +226,7 @@ class Client:
                 self._watcher.progress(call_id, found.progress)
             self._start_threads()
             self._tend_lane(found.lane)
-        return future
+            self._watcher.fail_if_closed()
 
     def batch(self, batch_id: str) -> list[tuple[str, State | None]]:
         """The calls of a batch that are stored, with their states; None for one that is no longer kept."""
@@ -189,7 +241,9 @@ class Client:
 
     def expired(self, call_id: str) -> FlyFuture[object]:
         """The future of a call whose outcome is no longer kept."""
-        return self.failed(call_id, ExpiredCallError(f"the outcome of the call {call_id} has expired (result_ttl)"))
+        future = self._new_future(call_id)
+        future.set_exception(ExpiredCallError(f"the outcome of the call {call_id} has expired (result_ttl)"))
+        return future
 
     def cancel_all(self, futures: Iterable[FlyFuture[object]]) -> None:
         """Take back what no worker has claimed; a round trip for some hundred of them."""
@@ -262,7 +316,7 @@ class Client:
         lane = self._lanes.get(told.lane) if told else None
         if told is None or lane is None or told.run_seconds is None:
             return told
-        price = self._prices.per_second(guest_of(lane.config), told.region)
+        price = self._prices.per_second_of(lane.config, told.region)
         return told if price is None else replace(told, dollars=told.run_seconds * price / lane.concurrency)
 
     def kill(self, call_id: str) -> State | None:
@@ -275,10 +329,8 @@ class Client:
 
     # Within
 
-    def _new_future(self, call_id: str, *, keep: bool, attached: bool) -> FlyFuture[object]:
-        future: FlyFuture[object] = FlyFuture(call_id, self, keep=keep, attached=attached)
-        self._attached[call_id] = future
-        return future
+    def _new_future(self, call_id: str, *, keep: bool = True, attached: bool = False) -> FlyFuture[object]:
+        return FlyFuture(call_id, self, keep=keep, attached=attached)
 
     def _start_threads(self) -> None:
         with self._starting:
@@ -348,6 +400,7 @@ def _start_thread(run: Callable[[], None], name: str) -> None:
 
 
 _clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
+_interpreter_runs = True  # so named that it is false, too, once the interpreter has cleared this module
 
 
 def _remake_after_fork() -> None:
@@ -358,7 +411,10 @@ def _remake_after_fork() -> None:
 
 
 def _leave_running_at_exit() -> None:
+    global _interpreter_runs  # noqa: PLW0603 - there is one interpreter
+    _interpreter_runs = False
     for client in list(_clients):
+        client.stop_sending()  # what came after the flush would be lost without a word
         try:
             client.leave_running()
         except RedisUnavailableError as exc:

@@ -19,10 +19,11 @@ from flyexecutor.client import Client
 from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
-from flyexecutor.guests import Prices, guest_of, larger_guests, read_guest
+from flyexecutor.guests import Prices, read_guest
 from flyexecutor.lane import Lane
+from flyexecutor.lanes import Lanes, Limits
 from flyexecutor.local import LocalError, LocalFly
-from flyexecutor.machine_config import MachineSpec, make_lane, owner_of
+from flyexecutor.machine_config import MachineSpec, owner_of
 from flyexecutor.options import (
     Options,
     check_at_least,
@@ -34,8 +35,8 @@ from flyexecutor.options import (
 from flyexecutor.retry import Retry
 from flyexecutor.schedule import Schedule, Schedules
 from flyexecutor.settings import LANE_VARIABLE, Settings, machine_settings, read_settings
-from flyexecutor.sharing import Sharing
-from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Stats, Stock, affordable
+from flyexecutor.sharing import Sharing, dump_function
+from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Stats, Stock
 from flyexecutor.stream import ItemStream
 from flyexecutor.trust import Encoding, Trust
 
@@ -140,7 +141,7 @@ class FlyMachineExecutor(Executor):
                 environ=where.environ() if where else os.environ,
             )
             trust = Trust(settings.key, settings.app)
-            self._spec = MachineSpec(
+            spec = MachineSpec(
                 image=settings.image,
                 guest=read_guest(guest),
                 env=dict(env or {}),
@@ -155,18 +156,28 @@ class FlyMachineExecutor(Executor):
             )
             self._settings = settings
             self._trust = trust
-            self._prices = prices or Prices()
-            self._max_cost_per_hour = max_cost_per_hour
-            self._max_workers = max_workers  # dask reads it
-            self._lane = _lane_of_this_machine(settings) if inside else self._make_lane(self._spec)
-            self._client = Client(settings, self._lane, trust, result_ttl=result_ttl, prices=self._prices)
+            self._refuse_inside(on_oom=self._options.retry.on_oom == "bigger")
+            prices = prices or Prices()
+            limits = Limits(max_workers, max_cost_per_hour)
+            self._lanes = Lanes(
+                spec, limits, settings, trust, prices, _lane_of_this_machine(settings) if inside else None
+            )
+            self._client = Client(settings, self._lane, trust, result_ttl=result_ttl, prices=prices)
         except BaseException:
             close_local()
             raise
         owner = owner_of(settings)
-        self._stock = Stock(self._client, self._prices, owner)
+        self._stock = Stock(self._client, prices, owner)
         self._schedules = Schedules(self._client, trust, owner)
         self._life = _Life(self._client, close_local)
+
+    @property
+    def _lane(self) -> Lane:
+        return self._lanes.lane
+
+    @property
+    def _max_workers(self) -> int:  # dask and joblib read it
+        return self._lanes.limits.max_workers
 
     def __repr__(self) -> str:
         return f"<FlyMachineExecutor {self._settings!r}{' closed' if self._client.closed else ''}>"
@@ -201,7 +212,7 @@ class FlyMachineExecutor(Executor):
         buffersize: at most so many calls are submitted and not delivered; inputs are then drawn lazily.
         return_exceptions: an item that raises gives its exception as its result, and costs no other item.
 
-        `fn` and large arguments that repeat are sent once.
+        `fn` and large arguments that repeat are sent once. What can't be pickled is the exception of its items.
         """
         items = zip(*iterables, strict=False)
         return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
@@ -240,6 +251,7 @@ class FlyMachineExecutor(Executor):
 
         `.future` is the handle on its call. Leaving the loop early does not end the call: `close()` does.
         """
+        self._check_function(fn)
         stream: ItemStream[T] = ItemStream(self._trust)
         stream.future = self._submit(fn, args, kwargs, self._options, keep=False, take=stream.take)
         stream.future.add_done_callback(stream.end)
@@ -247,11 +259,12 @@ class FlyMachineExecutor(Executor):
 
     def submit_batch(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> Batch[T]:
         """Submit a call for each item, as `map` does, under one id: `batch(id)` attaches to all of them."""
+        self._check_function(fn)
         batch_id = self._trust.new_call_id()
-        with payload.shipping(self._options.ship):
-            pickled = payload.Pickled(payload.dump_alone(fn))
+        pickled = dump_function(fn, self._options)
+        function = fn if pickled is None else payload.Pickled(pickled)
         futures = [
-            self._submit(pickled, args, {}, self._options, batch=batch_id) for args in zip(*iterables, strict=False)
+            self._submit(function, args, {}, self._options, batch=batch_id) for args in zip(*iterables, strict=False)
         ]
         return Batch(batch_id, futures, self._client.batch)
 
@@ -295,21 +308,20 @@ class FlyMachineExecutor(Executor):
         environment or volume means other machines: these calls have a queue and a fleet of their own.
 
         key: names one call. A second submit with the same key, from any process, attaches to the first instead of
-            running again, until the outcome of the first has expired. Not for `map`.
+            running again, until the outcome of the first has expired. For `submit` only.
         """
         told = {"timeout": timeout, "expires": expires, "key": key}
         changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
         if retries is not None:
             changes["retry"] = read_retries(retries)
+            self._refuse_inside(on_oom=changes["retry"].on_oom == "bigger")
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, _options=replace(self._options, **changes))
         machine: dict[str, Any] = {"image": image, "guest": read_guest(guest), "env": env, "regions": regions}
         machine["volume"] = read_volume(volume)
         if needs := {name: value for name, value in machine.items() if value is not None}:
-            if not self._settings.token:
-                raise SettingsError(f"{', '.join(needs)}: inside a machine nobody can start other machines")
-            other._spec = replace(self._spec, **needs)
-            other._lane = other._make_lane(other._spec)
+            self._refuse_inside(**dict.fromkeys(needs, True))
+            other._lanes = self._lanes.of_others(**needs)
             self._client.know_lanes([other._lane])
         return other
 
@@ -318,15 +330,14 @@ class FlyMachineExecutor(Executor):
 
         What `with_options` made of it, for the same machines, has the same limits.
         """
-        if not self._settings.token:
-            raise SettingsError("set_limits: inside a machine nobody starts machines")
+        self._refuse_inside(set_limits=True)
+        limits = self._lanes.limits
         if max_workers is not None:
             check_at_least(1, max_workers=max_workers)
-            self._max_workers = max_workers
+            limits = replace(limits, max_workers=max_workers)
         if max_cost_per_hour is not None:
-            self._max_cost_per_hour = max_cost_per_hour
-        self._lane = self._make_lane(self._spec)
-        self._client.know_lanes([self._lane])
+            limits = replace(limits, max_cost_per_hour=max_cost_per_hour)
+        self._client.know_lanes(self._lanes.set_limits(limits))
 
     def stats(self) -> Stats:
         """What the machines of this executor do, and have cost. One round trip to Redis."""
@@ -429,17 +440,21 @@ class FlyMachineExecutor(Executor):
             expired=self._seal_expired(call_id, options.expires) if options.expires else b"",
             keyed=options.key is not None,
             batch=batch,
-            bigger=self._bigger() if options.retry.on_oom == "bigger" else (),
+            bigger=self._lanes.larger(self._client.know_lanes) if options.retry.on_oom == "bigger" else (),
             parts=parts,
         )
         return self._client.send(call, self._lane, take=take)
 
-    def _fan_out(self, fn: Callable[..., Any], items: Iterator[Any], sizes: Sizes, return_exceptions: bool) -> FanOut:
+    def _check_function(self, fn: Callable[..., Any]) -> None:
+        """What can't be the function of a fan-out or a stream is refused at once, and so is each one after shutdown."""
         if not callable(fn):
-            raise TypeError(f"{fn!r} is not callable: give map the function first")
+            raise TypeError(f"{fn!r} is not callable: give the function first")
         if self._options.key is not None:
-            raise ValueError(f"key={self._options.key!r} names one call, map makes many: give each a key with submit")
+            raise ValueError(f"key={self._options.key!r} names one call with one outcome: it is for submit only")
         self._client.refuse_if_closed()
+
+    def _fan_out(self, fn: Callable[..., Any], items: Iterator[Any], sizes: Sizes, return_exceptions: bool) -> FanOut:
+        self._check_function(fn)
         sharing = Sharing(fn, self._trust, self._options, drop=self._client.drop_part)
 
         def send(
@@ -451,22 +466,11 @@ class FlyMachineExecutor(Executor):
             items, sharing, sizes, self._options, send, self._client.cancel_all, return_exceptions=return_exceptions
         )
 
-    def _bigger(self) -> Sequence[str]:
-        """The lanes of ever larger machines; this client's fleet knows them from now on."""
-        guests = larger_guests(guest_of(self._lane.config))
-        lanes = [self._make_lane(replace(self._spec, guest=guest)) for guest in guests]
-        self._client.know_lanes(lanes)
-        return [lane.name for lane in lanes]
-
-    def _make_lane(self, spec: MachineSpec) -> Lane:
-        lane = make_lane(spec, self._settings, self._trust, self._max_workers)
-        if self._max_cost_per_hour is None:
-            return lane
-        try:
-            number = affordable(lane, self._prices, self._max_cost_per_hour)
-        except ValueError as exc:
-            raise SettingsError(f"max_cost_per_hour is {self._max_cost_per_hour!r}: {exc}") from None
-        return replace(lane, max_workers=min(self._max_workers, number))
+    def _refuse_inside(self, **told: bool) -> None:
+        """Raises SettingsError that names what needs other machines, inside a machine."""
+        wanted = [name for name, is_so in told.items() if is_so]
+        if wanted and not self._settings.token:
+            raise SettingsError(f"{', '.join(wanted)}: inside a machine nobody can start other machines")
 
     def _seal_expired(self, call_id: str, expires: float) -> bytes:
         error = NotStartedError(f"no worker began the call {call_id} within {expires:g} s (expires): it never ran")

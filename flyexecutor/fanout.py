@@ -7,6 +7,7 @@ end only the guilty item fails. It ends when its iterator does; what is under wa
 
 import functools
 import itertools
+import os
 import queue
 import time
 import weakref
@@ -96,6 +97,7 @@ class FanOut:
         self._send = send
         self._cancel = cancel
         self._return_exceptions = return_exceptions
+        self._process = os.getpid()
         self._chunks = iter(lambda: tuple(itertools.islice(items, sizes.chunksize)), ())
         self._open: dict[FlyFuture[Any], None] = {}
         self._sent: deque[Chunk] = deque()
@@ -208,6 +210,8 @@ class FanOut:
         return None if self._sizes.deadline is None else max(0.0, self._sizes.deadline - time.monotonic())
 
     def _end(self) -> None:
+        if os.getpid() != self._process:
+            return  # a fork has a copy of the iterator; the calls are still its parent's
         self._cancel(list(self._open))
         self._sharing.close()
 

@@ -71,6 +71,7 @@ class FlyFuture(Future[T]):
         self.id = call_id
         self.keep = keep  # False: nobody will ask for the outcome again
         self.attached = attached  # made by executor.future(id), not by submit
+        self.unheard = False  # it ended because nothing was heard of its call: asking again may help
         self._control = control
         self._outcome: Outcome | None = None
         self._progress: Progress | None = None
@@ -85,7 +86,7 @@ class FlyFuture(Future[T]):
 
         Raises RedisUnavailableError, and CallForgottenError if Redis does not know the call.
         """
-        told = None if self._ended_unsent() or (self._outcome and not self.keep) else self._control.info(self.id)
+        told = None if self.ended_unsent() or (self._outcome and not self.keep) else self._control.info(self.id)
         if told:
             return told
         if self.done():
@@ -157,7 +158,7 @@ class FlyFuture(Future[T]):
         One round trip to Redis. Empty once the call's record has expired, and for calls of `map` that went well.
         Raises RedisUnavailableError.
         """
-        if self._ended_unsent():
+        if self.ended_unsent():
             return ""
         kept = self._outcome.logs if self._outcome else b""
         return (kept or self._control.logs(self.id)).decode(errors="replace")
@@ -177,10 +178,6 @@ class FlyFuture(Future[T]):
         with self._condition:
             self._progress_callbacks = [*(self._progress_callbacks or ()), fn]
 
-    def _ended_unsent(self) -> bool:
-        """Without a machine's help: it was never stored, or was taken back."""
-        return self.done() and self._outcome is None
-
     def _last_info(self) -> CallInfo:
         if self._outcome is None:
             return CallInfo(State.CANCELLED if self.cancelled() else State.FAILED, 0)
@@ -190,7 +187,11 @@ class FlyFuture(Future[T]):
     def _ask(self) -> CallInfo:
         return self._last_info() if self.done() else self.info()
 
-    # For the watcher
+    # For the watcher and the client
+
+    def ended_unsent(self) -> bool:
+        """Whether it ended without a machine's help: it was never stored, or was taken back."""
+        return self.done() and self._outcome is None
 
     def end(self, outcome: Outcome, value: Any, exception: BaseException | None) -> None:
         """Resolve the future with what its call came to."""

@@ -55,6 +55,10 @@ class Prices:
         month = cpu * guest["cpus"] + self.gigabyte * extra_mb / 1024 + gpus * guest.get("gpus", 1)
         return float(month * self.regions.get(region, 1.0) / (30 * 86400))
 
+    def per_second_of(self, config: Mapping[str, Any], region: str) -> float | None:
+        """The same for a machine configuration. None as well if it is not known: inside a machine, its own."""
+        return self.per_second(guest_of(config), region) if config else None
+
 
 def read_guest(guest: "str | Mapping[str, Any] | None") -> dict[str, Any] | None:
     """A guest by Fly's name, or as Fly's `guest`, completed; None stays None. Raises SettingsError."""

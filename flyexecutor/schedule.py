@@ -16,8 +16,10 @@ from flyexecutor.client import Client
 from flyexecutor.errors import SettingsError
 from flyexecutor.lane import SCHEDULE_KEY, Lane
 from flyexecutor.machine_config import config_of_machine
+from flyexecutor.machines import MachinesClient
 from flyexecutor.options import Options
 from flyexecutor.settings import SCHEDULED_VARIABLE
+from flyexecutor.store import Store
 from flyexecutor.trust import Trust
 
 EVERY = ("hourly", "daily", "weekly", "monthly")  # Fly's words
@@ -40,10 +42,19 @@ class Schedules:
     """The schedules of one executor's app."""
 
     def __init__(self, client: Client, trust: Trust, owner: str) -> None:
-        self._store = client.store
-        self._machines = client.machines
+        self._client = client
         self._trust = trust
         self._owner = owner
+
+    # Asked for each time: after a fork the client has others.
+
+    @property
+    def _store(self) -> Store:
+        return self._client.store
+
+    @property
+    def _machines(self) -> MachinesClient:
+        return self._client.machines
 
     def add(
         self,

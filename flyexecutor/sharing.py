@@ -14,6 +14,7 @@ from typing import Any
 
 from flyexecutor import payload
 from flyexecutor.call import Part
+from flyexecutor.errors import PayloadTooLargeError
 from flyexecutor.options import Options
 from flyexecutor.records import INLINE_BYTES
 from flyexecutor.trust import Trust
@@ -28,6 +29,17 @@ class _Shared:
     users: int  # calls that have not ended, and whoever else needs it
 
 
+def dump_function(fn: Callable[..., Any], options: Options) -> bytes | None:
+    """Pickle a function once for many calls. None if it can't be: each call then fails with the reason, as it is
+    pickled with the function itself.
+    """
+    try:
+        with payload.shipping(options.ship):
+            return payload.dump_alone(fn)
+    except Exception:  # noqa: BLE001 - user code pickles itself and may raise anything
+        return None
+
+
 class Sharing:
     """The shared parts of one fan-out."""
 
@@ -40,17 +52,22 @@ class Sharing:
         self._named: set[bytes] = set()  # digests that the call which is being prepared names,
         self._latest: set[bytes] = set()  # and the one sent last: the next may well name them again
         self._function: _Shared | None = None
-        with payload.shipping(options.ship):
-            pickled = payload.dump_alone(fn)
-        self.fn: Any = payload.Pickled(pickled)
+        self.fn: Any = fn
+        pickled = dump_function(fn, options)
+        if pickled is None:
+            return
+        self.fn = payload.Pickled(pickled)
         if len(pickled) > FUNCTION_BYTES:
-            self._function = self._share(payload.dump_part(self.fn))
+            try:
+                self._function = self._share(payload.dump_part(self.fn))
+            except PayloadTooLargeError:
+                return  # so are the calls
             self._function.users += 1
             self.fn = payload.PartReference(self._function.part.id)
 
     def prepare(self, args: Sequence[Any]) -> tuple[Any, ...]:
         """The arguments of an item, with a reference in the place of each large one."""
-        return tuple(payload.PartReference(self._share_value(arg)) if _is_large(arg) else arg for arg in args)
+        return tuple(self._share_value(arg) if _is_large(arg) else arg for arg in args)
 
     def take_named(self) -> Sequence[Part]:
         """What the items prepared since the last time name, for one call. Tell `ended` when that call has."""
@@ -89,9 +106,12 @@ class Sharing:
         for one in unused:
             self._drop(one.part)
 
-    def _share_value(self, value: Any) -> str:
-        with payload.shipping(self._options.ship):
-            return self._share(payload.dump_part(value)).part.id
+    def _share_value(self, value: Any) -> Any:
+        try:
+            with payload.shipping(self._options.ship):
+                return payload.PartReference(self._share(payload.dump_part(value)).part.id)
+        except Exception:  # noqa: BLE001 - user code pickles itself and may raise anything
+            return value  # its call fails with the reason, as it is pickled
 
     def _share(self, dumped: payload.Dumped) -> _Shared:
         payload.check_size(dumped, "an argument", self._options.max_payload)

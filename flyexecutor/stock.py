@@ -15,6 +15,8 @@ from flyexecutor.guests import Prices, can_suspend, guest_of, name_guest
 from flyexecutor.lane import Lane, Machine
 from flyexecutor.lane_store import Meter
 from flyexecutor.launch import create_machine
+from flyexecutor.machines import MachinesClient
+from flyexecutor.store import Store
 
 ORPHAN_AFTER = 3600.0  # seconds without a call in its lane, after which a machine that rests is an orphan
 RUNS_FOR_NOBODY = 300.0  # seconds that a machine may run without a worker
@@ -63,15 +65,24 @@ class Stock:
     """The machines of one executor's app."""
 
     def __init__(self, client: Client, prices: Prices, owner: str) -> None:
-        self._store = client.store
-        self._machines = client.machines
+        self._client = client
         self._prices = prices
         self._owner = owner  # of the machines that are ours
+
+    # Asked for each time: after a fork the client has others.
+
+    @property
+    def _store(self) -> Store:
+        return self._client.store
+
+    @property
+    def _machines(self) -> MachinesClient:
+        return self._client.machines
 
     def stats(self, lane: Lane) -> Stats:
         """See `FlyMachineExecutor.stats`."""
         seen: Meter = self._store.meter(lane.name)
-        price = self._prices.per_second(guest_of(lane.config), lane.region)
+        price = self._prices.per_second_of(lane.config, lane.region)
         return Stats(
             queued=seen.queued,
             running=seen.running,
@@ -165,15 +176,3 @@ class Stock:
             schedule=machine.schedule,
             changed_at=machine.changed_at,
         )
-
-
-def affordable(lane: Lane, prices: Prices, max_cost_per_hour: float) -> int:
-    """How many machines of a lane cost no more than so many dollars an hour; raises ValueError that says why none."""
-    guest = guest_of(lane.config)
-    price = prices.per_second(guest, lane.region)
-    if price is None:
-        raise ValueError(f"the price of a {name_guest(guest)} is not known: give it, as prices=Prices(gpus={{...}})")
-    number = int(max_cost_per_hour / (price * 3600) + 1e-9)
-    if number < 1:
-        raise ValueError(f"one {name_guest(guest)} costs about ${price * 3600:.4f} an hour (estimated)")
-    return number

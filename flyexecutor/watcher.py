@@ -112,6 +112,7 @@ class Watcher:
         """End futures whose calls will not end."""
         for call_id in call_ids:
             if future := self.drop(call_id):
+                future.unheard = True
                 future.set_exception(error)
 
     def cancelled(self, call_id: str) -> None:
@@ -125,10 +126,13 @@ class Watcher:
             self._closed = True
             self._changed.notify_all()
         self._reader.close()
-        self.fail(
-            [future.id for future in self.pending()],
-            FlyExecutorError("the executor was shut down before this call ended: attach to it again with future(id)"),
-        )
+        self.fail_if_closed()
+
+    def fail_if_closed(self) -> None:
+        """Nobody would end what is pending then."""
+        if self._closed:
+            error = "the executor was shut down before this call ended: attach to it again with future(id)"
+            self.fail([future.id for future in self.pending()], FlyExecutorError(error))
 
     def run(self) -> None:
         """The thread."""

@@ -283,3 +283,70 @@ def test_shared_parts_are_gone_when_the_fan_out_is(make_executor, local_redis):
     executor.submit(tasks.increment, 1).result(WAIT)
     while local_redis.keys("*:part:*"):
         pass  # its calls end, then its parts go
+
+
+# What makes many of a function: it answers an iterator of its results.
+WAYS = {
+    "map": lambda executor, fn, items: executor.map(fn, items),
+    "map in chunks": lambda executor, fn, items: executor.map(fn, items, chunksize=2),
+    "starmap": lambda executor, fn, items: executor.starmap(fn, [(item,) for item in items]),
+    "map_unordered": lambda executor, fn, items: executor.map_unordered(fn, items),
+    "submit_batch": lambda executor, fn, items: executor.submit_batch(fn, items).results(WAIT),
+    "stream": lambda executor, fn, items: executor.stream(fn, items),
+}
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+@every_way
+def test_no_way_to_run_many_takes_a_key_or_what_is_no_function_or_comes_after_shutdown(make_executor, way):
+    executor = make_executor()
+    with pytest.raises(ValueError, match="key='x' names one call"):
+        way(executor.with_options(key="x"), tasks.increment, [1, 2])
+    with pytest.raises(TypeError, match="3 is not callable"):
+        way(executor, 3, [1, 2])
+    executor.shutdown()
+    for items in ([1, 2], []):
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            way(executor, tasks.increment, items)
+
+
+def with_a_lock():
+    lock = threading.Lock()
+    return lambda _: lock
+
+
+@pytest.mark.parametrize(
+    ("options", "make_function", "error", "said"),
+    [
+        ({}, with_a_lock, TypeError, "cannot pickle '_thread.lock'"),
+        ({"max_payload": 100_000}, lambda: bytes(200_000).index, ValueError, "max_payload is 100,000"),
+    ],
+    ids=["can't be pickled", "is too large"],
+)
+@every_way
+def test_a_function_that_can_not_travel_is_told_where_the_results_would_be(
+    make_executor, way, options, make_function, error, said
+):
+    results = way(make_executor(**options), make_function(), [1, 2])
+    with pytest.raises(error, match=said):
+        next(results)
+
+
+def test_of_the_items_of_a_map_only_those_fail_that_can_not_travel(make_executor):
+    class Large:
+        nbytes = 1_000_000
+
+        def __reduce__(self):
+            raise TypeError("this one stays here")
+
+    executor = make_executor(max_payload=1_000_000)
+    items = [1, Large(), os.urandom(2_000_000), 2]
+    results = list(executor.map(lambda item: item, items, return_exceptions=True))
+    assert [type(result).__name__ for result in results] == ["int", "TypeError", "PayloadTooLargeError", "int"]
+
+
+def test_a_batch_counts_a_call_that_can_not_be_pickled_as_failed(make_executor):
+    executor = make_executor()
+    batch = executor.submit_batch(tasks.echo, [1, threading.Lock(), 2])
+    assert batch.wait(WAIT)
+    assert batch.counts() == {"SUCCEEDED": 2, "FAILED": 1}
