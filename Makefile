@@ -1,10 +1,13 @@
 # make demo    the demo on http://127.0.0.1:$(PORT)/, with a local Machines API, Redis and mailbox; Ctrl-C ends it
-# make test    all tests                     make check   formatting, lint, types, direction of imports
+# make test    all tests, in parallel        make check   formatting, lint, types, direction of imports
+#              make test T=tests/test_store.py runs one file, T="-k word" what has the word in its name
 # make chaos   1,000 calls while everything goes wrong
 # make bench   the performance goals         make setup   what the others need: .venv, a Redis server
 # Needs Python >= 3.11, make and git. Everything else is installed into .venv, or (as root, on Debian) by apt.
 PYTHON ?= python3
 PORT ?= 8123
+# More processes than cores: most tests wait, for machines that start. Each process has a local Fly and a Redis of its own.
+PROCESSES ?= 6
 BIN := .venv/bin
 PYXY = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 
@@ -41,7 +44,7 @@ setup-cpython-tests: .venv/ready
 	@$(BIN)/python -c 'import test.test_concurrent_futures' 2>/dev/null || ls /usr/lib/$(PYXY)/test/test_concurrent_futures* >/dev/null 2>&1 || { $(call apt_install,lib$(PYXY)-testsuite) }
 
 test: setup setup-browser setup-cpython-tests
-	$(BIN)/pytest
+	$(BIN)/pytest $(or $(T),--numprocesses=$(PROCESSES) --dist=worksteal)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

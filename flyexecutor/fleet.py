@@ -144,10 +144,11 @@ class Fleet:
         self._looks += 1
         self._launcher.lane = self.lane
         held = [*owed, *(create.reservation for create in self._launcher.creating)]
+        boots = self._launcher.boots
         look = self._store.look(self.lane, f"{self._client}.look{self._looks}", held)
         due = LOOK_EVERY if look.due is None else look.due
         reservations = [*owed, *look.reservations]
-        booting = self._launcher.booting(look.starts)
+        booting = self._launcher.booting(look.starts, boots)
         try:
             # One client looks for all, unless there is something to start: then each must see for itself.
             if not (reservations or booting or self._store.try_lock(self._look_lock, self._client, LOOK_EVERY * 0.9)):

@@ -70,10 +70,19 @@ class Launcher:
         with self._lock:
             return frozenset(machine_id for machine_id, until in self._avoid.items() if until > now)
 
-    def booting(self, starts: frozenset[str]) -> dict[str, tuple[float, Exit | None]]:
-        """Machines that we started and that have not joined: a join takes a machine out of `starts`."""
+    @property
+    def boots(self) -> frozenset[str]:
+        """Machines that we started, whether they have joined or not."""
         with self._lock:
-            self._booting = {name: since for name, since in self._booting.items() if name in starts}
+            return frozenset(self._booting)
+
+    def booting(self, starts: frozenset[str], before: frozenset[str]) -> dict[str, tuple[float, Exit | None]]:
+        """Machines that we started and that have not joined: a join takes a machine out of `starts`.
+
+        before: our boots before `starts` was looked at; one that was created meanwhile can't be in it.
+        """
+        with self._lock:
+            self._booting = {m: since for m, since in self._booting.items() if m in starts or m not in before}
             return self._booting
 
     # Starts
@@ -147,8 +156,9 @@ class Launcher:
             self._troubled(exc, False)
         else:
             self._launched()
-            self._note_boot(machine.id, None)
-            if not self._store.assign(self.lane, action.reservation, machine.id):
+            if self._store.assign(self.lane, action.reservation, machine.id):
+                self._note_boot(machine.id, None)
+            else:
                 self._store.release(self.lane, action.reservation)  # it has joined already
         finally:
             with self._lock:

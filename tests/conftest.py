@@ -19,6 +19,11 @@ from tests import tasks
 APP = "tested"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first: the other processes do the rest meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture
 def redis_url(local_fly: LocalFly) -> str:
     """The address of a real, empty Redis."""
@@ -65,6 +70,19 @@ def executor(local_fly: LocalFly) -> Iterator[FlyMachineExecutor]:
     executor = FlyMachineExecutor(local=local_fly, max_workers=2, idle_timeout=1.0)
     yield executor
     executor.shutdown(wait=False, cancel_futures=True)
+
+
+@pytest.fixture(autouse=True)
+def unpaced_creates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fly creates one machine a second and `local_fly` any number: tests do not wait for each other's creates."""
+    monkeypatch.setattr("flyexecutor.launch.CREATE_EVERY", 0.0)
+
+
+@pytest.fixture
+def quick_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet that looks often and asks again soon: tests of what only the next look finds wait for nothing else."""
+    monkeypatch.setattr("flyexecutor.fleet.LOOK_EVERY", 0.5)
+    monkeypatch.setattr("flyexecutor.machines.FIRST_PAUSE", 0.05)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The wheel: it holds the package alone, and installs with three dependencies."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
+    # From a copy: a build writes into its source, where another process may build too.
+    source = shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source]
     subprocess.run(command, check=True, timeout=100)
     (built,) = folder.glob("flyexecutor-*.whl")
     return built

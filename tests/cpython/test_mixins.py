@@ -5,6 +5,7 @@ libpython3.X-testsuite, which `make test` installs where it may).
 """
 
 import functools
+import gc
 import importlib
 import sys
 import tempfile
@@ -85,6 +86,9 @@ class OnMachines(unittest.TestCase):
         return functools.partial(FlyMachineExecutor, local=self.fly, idle_timeout=5.0)
 
     def setUp(self):
+        # Some collect all garbage again and again: what the rest of the suite has loaded is none of theirs.
+        gc.freeze()
+        self.addCleanup(gc.unfreeze)
         self.executor = self.executor_type(max_workers=self.worker_count, **self.options)
 
     def tearDown(self):

@@ -54,6 +54,7 @@ def test_a_call_that_waits_for_its_retry_can_be_cancelled(make_executor, tmp_pat
     assert future.state() is State.CANCELLED
 
 
+@pytest.mark.usefixtures("quick_fleet")
 def test_a_retry_is_carried_out_by_a_client_when_its_worker_has_gone(make_executor, tmp_path, local_redis):
     executor = make_executor(retries=Retry(attempts=2, wait=600.0, longest_wait=600.0), idle_timeout=0.1)
     future = executor.submit(tasks.raise_at_first, tmp_path / "ran", 1, ValueError("once"))
@@ -77,6 +78,7 @@ def test_one_item_of_a_chunk_is_tried_again_without_the_others(make_executor, tm
     assert len((tmp_path / "ran2").read_text().splitlines()) == 1
 
 
+@pytest.mark.usefixtures("quick_fleet")
 def test_a_call_that_waits_too_long_is_never_run(make_executor, tmp_path):
     executor = make_executor(max_workers=1)
     gate = tasks.Gate.make(tmp_path)

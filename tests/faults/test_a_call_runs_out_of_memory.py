@@ -6,6 +6,7 @@ from flyexecutor import OutOfMemoryError, Retry, State
 from tests import tasks
 
 WAIT = 60.0
+pytestmark = pytest.mark.usefixtures("quick_fleet")
 SMALL = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256}
 
 

@@ -13,8 +13,16 @@ def gate(tmp_path):
     return tasks.Gate.make(tmp_path)
 
 
-def test_the_call_is_stopped_and_its_finally_blocks_run(make_executor, gate):
-    future = make_executor(timeout=0.5).submit(tasks.hang, gate)
+@pytest.fixture
+def impatient(make_executor):
+    """An executor of calls that may take half a second, on a machine that has loaded their module already."""
+    executor = make_executor(max_workers=1)
+    assert executor.submit(tasks.increment, 1).result(WAIT) == 2
+    return executor.with_options(timeout=0.5)
+
+
+def test_the_call_is_stopped_and_its_finally_blocks_run(impatient, gate):
+    future = impatient.submit(tasks.hang, gate)
     gate.wait_for_entry()
     error = future.exception(WAIT)
     assert isinstance(error, CallTimeoutError)
@@ -24,16 +32,16 @@ def test_the_call_is_stopped_and_its_finally_blocks_run(make_executor, gate):
     assert future.state() is State.FAILED
 
 
-def test_the_error_tells_where_the_call_was_and_what_it_printed(make_executor, gate):
-    future = make_executor(timeout=0.5).submit(tasks.print_and_enter, gate, "half way")
+def test_the_error_tells_where_the_call_was_and_what_it_printed(impatient, gate):
+    future = impatient.submit(tasks.print_and_enter, gate, "half way")
     gate.wait_for_entry()
     error = future.exception(WAIT)
     assert "in enter" in str(error.__cause__)
     assert any("half way" in note for note in error.__notes__)
 
 
-def test_a_call_that_ignores_the_signal_is_killed(make_executor, gate):
-    future = make_executor(timeout=0.5, max_workers=1).submit(tasks.hang_stubbornly, gate)
+def test_a_call_that_ignores_the_signal_is_killed(impatient, gate):
+    future = impatient.submit(tasks.hang_stubbornly, gate)
     gate.wait_for_entry()
     error = future.exception(WAIT)
     assert isinstance(error, CallTimeoutError)
@@ -41,18 +49,17 @@ def test_a_call_that_ignores_the_signal_is_killed(make_executor, gate):
 
 
 def test_the_worker_lives_and_calls_behind_it_run(make_executor, gate):
-    executor = make_executor(max_workers=1, timeout=0.5)
+    executor = make_executor(max_workers=1)
     machine = executor.submit(tasks.machine_id).result(WAIT)
-    late = executor.submit(tasks.hang, gate)
+    late = executor.with_options(timeout=0.5).submit(tasks.hang, gate)
     behind = [executor.submit(tasks.machine_id) for _ in range(5)]
     assert {future.result(WAIT) for future in behind} == {machine}
     assert isinstance(late.exception(WAIT), CallTimeoutError)
     assert {future.attempt for future in behind} <= {1, 2}  # handed back once, at most
 
 
-def test_of_a_chunk_only_the_item_that_takes_too_long_fails(make_executor, gate):
-    executor = make_executor(timeout=0.5)
-    results = executor.map(lambda n: gate.enter() if n == 2 else n, range(5), chunksize=5, return_exceptions=True)
+def test_of_a_chunk_only_the_item_that_takes_too_long_fails(impatient, gate):
+    results = impatient.map(lambda n: gate.enter() if n == 2 else n, range(5), chunksize=5, return_exceptions=True)
     entries = [gate.wait_for_entry()]  # in the whole chunk, and in the parts that have it
     told = []
     while len(told) < 2:

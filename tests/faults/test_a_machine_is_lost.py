@@ -6,6 +6,7 @@ from flyexecutor import MachineLostError, State
 from tests import tasks
 
 WAIT = 60.0
+pytestmark = pytest.mark.usefixtures("quick_fleet")
 
 
 def test_a_call_whose_worker_is_killed_runs_again_when_fly_restarts_the_machine(make_executor, tmp_path, machine_api):

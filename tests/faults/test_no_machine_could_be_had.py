@@ -1,6 +1,10 @@
 """No machine could be had: MachineStartError with the status and the remedy, and never a hang."""
 
+import pytest
+
 from flyexecutor import MachineStartError
+
+pytestmark = pytest.mark.usefixtures("quick_fleet")
 
 
 def test_a_wrong_token_is_told(make_executor, failure_of):
@@ -24,7 +28,8 @@ def test_an_unknown_image_is_told(make_executor, local_fly, failure_of):
     assert "WORKER_IMAGE" in text
 
 
-def test_an_unreachable_api_is_told(make_executor, closed_port, failure_of):
+def test_an_unreachable_api_is_told(make_executor, closed_port, failure_of, monkeypatch):
+    monkeypatch.setattr("flyexecutor.fleet.FIRST_CONTACT", 0.5)
     error, text = failure_of(make_executor(api_url=f"http://127.0.0.1:{closed_port}"))
     assert isinstance(error, MachineStartError)
     assert f"127.0.0.1:{closed_port}" in text

@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from flyexecutor import MachineStartError
+from flyexecutor.lane_store import LaneStore
 from flyexecutor.machines import MachinesClient
 from tests import tasks
 
 WAIT = 60.0
+pytestmark = pytest.mark.usefixtures("quick_fleet")
 
 
 def test_a_machine_whose_host_vanishes_loses_its_call_to_another(make_executor, hold, local_fly, until):
@@ -111,14 +114,49 @@ def test_no_room_anywhere_is_told_with_phase_status_and_region(make_executor, lo
     assert error.status in {409, 412, 422}
 
 
-def test_a_worker_that_never_joins_is_told_from_a_call_that_takes_long(make_executor, tmp_path, until, states):
+@pytest.fixture
+def never_joins(tmp_path):
+    """The environment of a machine whose worker does not even begin."""
     (tmp_path / "sitecustomize.py").write_text("import signal\nsignal.pause()\n")
-    path = f"{tmp_path}:{os.getcwd()}"
-    executor = make_executor(env={"PYTHONPATH": path}, boot_timeout=1.0, timeout=0.5, max_workers=1)
+    return {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+
+
+def test_a_worker_that_never_joins_is_told_from_a_call_that_takes_long(make_executor, never_joins, until, states):
+    executor = make_executor(env=never_joins, boot_timeout=1.0, timeout=0.5, max_workers=1)
     error = executor.submit(tasks.increment, 1).exception(WAIT)
     assert isinstance(error, MachineStartError)
     assert (error.phase, "did not join within 1 s (boot_timeout)" in str(error)) == ("join", True)
     until(lambda: states(executor) == ["stopped"])  # it costs nothing
+
+
+def test_a_machine_that_is_created_while_the_fleet_looks_is_given_up_in_time(
+    make_executor, local_fly, monkeypatch, never_joins
+):
+    assigned = threading.Event()
+    look, assign = LaneStore.look, LaneStore.assign
+
+    def look_before_it_is_assigned(self, lane, reservation, held=()):
+        seen = look(self, lane, reservation, held)
+        if reservation.endswith(".look2"):  # the create is under way
+            assert assigned.wait(WAIT)
+        return seen
+
+    def assign_and_tell(self, *names):
+        try:
+            return assign(self, *names)
+        finally:
+            assigned.set()
+
+    monkeypatch.setattr(LaneStore, "look", look_before_it_is_assigned)
+    monkeypatch.setattr(LaneStore, "assign", assign_and_tell)
+    executor = make_executor(env=never_joins, boot_timeout=1.0, max_workers=1)
+    local_fly.inject(latency=(0.7, 0.7))  # longer than the fleet takes to look again
+    try:
+        error = executor.submit(tasks.increment, 1).exception(10.0)
+    finally:
+        local_fly.inject()
+    assert isinstance(error, MachineStartError)
+    assert error.phase == "join"
 
 
 @pytest.mark.parametrize("fault", [{"lost_answers": 0.5}, {"too_many": 0.5}, {"broken": 0.4}, {"no_answer": 0.4}])

@@ -29,6 +29,7 @@ def test_each_machine_gets_a_volume_of_its_own(make_executor, local_fly, hold, u
     assert len(set(let_go())) == 2
 
 
+@pytest.mark.usefixtures("quick_fleet")
 def test_a_volume_that_is_not_there_is_told(make_executor):
     error = make_executor(volume=("nothing", "/data"), boot_timeout=1.0).submit(tasks.increment, 1).exception(WAIT)
     assert isinstance(error, MachineStartError)

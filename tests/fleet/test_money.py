@@ -55,7 +55,8 @@ def test_a_guest_that_fly_does_not_have_is_refused(make_executor, guest, told):
         make_executor(guest=guest)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.long
+@pytest.mark.timeout(180)
 def test_nothing_is_asked_of_redis_or_fly_for_a_minute_once_everything_is_idle(until):
     with (
         LocalFly(rate_limits=False) as fly,
