@@ -2,6 +2,7 @@
 # make test    all tests, in parallel        make check   formatting, lint, types, direction of imports
 #              make test T=tests/test_store.py runs one file, T="-k word" what has the word in its name
 # make chaos   1,000 calls while everything goes wrong
+# make soak    calls of every kind through a faulty wire, for SECONDS=120, by SEED
 # make bench   the performance goals         make setup   what the others need: .venv, a Redis server
 # Needs Python >= 3.11, make and git. Everything else is installed into .venv, or (as root, on Debian) by apt.
 PYTHON ?= python3
@@ -19,7 +20,7 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1) >/dev/null || true; fi;
 endef
 
-.PHONY: setup setup-redis setup-browser setup-cpython-tests demo test check chaos coverage bench clean
+.PHONY: setup setup-redis setup-browser setup-cpython-tests demo test check chaos soak coverage bench clean
 
 setup: .venv/ready setup-redis
 
@@ -54,6 +55,9 @@ check: .venv/ready
 
 chaos: setup
 	$(BIN)/python -m tests.chaos
+
+soak: setup
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
 
 coverage: setup setup-browser setup-cpython-tests
 	$(BIN)/coverage run -m pytest

@@ -42,22 +42,23 @@ class Report:
 class Misfortune(threading.Thread):
     """Does something to a machine, again and again, until `end`."""
 
-    def __init__(self, fly: LocalFly, rng: random.Random, report: Report) -> None:
+    def __init__(self, fly: LocalFly, rng: random.Random, deeds: Counter, every: float = EVERY) -> None:
         super().__init__(daemon=True)
         self._fly = fly
         self._rng = rng
-        self._report = report
+        self._deeds = deeds
+        self._every = every
         self._over = threading.Event()
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {fly.token}"
 
     def run(self) -> None:
-        while not self._over.wait(self._rng.expovariate(1 / EVERY)):
+        while not self._over.wait(self._rng.expovariate(1 / self._every)):
             alive = sorted(m for m, state in self._fly.states().items() if state == "started")
             if alive:
                 deed = self._rng.choice(DEEDS)
                 if self._do(deed, self._rng.choice(alive)):
-                    self._report.deeds[deed] += 1
+                    self._deeds[deed] += 1
 
     def end(self) -> None:
         self._over.set()
@@ -87,7 +88,7 @@ def run(calls: int, seed: int, workers: int = 4) -> Report:
         options["retries"] = Retry(lost=1000)
         clients = [FlyMachineExecutor(local=fly, **options) for _ in range(2)]
         fly.inject(seed=seed, **FAULTS)
-        misfortune = Misfortune(fly, rng, report)
+        misfortune = Misfortune(fly, rng, report.deeds)
         misfortune.start()
         ended: Counter = Counter()
         futures = []
