@@ -7,10 +7,10 @@ import fakeredis
 import pytest
 import redis
 
-from flyexecutor.call import Call, Outcome
+from flyexecutor.call import Call, Outcome, Part, Report
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
-from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES
+from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES, UNFINISHED_TTL
 from flyexecutor.states import State
 from flyexecutor.store import Stay, Store
 from tests.conftest import APP
@@ -31,6 +31,43 @@ def enqueue(store, batch, *, client="c1", where=None, result_ttl=60):
 def claim(store, limit=1, machine="m1"):
     store._redis.hsetnx(store._key("workers", "lane"), machine, 1)  # as join does; that would do more
     return store.claim("lane", machine, "iad", [], limit)
+
+
+def join(store, *machines):
+    for machine in machines:
+        store.join("lane", machine, first=True)
+
+
+def bury(store, machine, *, oom=False):
+    return store.bury(lane(), machine, store.look(lane(), "look").workers[machine], "gone", oom=oom)
+
+
+def deliver(store, machine):
+    """What a blocking read takes for a machine."""
+    reader = store.deliveries("lane", machine)
+    reader.ask(5.0)
+    delivered = reader.answer()
+    reader.close()
+    return delivered
+
+
+def news(store, client="c1"):
+    reader = store.outcomes(client)
+    told = reader.read(5.0)
+    reader.close()
+    return told
+
+
+def seconds_left(raw_redis, kind):
+    """Of the keys of a kind."""
+    return {raw_redis.ttl(key) for key in raw_redis.scan_iter(f"fly:{{{APP}}}:{kind}:*", count=1000)}
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Payloads above 64 bytes are large, and stored in parts of 128."""
+    monkeypatch.setattr("flyexecutor.records.INLINE_BYTES", 64)
+    monkeypatch.setattr("flyexecutor.records.CHUNK_BYTES", 128)
 
 
 def finish(store, call, *, sealed=b"value", machine="m1", more=0, logs=b""):
@@ -335,3 +372,308 @@ def test_creates_are_paced_for_all_clients_together(redis_url):
     assert [round(wait) for wait in waits[3:]] == [1, 2, 3]
     for one in stores:
         one.close()
+
+
+# Claims
+
+
+def test_a_worker_that_wants_no_call_gets_none(store):
+    enqueue(store, calls("a", "b"))
+    assert claim(store, 0) == []
+    (one,) = claim(store, 1)
+    assert finish(store, one, more=0) == []
+    assert store.info("b").state is State.QUEUED
+
+
+def test_a_call_that_expired_before_its_claim_fails_and_does_not_run(store, raw_redis):
+    enqueue(store, [Call("a", b"sealed", expires=0.001, expired=b"too late"), *calls("b")])
+    before = raw_redis.time()
+    while raw_redis.time() < (before[0], before[1] + 2000):
+        pass  # Redis's clock must pass the millisecond
+    assert [one.id for one in claim(store, 5)] == ["b"]
+    outcome = store.attach("a", "c").outcome
+    assert (outcome.state, outcome.attempt, outcome.sealed) == (State.FAILED, 0, b"too late")
+
+
+def test_a_call_that_is_begun_in_time_does_not_expire_later(store):
+    enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
+    assert 999 < store.tend_due("lane") <= 1000
+    (one,) = claim(store)
+    assert store.tend_due("lane") is None
+    store.hand_back("lane", [one])
+    assert [(again.id, again.attempt) for again in claim(store)] == [("a", 2)]
+
+
+def test_a_claim_tells_what_the_worker_needs_to_know(store):
+    join(store, "m1")
+    parts = [Part("p1", b"one"), Part("p2", b"two")]
+    for part in parts:
+        store.put_part(part)
+    enqueue(store, [Call("a", b"sealed", 1, timeout=2.5, parts=parts)])
+    (one,) = claim(store)
+    assert (one.timeout, one.raised, one.parts) == (2.5, 0, parts)
+    store.retry("lane", one, 0.0)
+    (again,) = claim(store)
+    assert (again.attempt, again.raised) == (2, 1)
+
+
+# What is lost
+
+
+def test_a_call_that_was_delivered_and_not_claimed_is_not_lost_with_its_machine(store):
+    join(store, "m1")
+    enqueue(store, calls("a", retries=0))
+    assert deliver(store, "m1")
+    assert bury(store, "m1") == 1
+    (one,) = claim(store, machine="m2")
+    assert (one.id, one.attempt) == ("a", 1)
+    join(store, "m2")  # it restarted: that is the first loss, and one too many
+    assert store.info("a").state is State.LOST
+
+
+@pytest.mark.parametrize("oom", [True, False])
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_call_that_was_killed_is_killed_when_its_machine_is_buried(store, oom, retries):
+    join(store, "m1")
+    enqueue(store, [Call("a", b"sealed", retries, bigger=("larger",))])
+    claim(store)
+    store.kill("a")
+    bury(store, "m1", oom=oom)
+    outcome = store.attach("a", "c").outcome
+    assert (outcome.state, outcome.attempt, outcome.machine_id, outcome.region) == (State.KILLED, 1, "m1", "iad")
+
+
+@pytest.mark.parametrize("oom", [True, False])
+def test_a_call_goes_to_a_larger_machine_if_its_own_was_buried_for_lack_of_memory(store, oom):
+    join(store, "m1")
+    enqueue(store, [Call("a", b"sealed", 1, bigger=("larger", "largest"))])
+    claim(store)
+    bury(store, "m1", oom=oom)
+    assert store.info("a").lane == ("larger" if oom else "lane")
+    assert [told.body for told in news(store)] == [b"larger"] if oom else store.meter("lane").queued == 1
+
+
+def test_a_call_that_outgrows_each_machine_is_lost_with_the_last(store):
+    enqueue(store, [Call("a", b"sealed", 5, bigger=("larger", "largest"))])
+    for number, name in enumerate(["lane", "larger", "largest"], 1):
+        assert store.info("a").lane == name
+        store.join(name, "m1", first=True)
+        (one,) = store.claim(name, "m1", "iad", [], 1)
+        assert one.attempt == number
+        store.outgrow(name, "m1", "iad", one, "too large", b"its logs")
+        assert (store.meter(name).queued, store.meter(name).running) == (0, 0)
+    lost = store.attach("a", "c").outcome
+    assert (lost.state, lost.attempt, lost.region) == (State.LOST, 3, "iad")
+    assert (lost.sealed, lost.logs) == (b"oom: too large", b"its logs")
+    moves = [(told.kind, told.attempt, told.body) for told in news(store)[:-1]]
+    assert moves == [(Report.MOVED, 1, b"larger"), (Report.MOVED, 2, b"largest")]
+
+
+def test_a_call_whose_machine_was_out_of_memory_and_has_none_that_is_larger_is_lost(store):
+    join(store, "m1")
+    enqueue(store, calls("a", retries=5))
+    claim(store)
+    bury(store, "m1", oom=True)
+    assert store.attach("a", "c").outcome.sealed == b"oom: gone"
+
+
+def test_a_worker_that_was_buried_finishes_its_call_and_gets_no_other(store):
+    join(store, "m1")
+    enqueue(store, calls("a", "b"))
+    (one,) = claim(store)
+    bury(store, "m1")
+    assert finish(store, one, more=5) == []
+    assert store.meter("lane").queued == 2
+
+
+def test_what_was_cancelled_after_its_delivery_leaves_nothing_when_its_worker_is_buried(store, raw_redis):
+    join(store, "m1")
+    enqueue(store, calls("a", keep=False))
+    delivered = deliver(store, "m1")
+    assert store.cancel(["a"]) == ["a"]
+    bury(store, "m1")
+    with pytest.raises(RedisUnavailableError, match="buried"):
+        store.claim("lane", "m1", "iad", delivered, 5)
+    assert store.info("a") is None
+    assert store.meter("lane").queued == 0
+
+
+# What stays
+
+
+def test_a_record_lives_as_long_as_its_result_ttl_and_no_longer_holds_what_the_call_was_given(store, raw_redis):
+    enqueue(store, [Call("a", b"sealed", expires=1000.0, expired=b"too late")], result_ttl=60)
+    assert UNFINISHED_TTL - 60 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= UNFINISHED_TTL
+    finish(store, *claim(store))
+    assert 50 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= 60
+    assert raw_redis.hmget(f"fly:{{{APP}}}:call:a", "call", "expired") == [None, None]
+    assert 50 < store.info("a").expires_at - time.time() <= 61
+
+
+def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_parts):
+    enqueue(store, calls("a"), result_ttl=60)
+    finish(store, *claim(store), sealed=bytes(300))
+    left = seconds_left(raw_redis, "chunk")
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+    assert 50 < min(left) <= max(left) <= 60
+
+
+def test_what_a_call_was_given_goes_when_it_ends_or_is_sent_again(store, raw_redis, small_parts):
+    enqueue(store, calls("a", sealed=bytes(300)))
+    finish(store, *claim(store))
+    assert seconds_left(raw_redis, "chunk") == set()
+    enqueue(store, calls("a", sealed=bytes(300)))  # its answer was lost
+    assert seconds_left(raw_redis, "chunk") == set()
+    enqueue(store, calls("a", sealed=bytes(300)), client="c2")  # another with the same key
+    assert seconds_left(raw_redis, "chunk") == set()
+
+
+def test_what_a_second_client_sends_for_a_call_that_waits_goes_and_what_the_first_sent_stays(
+    store, raw_redis, small_parts
+):
+    enqueue(store, calls("a", sealed=bytes(300)))
+    enqueue(store, calls("a", sealed=bytes(300)), client="c2")
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+    (one,) = claim(store)
+    assert one.sealed == bytes(300)
+
+
+def test_a_large_outcome_that_comes_late_goes(store, raw_redis, small_parts):
+    enqueue(store, calls("a"))
+    (early,) = claim(store)
+    store.hand_back("lane", [early])
+    finish(store, early, sealed=bytes(300))
+    assert seconds_left(raw_redis, "chunk") == set()
+    finish(store, *claim(store), sealed=bytes(300))
+    finish(store, early, sealed=bytes(200))
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+
+
+def test_a_large_outcome_that_is_sent_again_for_a_call_that_has_gone_is_there_for_a_day(store, raw_redis, small_parts):
+    enqueue(store, calls("a", keep=False))
+    (one,) = claim(store)
+    finish(store, one, sealed=bytes(300))
+    finish(store, one, sealed=bytes(300))  # its answer was lost
+    assert max(seconds_left(raw_redis, "chunk")) <= 86400
+    (outcome,) = news(store)
+    assert outcome.sealed == bytes(300)
+
+
+def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by_itself(store, raw_redis):
+    join(store, "m1", "m2")
+    store.assign(lane(), "c1.1:1", "m3")
+    enqueue(store, [Call(name, b"sealed", 1, expires=1000.0, batch="b", bigger=("larger",)) for name in "abcd"])
+    one, two, three = claim(store, 3)
+    store.retry("lane", one, 60.0)
+    store.outgrow("lane", "m1", "iad", two, "too large", b"")
+    store.kill(three.id)
+    store.report([Report(three.id, three.attempt, Report.PROGRESS, 0, b"half")])
+    store.leave("lane", "m2", must=False, suspends=True)
+    store.pace_create(1.0, 1)
+    store.note_run("hourly", "d")
+    keys = raw_redis.keys(f"fly:{{{APP}}}:*")
+    kinds = {key.split(":")[2] for key in keys}
+    assert kinds >= {"call", "due", "batch", "orders", "queue", "starts", "outcomes", "lanes", "runs", "creates"}
+    assert {key: raw_redis.ttl(key) for key in keys if raw_redis.ttl(key) < 0} == {}
+
+
+# Who stays
+
+
+def test_a_machine_is_suspended_when_it_is_its_turn(store, monkeypatch):
+    monkeypatch.setattr("flyexecutor.store.SUSPEND_EVERY", 100.0)
+    join(store, "m1", "m2", "m3")
+    assert store.leave("lane", "m1", must=False, suspends=True) is None
+    second = store.leave("lane", "m2", must=False, suspends=True)
+    third = store.leave("lane", "m3", must=False, suspends=True)
+    assert (second.why, third.why) == ("turn", "turn")
+    assert 90 < second.seconds <= 100
+    assert 190 < third.seconds <= 200
+    assert set(store.look(lane(), "look").workers) == {"m2", "m3"}
+    assert store.leave("lane", "m2", must=False) is None  # it has waited
+    assert store.leave("lane", "m3", must=True, suspends=True) is None
+
+
+def test_a_worker_that_was_not_idle_for_long_leaves_only_if_fewer_would_do(store):
+    join(store, "m1", "m2", "m3")
+    enqueue(store, calls("a", "b"))
+    for one in claim(store, 2):
+        finish(store, one)
+    assert store.leave("lane", "m1", must=False, idle_left=5.0) is None
+    assert store.leave("lane", "m2", must=False, idle_left=5.0) == Stay(5.0, "needed")
+    assert store.leave("lane", "m2", must=False, idle_left=5.0, concurrency=2) is None
+    assert store.leave("lane", "m3", must=False, idle_left=5.0, concurrency=2) == Stay(5.0, "needed")
+    assert store.leave("lane", "m3", must=False) is None
+
+
+def test_a_worker_stays_for_a_call_that_is_soon_due(store):
+    join(store, "m1")
+    enqueue(store, calls("a"))
+    store.retry("lane", *claim(store), 100.0)
+    stays = store.leave("lane", "m1", must=False, soon=200.0)
+    assert (stays.why, 95 < stays.seconds <= 100) == ("due", True)
+    assert store.leave("lane", "m1", must=False, soon=10.0) is None
+
+
+@pytest.mark.parametrize(("reason", "state"), [("", State.QUEUED), ("its runners do not start", State.LOST)])
+def test_a_worker_that_leaves_hands_back_what_it_holds_or_loses_it_for_a_reason(store, reason, state):
+    join(store, "m1")
+    enqueue(store, calls("a", retries=0))
+    claim(store)
+    assert store.leave("lane", "m1", must=True, reason=reason) is None
+    assert store.info("a").state is state
+    if reason:
+        assert store.attach("a", "c").outcome.sealed == reason.encode()
+
+
+def test_a_suspended_worker_joins_again_once_somebody_has_started_its_machine(store):
+    join(store, "m1")
+    store.leave("lane", "m1", must=True)
+    assert not store.join_if_started("lane", "m1")
+    assert not store.is_worker("lane", "m1")
+    (reservation,) = enqueue(store, calls("a"))
+    assert store.assign(lane(), reservation, "m1")
+    assert store.join_if_started("lane", "m1")
+    assert store.is_worker("lane", "m1")
+    assert store.look(lane(), "look").starts == set()
+    assert [one.id for one in store.claim("lane", "m1", "iad", [], 1)] == ["a"]
+
+
+def test_a_worker_is_spare_when_fewer_would_have_done_of_late(store):
+    join(store, "m1", "m2")
+    enqueue(store, calls("a"))
+    (one,) = claim(store)
+    outcome = Outcome(one.id, one.attempt, State.SUCCEEDED, "m1", "iad", b"value")
+    assert store.finish("lane", "m1", "iad", [outcome], 1, concurrency=1).spare
+    store.leave("lane", "m2", must=True)
+    assert not store.finish("lane", "m1", "iad", [outcome], 1, concurrency=1).spare
+    assert not store.finish("lane", "m2", "iad", [outcome], 1, concurrency=1).spare
+
+
+def test_what_machines_cost_and_what_ran_on_them_is_metered(store, raw_redis):
+    def clock():
+        seconds, microseconds = raw_redis.time()
+        return seconds + microseconds / 1e6
+
+    enqueue(store, calls("a"))
+    begun = clock()
+    assert store.assign(lane(), "c1.1:1", "m1")
+    join(store, "m1")
+    (one,) = claim(store)
+    while clock() < begun + 0.02:
+        pass
+    finish(store, one)
+    ran = clock() - begun
+    while clock() < begun + 0.04:
+        pass
+    meter = store.meter("lane")
+    assert (meter.calls, meter.starts, meter.workers, meter.starting) == (1, 1, 1, 0)
+    assert 0 < meter.useful_seconds <= ran + 0.002
+    assert meter.billed_seconds > 0.035
+    store.leave("lane", "m1", must=True)
+    left = clock() - begun
+    assert 0.035 < store.meter("lane").billed_seconds <= left + 0.002
+    join(store, "m1")
+    bury(store, "m1")
+    assert store.meter("lane").starts == 2
+    assert 0.035 < store.meter("lane").billed_seconds <= clock() - begun + 0.002
