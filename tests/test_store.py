@@ -53,7 +53,7 @@ def deliver(store, machine):
 
 def news(store, client="c1"):
     reader = store.outcomes(client)
-    told = reader.read(5.0)
+    told = list(reader.read(5.0))
     reader.close()
     return told
 
@@ -454,14 +454,14 @@ def test_a_call_goes_to_a_larger_machine_if_its_own_was_buried_for_lack_of_memor
 
 
 def test_a_call_that_outgrows_each_machine_is_lost_with_the_last(store):
-    enqueue(store, [Call("a", b"sealed", 5, bigger=("larger", "largest"))])
+    enqueue(store, [Call("a", b"sealed", 5, bigger=("larger", "largest")), *calls("b")])
     for number, name in enumerate(["lane", "larger", "largest"], 1):
         assert store.info("a").lane == name
         store.join(name, "m1", first=True)
         (one,) = store.claim(name, "m1", "iad", [], 1)
         assert one.attempt == number
         store.outgrow(name, "m1", "iad", one, "too large", b"its logs")
-        assert (store.meter(name).queued, store.meter(name).running) == (0, 0)
+        assert (store.meter(name).queued, store.meter(name).running) == (int(name == "lane"), 0)
     lost = store.attach("a", "c").outcome
     assert (lost.state, lost.attempt, lost.region) == (State.LOST, 3, "iad")
     assert (lost.sealed, lost.logs) == (b"oom: too large", b"its logs")
@@ -563,6 +563,8 @@ def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by
     join(store, "m1", "m2")
     store.assign(lane(), "c1.1:1", "m3")
     enqueue(store, [Call(name, b"sealed", 1, expires=1000.0, batch="b", bigger=("larger",)) for name in "abcd"])
+    assert raw_redis.ttl(f"fly:{{{APP}}}:due:lane") > 0
+    raw_redis.delete(f"fly:{{{APP}}}:due:lane")
     one, two, three = claim(store, 3)
     store.retry("lane", one, 60.0)
     store.outgrow("lane", "m1", "iad", two, "too large", b"")
@@ -648,6 +650,50 @@ def test_a_worker_is_spare_when_fewer_would_have_done_of_late(store):
     store.leave("lane", "m2", must=True)
     assert not store.finish("lane", "m1", "iad", [outcome], 1, concurrency=1).spare
     assert not store.finish("lane", "m2", "iad", [outcome], 1, concurrency=1).spare
+
+
+def workers_needed(store, concurrency=1):
+    """How many of five stay when each leaves that is spare."""
+    machines = [f"w{n}" for n in range(5)]
+    join(store, *machines)
+    told = [
+        store.leave("lane", one, must=False, idle_left=5.0, concurrency=concurrency, suspends=False) for one in machines
+    ]
+    return len(machines) - told.count(None)
+
+
+def test_as_many_workers_are_needed_as_there_were_calls_at_a_time_in_this_window_and_the_last(store, raw_redis):
+    where = Lane("lane", {}, (), 10, 1, 60.0, load_window=100.0)
+    named = iter(range(1000))
+
+    def come_and_go(number):
+        some = calls(*(f"a{next(named)}" for _ in range(number)))
+        store.enqueue(where, some, client="c1", result_ttl=60, reservation=some[0].id)
+        store.cancel([one.id for one in some])
+
+    def pass_time(seconds):
+        raw_redis.hincrby(f"fly:{{{APP}}}:load:lane", "at", -1000 * seconds)
+
+    come_and_go(3)
+    assert (workers_needed(store), workers_needed(store, concurrency=2)) == (3, 2)
+    come_and_go(4)
+    come_and_go(1)
+    assert workers_needed(store) == 4
+    pass_time(150)
+    assert workers_needed(store) == 4
+    come_and_go(1)
+    pass_time(50)
+    assert workers_needed(store) == 4
+    pass_time(100)
+    assert workers_needed(store) == 1
+    come_and_go(2)
+    pass_time(250)
+    assert workers_needed(store) == 0
+    come_and_go(1)
+    assert workers_needed(store) == 1
+    pass_time(300)
+    store.enqueue(where, calls("a0"), client="c2", result_ttl=60, reservation="again")  # it has ended
+    assert workers_needed(store) == 0
 
 
 def test_what_machines_cost_and_what_ran_on_them_is_metered(store, raw_redis):

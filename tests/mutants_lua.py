@@ -1,0 +1,249 @@
+"""Small changes of the Lua scripts, against the store's tests: `python -m tests.mutants_lua [--file F] [--line N]`.
+
+By hand, not in CI. Prints what no test noticed, and ends with 1 if any of that is not listed as equivalent in
+docs/mutants_lua.md. The scripts are changed in memory: each change has a process of its own, forked from one that has
+all modules loaded. Two of these run at a time, each with a Redis of its own.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from flyexecutor.local.redis import start_server
+from flyexecutor.scripts import script
+from tests import conftest, test_call_machine, test_states, test_store  # noqa: F401 - loaded before each fork
+
+FOLDER = Path(__file__).parent.parent / "flyexecutor" / "lua"
+EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants_lua.md"
+TESTS = ("tests/test_states.py", "tests/test_store.py", "tests/test_call_machine.py")
+EXAMPLES = "15"
+PROCESSES = 2
+PATIENCE = 60.0  # seconds; a change that makes a script run for ever is noticed too
+
+# What is put for what, each where it stands alone: one mutant per place.
+SWAPS = (
+    (r"==", "~="),
+    (r"~=", "=="),
+    (r"<=", "<"),
+    (r"(?<![<~=>])<(?!=)", "<="),
+    (r">=", ">"),
+    (r"(?<![<~=>-])>(?!=)", ">="),
+    (r"\band\b", "or"),
+    (r"\bor\b", "and"),
+    (r"\bnot ", ""),
+    (r"(?<=[\w)\]]) \+ (?=[\w(])", " - "),
+    (r"(?<=[\w)\]]) - (?=[\w(])", " + "),
+    (r"(?<=[\w)\]]) \* (?=[\w(])", " / "),
+    (r"math\.max\b", "math.min"),
+    (r"math\.min\b", "math.max"),
+    (r"math\.ceil\b", "math.floor"),
+    (r"(?<![\w.\[-])0(?![\w.])", "1"),
+    (r"(?<![\w.\[-])1(?![\w.])", "0"),
+    (r"\btrue\b", "false"),
+    (r"\bfalse\b", "true"),
+    (r"'XX', ", ""),
+    (r"'MAXLEN', 1000, ", ""),
+    (r"'HSETNX'", "'HSET'"),
+    (r"'-inf'", "'+inf'"),
+    (r"'(QUEUED|RUNNING|CANCELLED|FAILED|LOST|KILLED)'", "'SUCCEEDED'"),
+    (r"'(state|entry|attempt|losses|watch|chunks|kill|raised|expires|parts|bigger|outcome|batch)'", "'other'"),
+    (r"':(\w+):'", "':other:'"),
+    (r"\bDAY\b", "0"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change of one line."""
+
+    file: str
+    line: int  # from 1
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.before.strip()} -> {self.after.strip() or '(deleted)'}"
+
+    @property
+    def known_as(self) -> str:
+        """How the list of the equivalent names it: without the line's number, which changes."""
+        return f"{self.file}: `{self.before.strip()}` -> `{self.after.strip()}`"
+
+
+def mutants(file: Path) -> Iterator[Mutant]:
+    """The changes of a script."""
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        seen = {line}
+        for after in changes(line):
+            if after not in seen:
+                seen.add(after)
+                yield Mutant(file.name, number, line, after)
+
+
+def changes(line: str) -> Iterator[str]:
+    code = re.split(r"\s*--", line)[0]
+    comment = line[len(code) :]
+    text = code.strip()
+    if not text:
+        return
+    # A statement that has no value: without it.
+    whole = re.fullmatch(r"[\w.]+\(.*\)", text) and text.count("(") == text.count(")")
+    if (whole and not text.startswith("return")) or re.match(r"return\b(?!.*\bend$)", text):
+        yield ""
+    # The statement behind a condition, or a condition that always or never holds.
+    if found := re.match(r"(\s*)(if|elseif) (.*?) then\b(.*)", code):
+        indent, word, condition, rest = found.groups()
+        for instead in ("true", "false", *halves(condition)):
+            yield f"{indent}{word} {instead} then{rest}{comment}"
+    for pattern, instead in SWAPS:
+        for found in re.finditer(pattern, code):
+            yield code[: found.start()] + instead + code[found.end() :] + comment
+
+
+def halves(condition: str) -> Iterator[str]:
+    """The condition without one of its parts."""
+    for word in (" and ", " or "):
+        parts = condition.split(word)
+        for n in range(len(parts) if len(parts) > 1 else 0):
+            rest = word.join(parts[:n] + parts[n + 1 :])
+            if rest.count("(") == rest.count(")"):
+                yield rest
+
+
+class Trial:
+    """Tries mutants, one at a time, on a Redis of its own."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._start()
+
+    def _start(self) -> None:
+        self._redis = start_server(Path(self._folder.name), "tested", 0)
+
+    def begin(self, mutant: Mutant | None) -> None:
+        """Start the tests of a mutant; None: of the scripts as they are."""
+        self.mutant, self._deadline = mutant, time.monotonic() + PATIENCE
+        self._child = os.fork()
+        if self._child == 0:
+            run_tests(mutant, f"redis://:tested@127.0.0.1:{self._redis.port}/0")
+
+    def survived(self) -> bool | None:
+        """Whether no test has noticed. None: they still run."""
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status) == 0
+        if time.monotonic() < self._deadline:
+            return None
+        os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+        self._redis.process.kill()  # a script may run for ever
+        self._redis.process.wait()
+        self._start()
+        return False
+
+    def close(self) -> None:
+        self._redis.process.kill()
+        self._redis.process.wait()
+        self._folder.cleanup()
+
+
+def survivors(chosen: Sequence[Mutant | None]) -> Iterator[Mutant | None]:
+    """Those that no test notices."""
+    free, busy = [Trial() for _ in range(PROCESSES)], []
+    waiting = list(reversed(chosen))
+    try:
+        while waiting or busy:
+            while waiting and free:
+                free[-1].begin(waiting.pop())
+                busy.append(free.pop())
+            time.sleep(0.005)
+            for trial in list(busy):
+                if (survived := trial.survived()) is not None:
+                    busy.remove(trial)
+                    free.append(trial)
+                    if survived:
+                        yield trial.mutant
+    finally:
+        for trial in (*free, *busy):
+            trial.close()
+
+
+def run_tests(mutant: Mutant | None, redis_url: str) -> None:
+    """In the child; ends it."""
+    os.environ.update(MODEL_EXAMPLES=EXAMPLES, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    with open(os.devnull, "w") as nowhere:
+        if mutant:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            put_in(mutant)
+        found = pytest.main(
+            ["-x", "-q", "--assert=plain", "-p", "pytest_timeout", "-p", "no:cacheprovider", "-k", "not fake", *TESTS],
+            plugins=[one_redis(redis_url)],
+        )
+    os._exit(int(found))
+
+
+def one_redis(redis_url: str) -> ModuleType:
+    """In place of the package's own plugin: no Machines API, and a Redis that runs already."""
+    plugin = ModuleType("one_redis")
+
+    @pytest.fixture(scope="session")
+    def local_fly() -> SimpleNamespace:
+        return SimpleNamespace(redis_url=redis_url)
+
+    plugin.local_fly = local_fly
+    return plugin
+
+
+def put_in(mutant: Mutant) -> None:
+    """Have the store's scripts be those of the mutant."""
+    texts = {file.stem: file.read_text() for file in FOLDER.glob("*.lua")}
+    lines = texts[mutant.file.removesuffix(".lua")].splitlines()
+    lines[mutant.line - 1] = mutant.after
+    texts[mutant.file.removesuffix(".lua")] = "\n".join(lines) + "\n"
+    for name in texts.keys() - {"lib"}:
+        one = script(name)
+        one._text = texts["lib"] + texts[name]
+        one._sha = hashlib.sha1(one._text.encode(), usedforsecurity=False).hexdigest()
+
+
+def main() -> int:
+    """Try all that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--file", help="only this script, as lib.lua")
+    parser.add_argument("--line", type=int, help="only this line")
+    parser.add_argument("--list", action="store_true", help="tell the changes, try none")
+    asked = parser.parse_args()
+    every = [one for file in sorted(FOLDER.glob(asked.file or "*.lua")) for one in mutants(file)]
+    chosen = [one for one in every if asked.line in {None, one.line}]
+    if asked.list:
+        print(*chosen, sep="\n")
+        return 0
+    begun = time.monotonic()
+    if not list(survivors([None])):
+        print("the tests fail without any change")
+        return 1
+    equivalent = EQUIVALENT.read_text() if EQUIVALENT.exists() else ""
+    tried = [one for one in chosen if one.known_as not in equivalent]
+    left = 0
+    for one in survivors(tried):
+        left += 1
+        print(one, flush=True)
+    seconds = time.monotonic() - begun
+    print(f"{left} of {len(tried)} not noticed, {len(chosen) - len(tried)} are equivalent; {seconds:.0f} s")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
