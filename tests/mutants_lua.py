@@ -2,7 +2,7 @@
 
 By hand, not in CI. Prints what no test noticed, and ends with 1 if any of that is not listed as equivalent in
 docs/mutants_lua.md. The scripts are changed in memory: each change has a process of its own, forked from one that has
-all modules loaded. Two of these run at a time, each with a Redis of its own.
+collected the tests. Two of these run at a time, each with a Redis of its own.
 """
 
 import argparse
@@ -16,17 +16,31 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
+from _pytest.main import pytest_runtestloop as run_collected_tests  # by its own name it would be a hook of this plugin
 
 from flyexecutor.local.redis import start_server
 from flyexecutor.scripts import script
-from tests import conftest, test_call_machine, test_states, test_store  # noqa: F401 - loaded before each fork
 
 FOLDER = Path(__file__).parent.parent / "flyexecutor" / "lua"
 EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants_lua.md"
-TESTS = ("tests/test_states.py", "tests/test_store.py", "tests/test_call_machine.py")
+TESTS = ("tests/test_store.py", "tests/test_states.py", "tests/test_call_machine.py")
+OPTIONS = (
+    "-x",
+    "-s",
+    "-k",
+    "not fake",
+    "--assert=plain",
+    "-p",
+    "pytest_timeout",
+    "-p",
+    "no:terminal",
+    "-o",
+    "addopts=",
+)
+REDIS = SimpleNamespace(redis_url="")
 EXAMPLES = "15"
 PROCESSES = 2
 PATIENCE = 60.0  # seconds; a change that makes a script run for ever is noticed too
@@ -124,7 +138,8 @@ def halves(condition: str) -> Iterator[str]:
 class Trial:
     """Tries mutants, one at a time, on a Redis of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: pytest.Session) -> None:
+        self._session = session
         self._folder = tempfile.TemporaryDirectory()
         self._start()
 
@@ -136,7 +151,15 @@ class Trial:
         self.mutant, self._deadline = mutant, time.monotonic() + PATIENCE
         self._child = os.fork()
         if self._child == 0:
-            run_tests(mutant, f"redis://:tested@127.0.0.1:{self._redis.port}/0")
+            failed = True
+            try:
+                REDIS.redis_url = f"redis://:tested@127.0.0.1:{self._redis.port}/0"
+                if mutant:
+                    put_in(mutant)
+                run_collected_tests(self._session)
+                failed = self._session.testsfailed > 0
+            finally:
+                os._exit(failed)  # an exception too is a test that failed: nothing of the parent may go on here
 
     def survived(self) -> bool | None:
         """Whether no test has noticed. None: they still run."""
@@ -158,9 +181,26 @@ class Trial:
         self._folder.cleanup()
 
 
-def survivors(chosen: Sequence[Mutant | None]) -> Iterator[Mutant | None]:
+class InPlaceOfTheTests:
+    """A plugin: once all tests are collected, tries the mutants."""
+
+    def __init__(self, chosen: Sequence[Mutant]) -> None:
+        self._chosen = chosen
+        self.left: list[Mutant] | None = None  # None: the tests fail without any change
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Instead of running the tests."""
+        if list(survivors(session, [None])):
+            self.left = []
+            for one in survivors(session, self._chosen):
+                self.left.append(one)
+                print(one, flush=True)
+        return True
+
+
+def survivors(session: pytest.Session, chosen: Sequence[Mutant | None]) -> Iterator[Mutant | None]:
     """Those that no test notices."""
-    free, busy = [Trial() for _ in range(PROCESSES)], []
+    free, busy = [Trial(session) for _ in range(PROCESSES)], []
     waiting = list(reversed(chosen))
     try:
         while waiting or busy:
@@ -179,31 +219,10 @@ def survivors(chosen: Sequence[Mutant | None]) -> Iterator[Mutant | None]:
             trial.close()
 
 
-def run_tests(mutant: Mutant | None, redis_url: str) -> None:
-    """In the child; ends it."""
-    os.environ.update(MODEL_EXAMPLES=EXAMPLES, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
-    with open(os.devnull, "w") as nowhere:
-        if mutant:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-            put_in(mutant)
-        found = pytest.main(
-            ["-x", "-q", "--assert=plain", "-p", "pytest_timeout", "-p", "no:cacheprovider", "-k", "not fake", *TESTS],
-            plugins=[one_redis(redis_url)],
-        )
-    os._exit(int(found))
-
-
-def one_redis(redis_url: str) -> ModuleType:
-    """In place of the package's own plugin: no Machines API, and a Redis that runs already."""
-    plugin = ModuleType("one_redis")
-
-    @pytest.fixture(scope="session")
-    def local_fly() -> SimpleNamespace:
-        return SimpleNamespace(redis_url=redis_url)
-
-    plugin.local_fly = local_fly
-    return plugin
+@pytest.fixture(scope="session")
+def local_fly() -> SimpleNamespace:
+    """In place of the package's own: no Machines API, and a Redis that runs already."""
+    return REDIS
 
 
 def put_in(mutant: Mutant) -> None:
@@ -230,19 +249,17 @@ def main() -> int:
     if asked.list:
         print(*chosen, sep="\n")
         return 0
-    begun = time.monotonic()
-    if not list(survivors([None])):
-        print("the tests fail without any change")
-        return 1
     equivalent = EQUIVALENT.read_text() if EQUIVALENT.exists() else ""
     tried = [one for one in chosen if one.known_as not in equivalent]
-    left = 0
-    for one in survivors(tried):
-        left += 1
-        print(one, flush=True)
+    os.environ.update(MODEL_EXAMPLES=EXAMPLES, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    begun, plugin = time.monotonic(), InPlaceOfTheTests(tried)
+    pytest.main([*OPTIONS, *TESTS], plugins=[plugin, sys.modules[__name__]])
+    if plugin.left is None:
+        print("the tests fail without any change")
+        return 1
     seconds = time.monotonic() - begun
-    print(f"{left} of {len(tried)} not noticed, {len(chosen) - len(tried)} are equivalent; {seconds:.0f} s")
-    return 1 if left else 0
+    print(f"{len(plugin.left)} of {len(tried)} not noticed, {len(chosen) - len(tried)} equivalent; {seconds:.0f} s")
+    return 1 if plugin.left else 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import redis
 from flyexecutor.call import Call, Outcome, Part, Report
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
+from flyexecutor.lane_store import GIVE_UP_WITHIN, RESERVATION_TTL
 from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES, UNFINISHED_TTL
 from flyexecutor.states import State
 from flyexecutor.store import Stay, Store
@@ -365,11 +366,12 @@ def test_a_call_that_a_dead_hosts_open_read_has_taken_goes_to_another(store):
     reader.close()
 
 
-def test_creates_are_paced_for_all_clients_together(redis_url):
+def test_creates_are_paced_for_all_clients_together(redis_url, raw_redis):
     stores = [Store(redis_url, APP) for _ in range(2)]
     waits = [stores[n % 2].pace_create(1.0, 3) for n in range(6)]
     assert waits[:3] == [0.0, 0.0, 0.0]
     assert [round(wait) for wait in waits[3:]] == [1, 2, 3]
+    assert 5000 < raw_redis.pttl(f"fly:{{{APP}}}:creates") <= 7000
     for one in stores:
         one.close()
 
@@ -383,6 +385,16 @@ def test_a_worker_that_wants_no_call_gets_none(store):
     (one,) = claim(store, 1)
     assert finish(store, one, more=0) == []
     assert store.info("b").state is State.QUEUED
+
+
+def test_a_call_that_a_blocking_read_has_taken_is_claimed_with_others_that_wait(store):
+    join(store, "m1")
+    enqueue(store, calls("a", "b", "c", "d"))
+    taken = [*deliver(store, "m1"), *deliver(store, "m1")]
+    claimed = store.claim("lane", "m1", "iad", taken, 1)
+    assert [(one.id, one.attempt, one.sealed) for one in claimed] == [(name, 1, b"sealed") for name in "abc"]
+    info = store.info("b")
+    assert (info.state, info.machine_id, info.region) == (State.RUNNING, "m1", "iad")
 
 
 def test_a_call_that_expired_before_its_claim_fails_and_does_not_run(store, raw_redis):
@@ -723,3 +735,232 @@ def test_what_machines_cost_and_what_ran_on_them_is_metered(store, raw_redis):
     bury(store, "m1")
     assert store.meter("lane").starts == 2
     assert 0.035 < store.meter("lane").billed_seconds <= clock() - begun + 0.002
+
+
+def test_a_machine_that_is_started_again_after_its_start_was_given_up_is_billed_for_both(store, raw_redis):
+    first, second = enqueue(store, calls("a", "b"))
+    assert store.assign(lane(), first, "m1")
+    raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -10_000)
+    raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": 1})  # it did not come in time
+    store.look(lane(), "look")
+    assert store.assign(lane(), second, "m1")
+    raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -5_000)
+    assert 15 <= store.meter("lane").billed_seconds < 20
+    assert store.meter("lane").starts == 2
+    store.release(lane(), "m1")
+    raw_redis.zrem(f"fly:{{{APP}}}:starts:lane", "m1")
+    assert 15 <= store.meter("lane").billed_seconds < 20
+    assert raw_redis.hlen(f"fly:{{{APP}}}:awake:lane") == 0
+
+
+def test_a_machine_is_counted_on_for_as_long_as_it_may_boot_and_a_reservation_for_less(store, raw_redis):
+    (reservation,) = enqueue(store, calls("a"))
+
+    def counted(name):
+        return raw_redis.zscore(f"fly:{{{APP}}}:starts:lane", name) / 1000 - raw_redis.time()[0]
+
+    assert RESERVATION_TTL - 2 < counted(reservation) <= RESERVATION_TTL + 1
+    store.assign(lane(boot_timeout=100.0), reservation, "m1")
+    assert 98 + GIVE_UP_WITHIN < counted("m1") <= 101 + GIVE_UP_WITHIN
+    assert store.look(lane(), "look", ["nobody's"]).starts == {"m1"}
+    assert store.meter("lane").starting == 1
+    raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": 1})
+    assert store.meter("lane").starting == 0
+    assert store.look(lane(), "look").starts == {"look:1"}
+    store.release(lane(), "look:1")
+    assert store.meter("lane").starting == 0
+
+
+def test_a_fleet_is_told_when_something_is_due_and_has_it_queued(store, raw_redis):
+    assert store.look(lane(), "look").due is None
+    enqueue(store, calls("a"))
+    store.retry("lane", *claim(store), 100.0)
+    assert 90 < store.look(lane(), "look").due <= 100
+    assert (store.info("a").state, store.meter("lane").queued) == (State.QUEUED, 0)
+    raw_redis.zadd(f"fly:{{{APP}}}:due:lane", {"r a": 1})
+    assert store.look(lane(), "look").due is None
+    assert store.meter("lane").queued == 1
+
+
+def test_a_call_that_is_cancelled_while_it_waits_for_its_retry_leaves_nothing(store, raw_redis):
+    enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
+    store.retry("lane", *claim(store), 100.0)
+    assert store.cancel(["a"]) == ["a"]
+    enqueue(store, [Call("b", b"sealed", 1, expires=1000.0, expired=b"too late")], client="c2")
+    assert store.cancel(["b"]) == ["b"]
+    assert store.tend_due("lane") is None
+
+
+def test_what_a_running_call_says_is_told_and_kept_as_its_kind_demands(store):
+    enqueue(store, calls("a"))
+    (one,) = claim(store)
+    store.attach("a", "c2")
+    for kind, waiting in ((Report.PROGRESS, 1), (Report.ITEM, 2), (Report.LOGS, 0)):
+        assert store.report([Report("a", one.attempt, kind, 7, kind.encode())]) == waiting
+    assert store.report([Report("a", one.attempt + 1, Report.PROGRESS, 0, b"late")]) == 0
+    assert store.attach("a", "c2").progress == b"progress"
+    assert store.logs("a") == b"logs"
+    for client in ("c1", "c2"):
+        told = [(said.id, said.attempt, said.kind, said.number, said.body) for said in news(store, client)]
+        assert told == [("a", 1, "progress", 7, b"progress"), ("a", 1, "item", 7, b"item")]
+
+
+def test_logs_are_told_with_a_failure_and_not_with_a_success(store):
+    enqueue(store, calls("a", "b"))
+    for one, state in zip(claim(store, 2), (State.SUCCEEDED, State.FAILED), strict=True):
+        outcome = Outcome(one.id, one.attempt, state, "m1", "iad", b"value", b"printed")
+        store.finish("lane", "m1", "iad", [outcome], 0, concurrency=1)
+    assert [told.logs for told in news(store)] == [b"", b"printed"]
+    assert (store.logs("a"), store.attach("a", "c").outcome.logs) == (b"printed", b"printed")
+
+
+def test_an_outcome_is_told_with_where_and_when_it_ran(store):
+    enqueue(store, calls("a", "b"))
+    store.cancel(["b"])
+    finish(store, *claim(store))
+    enqueue(store, calls("a", "b"), client="c2")
+    for client in ("c1", "c2"):
+        told = {outcome.id: outcome for outcome in news(store, client)}
+        assert (told["a"].state, told["a"].attempt, told["a"].sealed) == (State.SUCCEEDED, 1, b"value")
+        assert (told["a"].machine_id, told["a"].region) == ("m1", "iad")
+        assert told["a"].times == store.info("a").times
+        assert 0 < told["a"].times.queued <= told["a"].times.started <= told["a"].times.finished
+        assert (told["b"].state, told["b"].machine_id, told["b"].region) == (State.CANCELLED, "", "")
+        assert told["b"].times.started == 0.0
+
+
+def test_the_lanes_that_had_a_call_are_known_for_a_month(store, raw_redis):
+    raw_redis.zadd(f"fly:{{{APP}}}:lanes", {"old": (raw_redis.time()[0] - 29 * 86400) * 1000})
+    raw_redis.zadd(f"fly:{{{APP}}}:lanes", {"older": (raw_redis.time()[0] - 31 * 86400) * 1000})
+    enqueue(store, calls("a"))
+    assert store.lanes_since(60) == {"lane"}
+    assert store.lanes_since(90 * 86400) == {"lane", "old"}
+
+
+def test_an_order_to_kill_is_given_once_to_the_machine_that_runs_the_call(store, raw_redis):
+    enqueue(store, calls("a", "b"))
+    claim(store)
+    assert [store.kill(name) for name in "aab"] == [State.RUNNING, State.RUNNING, State.QUEUED]
+    orders = store.orders("m1")
+    orders.ask(5.0)
+    assert orders.orders() == ["a"]
+    orders.close()
+    assert store.info("b").state is State.CANCELLED
+    assert 0 < raw_redis.ttl(f"fly:{{{APP}}}:orders:m1") <= 86400
+
+
+def test_a_call_that_raised_and_was_killed_meanwhile_is_not_tried_again(store):
+    enqueue(store, [Call("a", b"sealed", 1, bigger=("larger",)), *calls("b")])
+    for one, verb in zip(claim(store, 2), ("retry", "outgrow"), strict=True):
+        store.kill(one.id)
+        if verb == "retry":
+            store.retry("lane", one, 100.0)
+        else:
+            store.outgrow("lane", "m1", "iad", one, "too large", b"")
+        assert store.info(one.id).state is State.KILLED
+
+
+def test_what_is_used_again_lives_on(store, raw_redis):
+    def age():
+        for key in raw_redis.scan_iter(f"fly:{{{APP}}}:*", count=1000):
+            raw_redis.expire(key, 60)
+
+    def lives_on(*kinds):
+        return {kind for kind in kinds if raw_redis.ttl(f"fly:{{{APP}}}:{kind}") > 3600} == set(kinds)
+
+    enqueue(store, calls("a", "b", "c"))
+    age()
+    enqueue(store, calls("d", "e"), client="c2")
+    assert lives_on("queue:lane", "lanes", "load:lane", "starts:lane")
+    age()
+    assert store.assign(lane(), "c1.1:1", "m1")
+    assert lives_on("starts:lane", "meter:lane", "awake:lane")
+    join(store, "m1")
+    age()
+    join(store, "m1", "m2")
+    assert lives_on("workers:lane", "awake:lane", "meter:lane")
+    one, two = claim(store, 2)
+    store.retry("lane", one, 100.0)
+    store.kill("b")
+    age()
+    finish(store, two)
+    assert lives_on("meter:lane", "load:lane")
+    for again in claim(store, 2):
+        store.retry("lane", again, 100.0)
+        store.kill(again.id)
+    assert lives_on("due:lane")
+    (last,) = claim(store)
+    store.kill(last.id)
+    assert lives_on("orders:m1")
+
+
+def test_the_only_start_of_a_lane_ends_by_itself(store, raw_redis):
+    (reservation,) = enqueue(store, calls("a"))
+    store.assign(lane(), reservation, "m1")
+    assert 0 < raw_redis.ttl(f"fly:{{{APP}}}:starts:lane") <= 86400
+
+
+def test_a_worker_that_has_gone_is_no_longer_known_to_the_queue(store, raw_redis):
+    def consumers():
+        return {one["name"] for one in raw_redis.xinfo_consumers(f"fly:{{{APP}}}:queue:lane", "workers")}
+
+    join(store, "m1", "m2", "m3", "m4")
+    enqueue(store, calls(*"abcd"))
+    taken = {machine: deliver(store, machine) for machine in ("m1", "m2", "m3", "m4")}
+    assert consumers() == {"m1", "m2", "m3", "m4"}
+    store.leave("lane", "m1", must=True)
+    bury(store, "m2")
+    assert consumers() == {"m3", "m4"}
+    raw_redis.hdel(f"fly:{{{APP}}}:workers:lane", "m3", "m4")  # as if their reads had begun after their burial
+    with pytest.raises(RedisUnavailableError, match="buried"):
+        store.claim("lane", "m3", "iad", taken["m3"], 0)
+    assert consumers() == {"m4"}
+    store.look(lane(), "look")
+    assert consumers() == set()
+    assert sorted(one.id for one in claim(store, 9, machine="m5")) == ["a", "b", "c", "d"]
+
+
+def test_a_call_that_can_have_no_machine_fails_with_what_the_fleet_says(store):
+    enqueue(store, calls("a", "b", "c"))
+    claim(store)
+    store.fail("lane", [("a", b"no machine"), ("b", b"none"), ("c", b"none at all")])
+    assert store.info("a").state is State.RUNNING
+    ended = [store.attach(name, "c2").outcome for name in "bc"]
+    assert [(one.state, one.attempt, one.sealed) for one in ended] == [
+        (State.FAILED, 0, b"none"),
+        (State.FAILED, 0, b"none at all"),
+    ]
+
+
+def test_orders_that_nobody_reads_are_bounded(store, raw_redis):
+    orders = f"fly:{{{APP}}}:orders:m1"
+    pipe = raw_redis.pipeline(transaction=False)
+    for _ in range(1100):
+        pipe.xadd(orders, {"id": "old"})
+    pipe.execute()
+    enqueue(store, calls("a"))
+    claim(store)
+    store.kill("a")
+    assert raw_redis.xlen(orders) == 1000
+
+
+def test_a_batch_tells_the_state_of_each_call_and_what_is_no_longer_known(store):
+    enqueue(store, [Call(name, b"sealed", keep=name != "b", batch="b1") for name in "abc"])
+    for one in claim(store, 2):
+        finish(store, one)
+    assert store.batch("b1") == [("a", State.SUCCEEDED), ("b", None), ("c", State.QUEUED)]
+    assert store.batch("b2") == []
+
+
+def test_a_lane_of_which_nothing_is_known_costs_nothing(store):
+    store.tend_due("lane")
+    meter = store.meter("lane")
+    assert (meter.queued, meter.running, meter.workers, meter.starting) == (0, 0, 0, 0)
+    assert (meter.billed_seconds, meter.useful_seconds, meter.calls, meter.starts) == (0.0, 0.0, 0, 0)
+
+
+def test_a_lane_has_one_worker_for_so_many_calls_and_no_more_than_its_limit(store):
+    assert len(enqueue(store, calls(*"abc"), where=lane(5, concurrency=2))) == 2
+    assert len(enqueue(store, calls(*"defghijklmnop"), client="c2", where=lane(5, concurrency=2))) == 3
+    join(store, "m1", "m2", "m3", "m4", "m5", "m6")
+    assert store.look(lane(5, concurrency=2), "look").reservations == []
