@@ -7,10 +7,11 @@ import fakeredis
 import pytest
 import redis
 
-from flyexecutor.call import Call, Outcome
+from flyexecutor.call import Call, Outcome, Part, Report
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
-from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES
+from flyexecutor.lane_store import GIVE_UP_WITHIN, RESERVATION_TTL
+from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES, UNFINISHED_TTL
 from flyexecutor.states import State
 from flyexecutor.store import Stay, Store
 from tests.conftest import APP
@@ -31,6 +32,43 @@ def enqueue(store, batch, *, client="c1", where=None, result_ttl=60):
 def claim(store, limit=1, machine="m1"):
     store._redis.hsetnx(store._key("workers", "lane"), machine, 1)  # as join does; that would do more
     return store.claim("lane", machine, "iad", [], limit)
+
+
+def join(store, *machines):
+    for machine in machines:
+        store.join("lane", machine, first=True)
+
+
+def bury(store, machine, *, oom=False):
+    return store.bury(lane(), machine, store.look(lane(), "look").workers[machine], "gone", oom=oom)
+
+
+def deliver(store, machine):
+    """What a blocking read takes for a machine."""
+    reader = store.deliveries("lane", machine)
+    reader.ask(5.0)
+    delivered = reader.answer()
+    reader.close()
+    return delivered
+
+
+def news(store, client="c1"):
+    reader = store.outcomes(client)
+    told = list(reader.read(5.0))
+    reader.close()
+    return told
+
+
+def seconds_left(raw_redis, kind):
+    """Of the keys of a kind."""
+    return {raw_redis.ttl(key) for key in raw_redis.scan_iter(f"fly:{{{APP}}}:{kind}:*", count=1000)}
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Payloads above 64 bytes are large, and stored in parts of 128."""
+    monkeypatch.setattr("flyexecutor.records.INLINE_BYTES", 64)
+    monkeypatch.setattr("flyexecutor.records.CHUNK_BYTES", 128)
 
 
 def finish(store, call, *, sealed=b"value", machine="m1", more=0, logs=b""):
@@ -328,10 +366,601 @@ def test_a_call_that_a_dead_hosts_open_read_has_taken_goes_to_another(store):
     reader.close()
 
 
-def test_creates_are_paced_for_all_clients_together(redis_url):
+def test_creates_are_paced_for_all_clients_together(redis_url, raw_redis):
     stores = [Store(redis_url, APP) for _ in range(2)]
     waits = [stores[n % 2].pace_create(1.0, 3) for n in range(6)]
     assert waits[:3] == [0.0, 0.0, 0.0]
     assert [round(wait) for wait in waits[3:]] == [1, 2, 3]
+    assert 5000 < raw_redis.pttl(f"fly:{{{APP}}}:creates") <= 7000
     for one in stores:
         one.close()
+
+
+# Claims
+
+
+def test_a_worker_that_wants_no_call_gets_none(store):
+    enqueue(store, calls("a", "b"))
+    assert claim(store, 0) == []
+    (one,) = claim(store, 1)
+    assert finish(store, one, more=0) == []
+    assert store.info("b").state is State.QUEUED
+
+
+def test_a_call_that_a_blocking_read_has_taken_is_claimed_with_others_that_wait(store):
+    join(store, "m1")
+    enqueue(store, calls("a", "b", "c", "d"))
+    taken = [*deliver(store, "m1"), *deliver(store, "m1")]
+    claimed = store.claim("lane", "m1", "iad", taken, 1)
+    assert [(one.id, one.attempt, one.sealed) for one in claimed] == [(name, 1, b"sealed") for name in "abc"]
+    info = store.info("b")
+    assert (info.state, info.machine_id, info.region) == (State.RUNNING, "m1", "iad")
+
+
+def test_a_call_that_expired_before_its_claim_fails_and_does_not_run(store, raw_redis):
+    enqueue(store, [Call("a", b"sealed", expires=0.001, expired=b"too late"), *calls("b")])
+    before = raw_redis.time()
+    while raw_redis.time() < (before[0], before[1] + 2000):
+        pass  # Redis's clock must pass the millisecond
+    assert [one.id for one in claim(store, 5)] == ["b"]
+    outcome = store.attach("a", "c").outcome
+    assert (outcome.state, outcome.attempt, outcome.sealed) == (State.FAILED, 0, b"too late")
+
+
+def test_a_call_that_is_begun_in_time_does_not_expire_later(store):
+    enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
+    assert 999 < store.tend_due("lane") <= 1000
+    (one,) = claim(store)
+    assert store.tend_due("lane") is None
+    store.hand_back("lane", [one])
+    assert [(again.id, again.attempt) for again in claim(store)] == [("a", 2)]
+
+
+def test_a_claim_tells_what_the_worker_needs_to_know(store):
+    join(store, "m1")
+    parts = [Part("p1", b"one"), Part("p2", b"two")]
+    for part in parts:
+        store.put_part(part)
+    enqueue(store, [Call("a", b"sealed", 1, timeout=2.5, parts=parts)])
+    (one,) = claim(store)
+    assert (one.timeout, one.raised, one.parts) == (2.5, 0, parts)
+    store.retry("lane", one, 0.0)
+    (again,) = claim(store)
+    assert (again.attempt, again.raised) == (2, 1)
+
+
+# What is lost
+
+
+def test_a_call_that_was_delivered_and_not_claimed_is_not_lost_with_its_machine(store):
+    join(store, "m1")
+    enqueue(store, calls("a", retries=0))
+    assert deliver(store, "m1")
+    assert bury(store, "m1") == 1
+    (one,) = claim(store, machine="m2")
+    assert (one.id, one.attempt) == ("a", 1)
+    join(store, "m2")  # it restarted: that is the first loss, and one too many
+    assert store.info("a").state is State.LOST
+
+
+@pytest.mark.parametrize("oom", [True, False])
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_call_that_was_killed_is_killed_when_its_machine_is_buried(store, oom, retries):
+    join(store, "m1")
+    enqueue(store, [Call("a", b"sealed", retries, bigger=("larger",))])
+    claim(store)
+    store.kill("a")
+    bury(store, "m1", oom=oom)
+    outcome = store.attach("a", "c").outcome
+    assert (outcome.state, outcome.attempt, outcome.machine_id, outcome.region) == (State.KILLED, 1, "m1", "iad")
+
+
+@pytest.mark.parametrize("oom", [True, False])
+def test_a_call_goes_to_a_larger_machine_if_its_own_was_buried_for_lack_of_memory(store, oom):
+    join(store, "m1")
+    enqueue(store, [Call("a", b"sealed", 1, bigger=("larger", "largest"))])
+    claim(store)
+    bury(store, "m1", oom=oom)
+    assert store.info("a").lane == ("larger" if oom else "lane")
+    assert [told.body for told in news(store)] == [b"larger"] if oom else store.meter("lane").queued == 1
+
+
+def test_a_call_that_outgrows_each_machine_is_lost_with_the_last(store):
+    enqueue(store, [Call("a", b"sealed", 5, bigger=("larger", "largest")), *calls("b")])
+    for number, name in enumerate(["lane", "larger", "largest"], 1):
+        assert store.info("a").lane == name
+        store.join(name, "m1", first=True)
+        (one,) = store.claim(name, "m1", "iad", [], 1)
+        assert one.attempt == number
+        store.outgrow(name, "m1", "iad", one, "too large", b"its logs")
+        assert (store.meter(name).queued, store.meter(name).running) == (int(name == "lane"), 0)
+    lost = store.attach("a", "c").outcome
+    assert (lost.state, lost.attempt, lost.region) == (State.LOST, 3, "iad")
+    assert (lost.sealed, lost.logs) == (b"oom: too large", b"its logs")
+    moves = [(told.kind, told.attempt, told.body) for told in news(store)[:-1]]
+    assert moves == [(Report.MOVED, 1, b"larger"), (Report.MOVED, 2, b"largest")]
+
+
+def test_a_call_whose_machine_was_out_of_memory_and_has_none_that_is_larger_is_lost(store):
+    join(store, "m1")
+    enqueue(store, calls("a", retries=5))
+    claim(store)
+    bury(store, "m1", oom=True)
+    assert store.attach("a", "c").outcome.sealed == b"oom: gone"
+
+
+def test_a_worker_that_was_buried_finishes_its_call_and_gets_no_other(store):
+    join(store, "m1")
+    enqueue(store, calls("a", "b"))
+    (one,) = claim(store)
+    bury(store, "m1")
+    assert finish(store, one, more=5) == []
+    assert store.meter("lane").queued == 2
+
+
+def test_what_was_cancelled_after_its_delivery_leaves_nothing_when_its_worker_is_buried(store, raw_redis):
+    join(store, "m1")
+    enqueue(store, calls("a", keep=False))
+    delivered = deliver(store, "m1")
+    assert store.cancel(["a"]) == ["a"]
+    bury(store, "m1")
+    with pytest.raises(RedisUnavailableError, match="buried"):
+        store.claim("lane", "m1", "iad", delivered, 5)
+    assert store.info("a") is None
+    assert store.meter("lane").queued == 0
+
+
+# What stays
+
+
+def test_a_record_lives_as_long_as_its_result_ttl_and_no_longer_holds_what_the_call_was_given(store, raw_redis):
+    enqueue(store, [Call("a", b"sealed", expires=1000.0, expired=b"too late")], result_ttl=60)
+    assert UNFINISHED_TTL - 60 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= UNFINISHED_TTL
+    finish(store, *claim(store))
+    assert 50 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= 60
+    assert raw_redis.hmget(f"fly:{{{APP}}}:call:a", "call", "expired") == [None, None]
+    assert 50 < store.info("a").expires_at - time.time() <= 61
+
+
+def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_parts):
+    enqueue(store, calls("a"), result_ttl=60)
+    finish(store, *claim(store), sealed=bytes(300))
+    left = seconds_left(raw_redis, "chunk")
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+    assert 50 < min(left) <= max(left) <= 60
+
+
+def test_what_a_call_was_given_goes_when_it_ends_or_is_sent_again(store, raw_redis, small_parts):
+    enqueue(store, calls("a", sealed=bytes(300)))
+    finish(store, *claim(store))
+    assert seconds_left(raw_redis, "chunk") == set()
+    enqueue(store, calls("a", sealed=bytes(300)))  # its answer was lost
+    assert seconds_left(raw_redis, "chunk") == set()
+    enqueue(store, calls("a", sealed=bytes(300)), client="c2")  # another with the same key
+    assert seconds_left(raw_redis, "chunk") == set()
+
+
+def test_what_a_second_client_sends_for_a_call_that_waits_goes_and_what_the_first_sent_stays(
+    store, raw_redis, small_parts
+):
+    enqueue(store, calls("a", sealed=bytes(300)))
+    enqueue(store, calls("a", sealed=bytes(300)), client="c2")
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+    (one,) = claim(store)
+    assert one.sealed == bytes(300)
+
+
+def test_a_large_outcome_that_comes_late_goes(store, raw_redis, small_parts):
+    enqueue(store, calls("a"))
+    (early,) = claim(store)
+    store.hand_back("lane", [early])
+    finish(store, early, sealed=bytes(300))
+    assert seconds_left(raw_redis, "chunk") == set()
+    finish(store, *claim(store), sealed=bytes(300))
+    finish(store, early, sealed=bytes(200))
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+
+
+def test_a_large_outcome_that_is_sent_again_for_a_call_that_has_gone_is_there_for_a_day(store, raw_redis, small_parts):
+    enqueue(store, calls("a", keep=False))
+    (one,) = claim(store)
+    finish(store, one, sealed=bytes(300))
+    finish(store, one, sealed=bytes(300))  # its answer was lost
+    assert max(seconds_left(raw_redis, "chunk")) <= 86400
+    (outcome,) = news(store)
+    assert outcome.sealed == bytes(300)
+
+
+def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by_itself(store, raw_redis):
+    join(store, "m1", "m2")
+    store.assign(lane(), "c1.1:1", "m3")
+    enqueue(store, [Call(name, b"sealed", 1, expires=1000.0, batch="b", bigger=("larger",)) for name in "abcd"])
+    assert raw_redis.ttl(f"fly:{{{APP}}}:due:lane") > 0
+    raw_redis.delete(f"fly:{{{APP}}}:due:lane")
+    one, two, three = claim(store, 3)
+    store.retry("lane", one, 60.0)
+    store.outgrow("lane", "m1", "iad", two, "too large", b"")
+    store.kill(three.id)
+    store.report([Report(three.id, three.attempt, Report.PROGRESS, 0, b"half")])
+    store.leave("lane", "m2", must=False, suspends=True)
+    store.pace_create(1.0, 1)
+    store.note_run("hourly", "d")
+    keys = raw_redis.keys(f"fly:{{{APP}}}:*")
+    kinds = {key.split(":")[2] for key in keys}
+    assert kinds >= {"call", "due", "batch", "orders", "queue", "starts", "outcomes", "lanes", "runs", "creates"}
+    assert {key: raw_redis.ttl(key) for key in keys if raw_redis.ttl(key) < 0} == {}
+
+
+# Who stays
+
+
+def test_a_machine_is_suspended_when_it_is_its_turn(store, monkeypatch):
+    monkeypatch.setattr("flyexecutor.store.SUSPEND_EVERY", 100.0)
+    join(store, "m1", "m2", "m3")
+    assert store.leave("lane", "m1", must=False, suspends=True) is None
+    second = store.leave("lane", "m2", must=False, suspends=True)
+    third = store.leave("lane", "m3", must=False, suspends=True)
+    assert (second.why, third.why) == ("turn", "turn")
+    assert 90 < second.seconds <= 100
+    assert 190 < third.seconds <= 200
+    assert set(store.look(lane(), "look").workers) == {"m2", "m3"}
+    assert store.leave("lane", "m2", must=False) is None  # it has waited
+    assert store.leave("lane", "m3", must=True, suspends=True) is None
+
+
+def test_a_worker_that_was_not_idle_for_long_leaves_only_if_fewer_would_do(store):
+    join(store, "m1", "m2", "m3")
+    enqueue(store, calls("a", "b"))
+    for one in claim(store, 2):
+        finish(store, one)
+    assert store.leave("lane", "m1", must=False, idle_left=5.0) is None
+    assert store.leave("lane", "m2", must=False, idle_left=5.0) == Stay(5.0, "needed")
+    assert store.leave("lane", "m2", must=False, idle_left=5.0, concurrency=2) is None
+    assert store.leave("lane", "m3", must=False, idle_left=5.0, concurrency=2) == Stay(5.0, "needed")
+    assert store.leave("lane", "m3", must=False) is None
+
+
+def test_a_worker_stays_for_a_call_that_is_soon_due(store):
+    join(store, "m1")
+    enqueue(store, calls("a"))
+    store.retry("lane", *claim(store), 100.0)
+    stays = store.leave("lane", "m1", must=False, soon=200.0)
+    assert (stays.why, 95 < stays.seconds <= 100) == ("due", True)
+    assert store.leave("lane", "m1", must=False, soon=10.0) is None
+
+
+@pytest.mark.parametrize(("reason", "state"), [("", State.QUEUED), ("its runners do not start", State.LOST)])
+def test_a_worker_that_leaves_hands_back_what_it_holds_or_loses_it_for_a_reason(store, reason, state):
+    join(store, "m1")
+    enqueue(store, calls("a", retries=0))
+    claim(store)
+    assert store.leave("lane", "m1", must=True, reason=reason) is None
+    assert store.info("a").state is state
+    if reason:
+        assert store.attach("a", "c").outcome.sealed == reason.encode()
+
+
+def test_a_suspended_worker_joins_again_once_somebody_has_started_its_machine(store):
+    join(store, "m1")
+    store.leave("lane", "m1", must=True)
+    assert not store.join_if_started("lane", "m1")
+    assert not store.is_worker("lane", "m1")
+    (reservation,) = enqueue(store, calls("a"))
+    assert store.assign(lane(), reservation, "m1")
+    assert store.join_if_started("lane", "m1")
+    assert store.is_worker("lane", "m1")
+    assert store.look(lane(), "look").starts == set()
+    assert [one.id for one in store.claim("lane", "m1", "iad", [], 1)] == ["a"]
+
+
+def test_a_worker_is_spare_when_fewer_would_have_done_of_late(store):
+    join(store, "m1", "m2")
+    enqueue(store, calls("a"))
+    (one,) = claim(store)
+    outcome = Outcome(one.id, one.attempt, State.SUCCEEDED, "m1", "iad", b"value")
+    assert store.finish("lane", "m1", "iad", [outcome], 1, concurrency=1).spare
+    store.leave("lane", "m2", must=True)
+    assert not store.finish("lane", "m1", "iad", [outcome], 1, concurrency=1).spare
+    assert not store.finish("lane", "m2", "iad", [outcome], 1, concurrency=1).spare
+
+
+def workers_needed(store, concurrency=1):
+    """How many of five stay when each leaves that is spare."""
+    machines = [f"w{n}" for n in range(5)]
+    join(store, *machines)
+    told = [
+        store.leave("lane", one, must=False, idle_left=5.0, concurrency=concurrency, suspends=False) for one in machines
+    ]
+    return len(machines) - told.count(None)
+
+
+def test_as_many_workers_are_needed_as_there_were_calls_at_a_time_in_this_window_and_the_last(store, raw_redis):
+    where = Lane("lane", {}, (), 10, 1, 60.0, load_window=100.0)
+    named = iter(range(1000))
+
+    def come_and_go(number):
+        some = calls(*(f"a{next(named)}" for _ in range(number)))
+        store.enqueue(where, some, client="c1", result_ttl=60, reservation=some[0].id)
+        store.cancel([one.id for one in some])
+
+    def pass_time(seconds):
+        raw_redis.hincrby(f"fly:{{{APP}}}:load:lane", "at", -1000 * seconds)
+
+    come_and_go(3)
+    assert (workers_needed(store), workers_needed(store, concurrency=2)) == (3, 2)
+    come_and_go(4)
+    come_and_go(1)
+    assert workers_needed(store) == 4
+    pass_time(150)
+    assert workers_needed(store) == 4
+    come_and_go(1)
+    pass_time(50)
+    assert workers_needed(store) == 4
+    pass_time(100)
+    assert workers_needed(store) == 1
+    come_and_go(2)
+    pass_time(250)
+    assert workers_needed(store) == 0
+    come_and_go(1)
+    assert workers_needed(store) == 1
+    pass_time(300)
+    store.enqueue(where, calls("a0"), client="c2", result_ttl=60, reservation="again")  # it has ended
+    assert workers_needed(store) == 0
+
+
+def test_what_machines_cost_and_what_ran_on_them_is_metered(store, raw_redis):
+    def clock():
+        seconds, microseconds = raw_redis.time()
+        return seconds + microseconds / 1e6
+
+    enqueue(store, calls("a"))
+    begun = clock()
+    assert store.assign(lane(), "c1.1:1", "m1")
+    join(store, "m1")
+    (one,) = claim(store)
+    while clock() < begun + 0.02:
+        pass
+    finish(store, one)
+    ran = clock() - begun
+    while clock() < begun + 0.04:
+        pass
+    meter = store.meter("lane")
+    assert (meter.calls, meter.starts, meter.workers, meter.starting) == (1, 1, 1, 0)
+    assert 0 < meter.useful_seconds <= ran + 0.002
+    assert meter.billed_seconds > 0.035
+    store.leave("lane", "m1", must=True)
+    left = clock() - begun
+    assert 0.035 < store.meter("lane").billed_seconds <= left + 0.002
+    join(store, "m1")
+    bury(store, "m1")
+    assert store.meter("lane").starts == 2
+    assert 0.035 < store.meter("lane").billed_seconds <= clock() - begun + 0.002
+
+
+def test_a_machine_that_is_started_again_after_its_start_was_given_up_is_billed_for_both(store, raw_redis):
+    first, second = enqueue(store, calls("a", "b"))
+    assert store.assign(lane(), first, "m1")
+    raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -10_000)
+    raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": 1})  # it did not come in time
+    store.look(lane(), "look")
+    assert store.assign(lane(), second, "m1")
+    raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -5_000)
+    assert 15 <= store.meter("lane").billed_seconds < 20
+    assert store.meter("lane").starts == 2
+    store.release(lane(), "m1")
+    raw_redis.zrem(f"fly:{{{APP}}}:starts:lane", "m1")
+    assert 15 <= store.meter("lane").billed_seconds < 20
+    assert raw_redis.hlen(f"fly:{{{APP}}}:awake:lane") == 0
+
+
+def test_a_machine_is_counted_on_for_as_long_as_it_may_boot_and_a_reservation_for_less(store, raw_redis):
+    (reservation,) = enqueue(store, calls("a"))
+
+    def counted(name):
+        return raw_redis.zscore(f"fly:{{{APP}}}:starts:lane", name) / 1000 - raw_redis.time()[0]
+
+    assert RESERVATION_TTL - 2 < counted(reservation) <= RESERVATION_TTL + 1
+    store.assign(lane(boot_timeout=100.0), reservation, "m1")
+    assert 98 + GIVE_UP_WITHIN < counted("m1") <= 101 + GIVE_UP_WITHIN
+    assert store.look(lane(), "look", ["nobody's"]).starts == {"m1"}
+    assert store.meter("lane").starting == 1
+    raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": 1})
+    assert store.meter("lane").starting == 0
+    assert store.look(lane(), "look").starts == {"look:1"}
+    store.release(lane(), "look:1")
+    assert store.meter("lane").starting == 0
+
+
+def test_a_fleet_is_told_when_something_is_due_and_has_it_queued(store, raw_redis):
+    assert store.look(lane(), "look").due is None
+    enqueue(store, calls("a"))
+    store.retry("lane", *claim(store), 100.0)
+    assert 90 < store.look(lane(), "look").due <= 100
+    assert (store.info("a").state, store.meter("lane").queued) == (State.QUEUED, 0)
+    raw_redis.zadd(f"fly:{{{APP}}}:due:lane", {"r a": 1})
+    assert store.look(lane(), "look").due is None
+    assert store.meter("lane").queued == 1
+
+
+def test_a_call_that_is_cancelled_while_it_waits_for_its_retry_leaves_nothing(store, raw_redis):
+    enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
+    store.retry("lane", *claim(store), 100.0)
+    assert store.cancel(["a"]) == ["a"]
+    enqueue(store, [Call("b", b"sealed", 1, expires=1000.0, expired=b"too late")], client="c2")
+    assert store.cancel(["b"]) == ["b"]
+    assert store.tend_due("lane") is None
+
+
+def test_what_a_running_call_says_is_told_and_kept_as_its_kind_demands(store):
+    enqueue(store, calls("a"))
+    (one,) = claim(store)
+    store.attach("a", "c2")
+    for kind, waiting in ((Report.PROGRESS, 1), (Report.ITEM, 2), (Report.LOGS, 0)):
+        assert store.report([Report("a", one.attempt, kind, 7, kind.encode())]) == waiting
+    assert store.report([Report("a", one.attempt + 1, Report.PROGRESS, 0, b"late")]) == 0
+    assert store.attach("a", "c2").progress == b"progress"
+    assert store.logs("a") == b"logs"
+    for client in ("c1", "c2"):
+        told = [(said.id, said.attempt, said.kind, said.number, said.body) for said in news(store, client)]
+        assert told == [("a", 1, "progress", 7, b"progress"), ("a", 1, "item", 7, b"item")]
+
+
+def test_logs_are_told_with_a_failure_and_not_with_a_success(store):
+    enqueue(store, calls("a", "b"))
+    for one, state in zip(claim(store, 2), (State.SUCCEEDED, State.FAILED), strict=True):
+        outcome = Outcome(one.id, one.attempt, state, "m1", "iad", b"value", b"printed")
+        store.finish("lane", "m1", "iad", [outcome], 0, concurrency=1)
+    assert [told.logs for told in news(store)] == [b"", b"printed"]
+    assert (store.logs("a"), store.attach("a", "c").outcome.logs) == (b"printed", b"printed")
+
+
+def test_an_outcome_is_told_with_where_and_when_it_ran(store):
+    enqueue(store, calls("a", "b"))
+    store.cancel(["b"])
+    finish(store, *claim(store))
+    enqueue(store, calls("a", "b"), client="c2")
+    for client in ("c1", "c2"):
+        told = {outcome.id: outcome for outcome in news(store, client)}
+        assert (told["a"].state, told["a"].attempt, told["a"].sealed) == (State.SUCCEEDED, 1, b"value")
+        assert (told["a"].machine_id, told["a"].region) == ("m1", "iad")
+        assert told["a"].times == store.info("a").times
+        assert 0 < told["a"].times.queued <= told["a"].times.started <= told["a"].times.finished
+        assert (told["b"].state, told["b"].machine_id, told["b"].region) == (State.CANCELLED, "", "")
+        assert told["b"].times.started == 0.0
+
+
+def test_the_lanes_that_had_a_call_are_known_for_a_month(store, raw_redis):
+    raw_redis.zadd(f"fly:{{{APP}}}:lanes", {"old": (raw_redis.time()[0] - 29 * 86400) * 1000})
+    raw_redis.zadd(f"fly:{{{APP}}}:lanes", {"older": (raw_redis.time()[0] - 31 * 86400) * 1000})
+    enqueue(store, calls("a"))
+    assert store.lanes_since(60) == {"lane"}
+    assert store.lanes_since(90 * 86400) == {"lane", "old"}
+
+
+def test_an_order_to_kill_is_given_once_to_the_machine_that_runs_the_call(store, raw_redis):
+    enqueue(store, calls("a", "b"))
+    claim(store)
+    assert [store.kill(name) for name in "aab"] == [State.RUNNING, State.RUNNING, State.QUEUED]
+    orders = store.orders("m1")
+    orders.ask(5.0)
+    assert orders.orders() == ["a"]
+    orders.close()
+    assert store.info("b").state is State.CANCELLED
+    assert 0 < raw_redis.ttl(f"fly:{{{APP}}}:orders:m1") <= 86400
+
+
+def test_a_call_that_raised_and_was_killed_meanwhile_is_not_tried_again(store):
+    enqueue(store, [Call("a", b"sealed", 1, bigger=("larger",)), *calls("b")])
+    for one, verb in zip(claim(store, 2), ("retry", "outgrow"), strict=True):
+        store.kill(one.id)
+        if verb == "retry":
+            store.retry("lane", one, 100.0)
+        else:
+            store.outgrow("lane", "m1", "iad", one, "too large", b"")
+        assert store.info(one.id).state is State.KILLED
+
+
+def test_what_is_used_again_lives_on(store, raw_redis):
+    def age():
+        for key in raw_redis.scan_iter(f"fly:{{{APP}}}:*", count=1000):
+            raw_redis.expire(key, 60)
+
+    def lives_on(*kinds):
+        return {kind for kind in kinds if raw_redis.ttl(f"fly:{{{APP}}}:{kind}") > 3600} == set(kinds)
+
+    enqueue(store, calls("a", "b", "c"))
+    age()
+    enqueue(store, calls("d", "e"), client="c2")
+    assert lives_on("queue:lane", "lanes", "load:lane", "starts:lane")
+    age()
+    assert store.assign(lane(), "c1.1:1", "m1")
+    assert lives_on("starts:lane", "meter:lane", "awake:lane")
+    join(store, "m1")
+    age()
+    join(store, "m1", "m2")
+    assert lives_on("workers:lane", "awake:lane", "meter:lane")
+    one, two = claim(store, 2)
+    store.retry("lane", one, 100.0)
+    store.kill("b")
+    age()
+    finish(store, two)
+    assert lives_on("meter:lane", "load:lane")
+    for again in claim(store, 2):
+        store.retry("lane", again, 100.0)
+        store.kill(again.id)
+    assert lives_on("due:lane")
+    (last,) = claim(store)
+    store.kill(last.id)
+    assert lives_on("orders:m1")
+
+
+def test_the_only_start_of_a_lane_ends_by_itself(store, raw_redis):
+    (reservation,) = enqueue(store, calls("a"))
+    store.assign(lane(), reservation, "m1")
+    assert 0 < raw_redis.ttl(f"fly:{{{APP}}}:starts:lane") <= 86400
+
+
+def test_a_worker_that_has_gone_is_no_longer_known_to_the_queue(store, raw_redis):
+    def consumers():
+        return {one["name"] for one in raw_redis.xinfo_consumers(f"fly:{{{APP}}}:queue:lane", "workers")}
+
+    join(store, "m1", "m2", "m3", "m4")
+    enqueue(store, calls(*"abcd"))
+    taken = {machine: deliver(store, machine) for machine in ("m1", "m2", "m3", "m4")}
+    assert consumers() == {"m1", "m2", "m3", "m4"}
+    store.leave("lane", "m1", must=True)
+    bury(store, "m2")
+    assert consumers() == {"m3", "m4"}
+    raw_redis.hdel(f"fly:{{{APP}}}:workers:lane", "m3", "m4")  # as if their reads had begun after their burial
+    with pytest.raises(RedisUnavailableError, match="buried"):
+        store.claim("lane", "m3", "iad", taken["m3"], 0)
+    assert consumers() == {"m4"}
+    store.look(lane(), "look")
+    assert consumers() == set()
+    assert sorted(one.id for one in claim(store, 9, machine="m5")) == ["a", "b", "c", "d"]
+
+
+def test_a_call_that_can_have_no_machine_fails_with_what_the_fleet_says(store):
+    enqueue(store, calls("a", "b", "c"))
+    claim(store)
+    store.fail("lane", [("a", b"no machine"), ("b", b"none"), ("c", b"none at all")])
+    assert store.info("a").state is State.RUNNING
+    ended = [store.attach(name, "c2").outcome for name in "bc"]
+    assert [(one.state, one.attempt, one.sealed) for one in ended] == [
+        (State.FAILED, 0, b"none"),
+        (State.FAILED, 0, b"none at all"),
+    ]
+
+
+def test_orders_that_nobody_reads_are_bounded(store, raw_redis):
+    orders = f"fly:{{{APP}}}:orders:m1"
+    pipe = raw_redis.pipeline(transaction=False)
+    for _ in range(1100):
+        pipe.xadd(orders, {"id": "old"})
+    pipe.execute()
+    enqueue(store, calls("a"))
+    claim(store)
+    store.kill("a")
+    assert raw_redis.xlen(orders) == 1000
+
+
+def test_a_batch_tells_the_state_of_each_call_and_what_is_no_longer_known(store):
+    enqueue(store, [Call(name, b"sealed", keep=name != "b", batch="b1") for name in "abc"])
+    for one in claim(store, 2):
+        finish(store, one)
+    assert store.batch("b1") == [("a", State.SUCCEEDED), ("b", None), ("c", State.QUEUED)]
+    assert store.batch("b2") == []
+
+
+def test_a_lane_of_which_nothing_is_known_costs_nothing(store):
+    store.tend_due("lane")
+    meter = store.meter("lane")
+    assert (meter.queued, meter.running, meter.workers, meter.starting) == (0, 0, 0, 0)
+    assert (meter.billed_seconds, meter.useful_seconds, meter.calls, meter.starts) == (0.0, 0.0, 0, 0)
+
+
+def test_a_lane_has_one_worker_for_so_many_calls_and_no_more_than_its_limit(store):
+    assert len(enqueue(store, calls(*"abc"), where=lane(5, concurrency=2))) == 2
+    assert len(enqueue(store, calls(*"defghijklmnop"), client="c2", where=lane(5, concurrency=2))) == 3
+    join(store, "m1", "m2", "m3", "m4", "m5", "m6")
+    assert store.look(lane(5, concurrency=2), "look").reservations == []
