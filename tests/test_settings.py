@@ -23,7 +23,7 @@ def test_everything_can_come_from_the_environment():
     ("given", "read"),
     [
         ("http://_api.internal:4280", "http://_api.internal:4280"),
-        ("https://api.test//", "https://api.test"),
+        ("https://api.test/X//", "https://api.test/X"),
     ],
 )
 def test_the_api_is_where_the_environment_or_the_caller_says(given, read):
