@@ -163,14 +163,18 @@ class Outbox:
                     self._done(batch, exc)
                     self._failed(batch, exc)
                     return
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed, pause)
+                self._pause(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
             else:
                 self._reached, self._down_since = True, None
                 self._stored(lane, reservations)  # before flush returns: who exits then waits for the fleet too
                 self._done(batch, None)
                 return
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            closed = self._closed  # closing ends the pause that it falls into, and no later one
+            self._changed.wait_for(lambda: self._closed is not closed, seconds)
 
     def _drop_unused(self) -> None:
         with self._changed:

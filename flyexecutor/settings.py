@@ -4,6 +4,7 @@ Reads the variables that a Fly app has or its owner sets. Never prints a token, 
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -120,11 +121,12 @@ def redact(url: str) -> str:
     Whatever stands before the last @ goes, and what follows a ?, where redis-py takes a password too. Not `urlsplit`:
     it ends the host at a / or # that somebody forgot to encode, and takes what follows for a path.
     """
-    scheme, separator, rest = url.rpartition("://")
-    before, _, address = rest.rpartition("@")
+    found = re.match(r"\w+://", url)  # at the beginning only: a password may hold :// too
+    scheme = found[0] if found else ""
+    before, _, address = url[len(scheme) :].rpartition("@")
     if "?" in before:
         address = "..."  # the @ may belong to a password that follows the ?
-    return scheme + separator + address.partition("?")[0]
+    return scheme + address.partition("?")[0]
 
 
 def _has_good_port(url: str) -> bool:

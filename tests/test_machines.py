@@ -60,6 +60,25 @@ def test_passing_troubles_are_tried_again_a_bounded_number_of_times(api, client,
     assert max(client.pauses) <= machines.LONGEST_PAUSE
 
 
+@pytest.mark.parametrize(("of_the_spread", "pauses"), [(min, [0.25, 0.5, 1.0, 1.5]), (max, [0.5, 1.0, 2.0, 3.0])])
+def test_each_pause_is_twice_the_last_one_or_up_to_half_of_that_less(api, client, monkeypatch, of_the_spread, pauses):
+    monkeypatch.setattr(machines.random, "uniform", lambda *ends: of_the_spread(ends))
+    monkeypatch.setattr(machines, "LONGEST_PAUSE", 3.0)
+    for _ in range(machines.ATTEMPTS):
+        api.get(f"{BASE}/m1", status=500)
+    with pytest.raises(MachinesError):
+        client.get("m1")
+    assert client.pauses == pauses
+
+
+def test_a_netrc_does_not_replace_the_token(api, client, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine api.test login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    api.get(BASE, json=[])
+    client.list("lane")
+    assert api.calls[0].request.headers["Authorization"] == f"Bearer {TOKEN}"
+
+
 def test_success_after_a_429_is_a_success(api, client):
     api.post(f"{BASE}/m1/start", status=429)
     api.post(f"{BASE}/m1/start", json={"previous_state": "stopped"})
@@ -83,6 +102,24 @@ def test_a_create_whose_answer_was_lost_is_looked_for_by_its_name(api, client):
     assert client.create("n", {"image": "i"}, None, "lane").id == "m1"
 
 
+def test_a_create_that_was_made_though_it_was_answered_by_an_error_is_not_made_twice(api, client):
+    for _ in range(machines.ATTEMPTS):
+        api.post(BASE, body="<html>bad gateway</html>", status=503)
+    api.get(BASE, json=[{**MACHINE, "name": "other", "id": "m0"}, MACHINE])
+    assert client.create("n", {"image": "i"}, None, "lane").id == "m1"
+
+
+@pytest.mark.parametrize(("status", "looks"), [(500, True), (422, False)])
+def test_a_create_that_was_not_made_is_told_and_looked_for_only_if_it_may_have_been(api, client, status, looks):
+    for _ in range(machines.ATTEMPTS if looks else 1):
+        api.post(BASE, json={"error": "because"}, status=status)
+    if looks:
+        api.get(BASE, json=[{**MACHINE, "name": "other", "id": "m0"}])
+    with pytest.raises(MachinesError, match="because") as told:
+        client.create("n", {"image": "i"}, None, "lane")
+    assert told.value.status == status
+
+
 def test_a_name_that_is_taken_is_our_own_earlier_create(api, client):
     api.post(BASE, json={"error": "unique machine name violation: name n is used"}, status=422)
     api.get(BASE, json=[MACHINE])
@@ -92,6 +129,36 @@ def test_a_name_that_is_taken_is_our_own_earlier_create(api, client):
 def test_a_machine_that_is_gone_is_none(api, client):
     api.get(f"{BASE}/m9", json={"error": "machine not found"}, status=404)
     assert client.get("m9") is None
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_machine_that_can_not_be_looked_at_is_not_taken_for_gone(api, client, status):
+    for _ in range(machines.ATTEMPTS if status == 500 else 1):
+        api.get(f"{BASE}/m9", status=status)
+    with pytest.raises(MachinesError):
+        client.get("m9")
+
+
+def test_one_that_is_gone_is_destroyed_and_another_error_is_told(api, client):
+    api.delete(f"{BASE}/m9", status=404)
+    client.destroy("m9")
+    api.delete(f"{BASE}/m8", json={"error": "it runs"}, status=412)
+    with pytest.raises(MachinesError, match="it runs"):
+        client.destroy("m8")
+
+
+@pytest.mark.parametrize(("force", "query"), [(False, {}), (True, {"force": "true"})])
+def test_a_machine_that_runs_is_destroyed_only_by_force(api, client, force, query):
+    api.delete(f"{BASE}/m1", match=[responses.matchers.query_param_matcher(query)])
+    client.destroy("m1", force=force)
+
+
+def test_what_is_known_of_a_machine_whose_host_does_not_answer_is_read(api, client):
+    config = {"metadata": {"flyexecutor": "lane", "flyexecutor_keeper": "1"}, "guest": {"memory_mb": 512}}
+    api.get(f"{BASE}/m1", json={**MACHINE, "host_status": "unreachable", "config": None, "incomplete_config": config})
+    machine = client.get("m1")
+    assert (machine.host_status, machine.lane, machine.keeper) == ("unreachable", "lane", True)
+    assert machine.guest == {"memory_mb": 512}
 
 
 @pytest.mark.parametrize(

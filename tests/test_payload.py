@@ -1,9 +1,13 @@
 import os
 import pickle
+import sys
 import threading
+import types
 
+import cloudpickle
 import pytest
 
+import tests
 from flyexecutor import payload
 from flyexecutor.errors import RemoteError, WorkerCrashedError
 from flyexecutor.trust import Encoding
@@ -43,6 +47,32 @@ def test_buffers_come_back_writable_beside_the_pickle(size):
     held.buffer[0] = 1
     assert (held.buffer[0], len(held.buffer)) == (1, size)
     assert len(dumped.body) < size + 5_000
+
+
+def goes_by_value(*modules):
+    with payload.shipping(modules):
+        dumped = payload.dump_call(tasks.increment, (1,), {})
+    invocation = load_call(dumped)
+    assert invocation.fn(*invocation.args) == 2
+    return invocation.fn is not tasks.increment
+
+
+def test_a_function_goes_by_value_while_its_module_or_package_is_shipped(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tests.task", types.ModuleType("tests.task"))
+    assert [goes_by_value(tasks), goes_by_value(tests), goes_by_value(payload, tasks)] == [True] * 3
+    assert [goes_by_value(), goes_by_value(payload), goes_by_value(sys.modules["tests.task"])] == [False] * 3
+
+
+def test_what_the_user_registered_with_cloudpickle_stays_so_and_what_we_did_does_not():
+    cloudpickle.register_pickle_by_value(tasks)
+    try:
+        assert goes_by_value(tasks, payload)
+        assert cloudpickle.list_registry_pickle_by_value() == {"tests.tasks"}
+        with pytest.raises(ZeroDivisionError), payload.shipping([payload]):
+            raise ZeroDivisionError
+        assert cloudpickle.list_registry_pickle_by_value() == {"tests.tasks"}
+    finally:
+        cloudpickle.unregister_pickle_by_value(tasks)
 
 
 def test_what_can_not_be_pickled_names_the_function():

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from flyexecutor.lane import Exit, Machine
@@ -6,8 +8,9 @@ from flyexecutor.policy import Bury, Create, GiveUp, Snapshot, Start, Stop, plan
 NOW = 1_000_000.0
 
 
-def machine(name, state, *, exit_=None, host="ok", keeper=True, age=1.0, **more):
-    return Machine(name, name, state, "iad", "01", host, exit_, keeper=keeper, changed_at=NOW - age, **more)
+def machine(id_, state, *, name="", exit_=None, host="ok", keeper=True, age=1.0, **more):
+    name = name or f"named {id_}"
+    return Machine(id_, name, state, "iad", "01", host, exit_, keeper=keeper, changed_at=NOW - age, **more)
 
 
 def snapshot(machines=(), *, workers=(), starts=(), reservations=(), creating=0, booting=None, max_workers=10, **more):
@@ -26,10 +29,15 @@ def test_a_machine_that_is_there_is_started_before_one_is_created(state):
     assert plan(snapshot([idle], reservations=["r1", "r2"])) == [Start("r1", idle), Create("r2", keeper=False)]
 
 
-def test_suspended_goes_before_stopped():
-    stopped, suspended = machine("a", "stopped"), machine("b", "suspended")
-    (action,) = plan(snapshot([stopped, suspended], reservations=["r"]))
-    assert action == Start("r", suspended)
+@pytest.mark.parametrize("states", [*itertools.permutations(["suspended", "stopped", "created"])])
+def test_what_is_soonest_there_is_started_first_whatever_the_order_of_the_list(states):
+    seen = snapshot([machine(state, state) for state in states], reservations=["r1", "r2", "r3"])
+    assert [action.machine.state for action in plan(seen)] == ["suspended", "stopped", "created"]
+
+
+def test_a_machine_whose_host_does_not_answer_is_neither_started_nor_stopped():
+    resting, forgotten = machine("a", "stopped", host="unreachable"), machine("b", "started", host="unknown", age=130)
+    assert plan(snapshot([resting, forgotten], reservations=["r"])) == [Create("r", keeper=False)]
 
 
 def test_machines_at_work_or_on_their_way_are_not_counted_on():
@@ -42,6 +50,25 @@ def test_at_the_limit_one_that_is_leaving_is_awaited_instead_of_creating_one_too
     assert plan(snapshot([leaving], reservations=["r"], max_workers=1)) == [Start("r", leaving)]
     assert plan(snapshot([leaving], reservations=["r"], max_workers=2)) == [Create("r", keeper=False)]
     assert plan(snapshot([leaving], reservations=["r"], creating=1, max_workers=2)) == [Start("r", leaving)]
+
+
+def test_what_is_created_now_counts_towards_the_limit_and_what_fly_starts_does_not():
+    leaving, scheduled = machine("a", "started"), machine("b", "stopped", schedule="daily")
+    asked = snapshot([leaving, scheduled], reservations=["r1", "r2", "r3"], max_workers=3)
+    assert plan(asked) == [Create("r1", keeper=False), Create("r2", keeper=False), Start("r3", leaving)]
+    assert plan(snapshot([scheduled], reservations=["r"])) == [Create("r", keeper=True)]
+
+
+@pytest.mark.parametrize("state", ["failed", "creating", "starting", "restarting", "destroying", "replacing"])
+def test_at_the_limit_what_will_not_rest_soon_is_not_awaited(state):
+    seen = snapshot([machine("a", state)], reservations=["r"], max_workers=1)
+    assert plan(seen) == [Create("r", keeper=False)]
+
+
+def test_each_machine_that_leaves_is_awaited_once_and_is_not_stopped_meanwhile():
+    first, second = machine("a", "started", age=130), machine("b", "suspending")
+    seen = snapshot([first, second], reservations=["r1", "r2", "r3"], max_workers=2)
+    assert plan(seen) == [Start("r1", first), Start("r2", second), Create("r3", keeper=False)]
 
 
 @pytest.mark.parametrize("state", ["stopped", "suspended", "failed", "destroyed", "destroying"])
@@ -61,6 +88,10 @@ def test_a_worker_in_a_passing_state_is_left_alone(state):
     assert plan(snapshot([machine("a", state)], workers=["a"])) == []
 
 
+def test_a_worker_may_run_for_any_time():
+    assert plan(snapshot([machine("a", "started", age=1e6)], workers=["a"])) == []
+
+
 def test_a_start_is_given_up_when_the_machine_has_ended_anew_and_not_for_its_earlier_end():
     earlier, now = Exit(0, -1, False, 1), Exit(1, -1, False, 2)
     for exit_, actions in ((earlier, []), (now, [GiveUp("a", machine("a", "stopped", exit_=now), again=False)])):
@@ -69,16 +100,18 @@ def test_a_start_is_given_up_when_the_machine_has_ended_anew_and_not_for_its_ear
 
 
 def test_a_machine_is_made_to_be_kept_while_fewer_than_warm_are():
-    made = plan(snapshot([machine("a", "started")], workers=["a"], reservations=["r1", "r2", "r3"], warm=2))
-    assert [action.keeper for action in made] == [True, False, False]
+    made = plan(snapshot([machine("a", "started")], workers=["a"], reservations=["r1", "r2", "r3"], warm=3))
+    assert [action.keeper for action in made] == [True, True, False]
     asked = plan(snapshot(reservations=["r1", "r2"], warm=2, creating=1, creating_keepers=1))
     assert [action.keeper for action in asked] == [True, False]
     assert [action.keeper for action in plan(snapshot(reservations=["r"], warm=0))] == [False]
 
 
-def test_of_machines_that_rest_the_keepers_are_started_first():
-    other, keeper = machine("a", "stopped", keeper=False), machine("b", "stopped")
-    assert plan(snapshot([other, keeper], reservations=["r"])) == [Start("r", keeper)]
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_of_machines_that_rest_alike_the_keepers_are_started_first(order):
+    there = [machine("a", "suspended", keeper=False), machine("b", "stopped"), machine("c", "stopped", keeper=False)]
+    seen = snapshot([there[n] for n in order], reservations=["r1", "r2", "r3"])
+    assert [action.machine.id for action in plan(seen)] == ["a", "b", "c"]
 
 
 def test_a_machine_that_destroys_itself_is_not_waited_for():
@@ -88,13 +121,15 @@ def test_a_machine_that_destroys_itself_is_not_waited_for():
 
 
 def test_a_machine_whose_host_had_no_room_is_avoided_for_a_while():
-    full = machine("a", "stopped")
-    assert plan(snapshot([full], reservations=["r"], avoid=frozenset("a"))) == [Create("r", keeper=False)]
+    full, other = machine("a", "suspended"), machine("b", "stopped")
+    seen = snapshot([other, full], reservations=["r1", "r2"], avoid=frozenset("a"))
+    assert plan(seen) == [Start("r1", other), Create("r2", keeper=False)]
 
 
 def test_a_machine_that_runs_for_nobody_is_stopped_once_it_had_time_to_join():
-    fresh, forgotten = machine("a", "started", age=100), machine("b", "started", age=130)
-    assert plan(snapshot([fresh, forgotten], patience=120.0)) == [Stop(forgotten)]
+    fresh, forgotten = machine("a", "started", age=120), machine("b", "started", age=121)
+    assert plan(snapshot([fresh, forgotten])) == [Stop(forgotten)]
+    assert plan(snapshot([machine("c", "stopping", age=130)])) == []  # it ends by itself
     assert plan(snapshot([forgotten], workers=["b"])) == []
     assert plan(snapshot([forgotten], starts=["b"])) == []
     assert plan(snapshot([machine("c", "started", age=130, schedule="daily")])) == []
@@ -103,6 +138,7 @@ def test_a_machine_that_runs_for_nobody_is_stopped_once_it_had_time_to_join():
 @pytest.mark.parametrize("state", ["starting", "stopping", "suspending", "replacing"])
 def test_a_machine_that_hangs_in_a_passing_state_is_lost(state):
     stuck = machine("a", state, age=301)
+    assert plan(snapshot([machine("a", state, age=300)], workers=["a"])) == []
     assert plan(snapshot([stuck], workers=["a"])) == [Bury("a", "7", stuck)]
     assert plan(snapshot([stuck], reservations=["r"], max_workers=1)) == [Create("r", keeper=False)]
 
@@ -119,7 +155,7 @@ def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
 
 
 def test_a_machine_that_is_being_created_for_a_reservation_is_not_taken_for_another():
-    fresh = machine("fx-l-c-1-1", "created", lane="l")
+    fresh = machine("a", "created", name="fx-l-c-1-1", lane="l")
     asked = snapshot([fresh], starts=["c.1:1", "c.2:1"], reservations=["c.2:1"], creating=1)
     assert plan(asked) == [Create("c.2:1", keeper=False)]
 
@@ -139,9 +175,25 @@ def test_a_machine_that_was_destroyed_before_it_joined_is_given_up():
     assert plan(snapshot(**asked, overdue=frozenset("a"))) == [GiveUp("a", None, again=True)]
 
 
+@pytest.mark.parametrize("state", ["creating", "created", "starting", "started", "restarting"])
+def test_a_machine_that_boots_is_not_given_up_however_long_it_takes(state):
+    booting = machine("a", state, exit_=Exit(1, -1, False, 2), age=250)
+    assert plan(snapshot([booting], starts=["a"], booting={"a": None}, overdue=frozenset("a"))) == []
+
+
+def test_a_machine_that_joined_in_the_meantime_is_not_given_up_and_the_next_one_is():
+    ended = [machine(name, "stopped", exit_=Exit(0, -1, False, 2)) for name in "ab"]
+    assert plan(snapshot(ended, starts=["b"], booting={"a": None, "b": None})) == [GiveUp("b", ended[1], again=True)]
+
+
 @pytest.mark.parametrize(
     ("end", "again"),
     [
+        (None, False),  # it ended, and Fly no longer tells how
+        (Exit(1, None, False, 2), False),
+        (Exit(1, 0, False, 2), False),
+        (Exit(129, 1, False, 2), True),
+        (Exit(1, -1, False, 2, requested_stop=True), True),
         (Exit(1, -1, False, 2), False),  # the image's fault
         (Exit(137, 9, True, 2), False),  # too small
         (Exit(137, 9, False, 2), True),
@@ -150,5 +202,5 @@ def test_a_machine_that_was_destroyed_before_it_joined_is_given_up():
     ],
 )
 def test_what_is_no_fault_of_the_image_is_tried_again(end, again):
-    ended = machine("a", "stopped", exit_=end)
-    assert plan(snapshot([ended], starts=["a"], booting={"a": None})) == [GiveUp("a", ended, again=again)]
+    ended, earlier = machine("a", "stopped", exit_=end), Exit(0, -1, False, 1)
+    assert plan(snapshot([ended], starts=["a"], booting={"a": earlier})) == [GiveUp("a", ended, again=again)]

@@ -1,7 +1,8 @@
 import pytest
 
 from flyexecutor.errors import SettingsError
-from flyexecutor.settings import read_settings, redact
+from flyexecutor.settings import machine_settings, read_settings, redact
+from flyexecutor.trust import derive_key
 
 FULL = {
     "FLY_TASKS_APP": "tasks",
@@ -15,25 +16,56 @@ def test_everything_can_come_from_the_environment():
     settings = read_settings(environ={**FULL, "FLY_REGION": "fra"})
     assert (settings.app, settings.token, settings.image) == ("tasks", "FlyV1 fm2_a,fm2_b", "own-image")
     assert (settings.api_url, settings.regions) == ("https://api.machines.dev", ("fra",))
+    assert settings.redis_url == FULL["REDIS_URL"]
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("http://_api.internal:4280", "http://_api.internal:4280"),
+        ("https://api.test/X//", "https://api.test/X"),
+    ],
+)
+def test_the_api_is_where_the_environment_or_the_caller_says(given, read):
+    assert read_settings(environ={**FULL, "FLY_API_HOSTNAME": given}).api_url == read
+    assert read_settings(api_url=given, environ={**FULL, "FLY_API_HOSTNAME": "https://other.test"}).api_url == read
 
 
 def test_arguments_go_before_the_environment_and_worker_image_before_the_own_image():
     settings = read_settings(app="mine", environ={**FULL, "WORKER_IMAGE": "worker"})
     assert (settings.app, settings.image) == ("mine", "worker")
+    given = {"token": "t", "redis_url": "rediss://u:p@h:1", "image": "i", "regions": ["ams", "iad"]}
+    settings = read_settings(environ={**FULL, "WORKER_IMAGE": "worker", "FLY_REGION": "fra"}, **given)
+    assert (settings.token, settings.redis_url, settings.image) == ("t", "rediss://u:p@h:1", "i")
+    assert settings.regions == ("ams", "iad")
+    assert read_settings(environ={**FULL, "FLY_REGION": "fra"}, regions=[]).regions == ()  # Fly chooses
+    assert read_settings(environ=FULL).regions == ()
 
 
 def test_all_that_is_missing_is_named_at_once():
     with pytest.raises(SettingsError) as told:
         read_settings(environ={})
-    for name in ("FLY_TASKS_APP", "FLY_API_TOKEN", "REDIS_URL", "WORKER_IMAGE", "local=True"):
-        assert name in str(told.value)
+    assert str(told.value) == (
+        "missing: the app that holds the machines (argument app= or environment variable FLY_TASKS_APP); "
+        "a Fly API token (argument token= or environment variable FLY_API_TOKEN); "
+        "the address of Redis (argument redis_url= or environment variable REDIS_URL); "
+        "the image of the worker (argument image= or environment variable WORKER_IMAGE). "
+        "To try it on this computer use local=True"
+    )
+
+
+PORT = r"^REDIS_URL has no valid port: in its password / \? # \[ \] must be written as %2F %3F %23 %5B %5D$"
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"redis_url": "http://u:geheim@h"}, "must start with redis://"),
-        ({"redis_url": "redis://u:geheim/x@h:1"}, "%2F"),
+        ({"redis_url": "http://u:x://geheim@h"}, "'http://h': it must start with redis:// or rediss://"),
+        ({"redis_url": "redis://u:geheim/x@h:1"}, PORT),
+        ({"redis_url": "redis://u:1/geheim@h:1"}, "%2F"),
+        ({"redis_url": "redis://u:a://geheim@h:1"}, "%2F"),
+        ({"redis_url": "redis://u:geheim@h:0"}, "no valid port"),
         ({"redis_url": "redis://u:geheim#x@h:1"}, "%2F"),
         ({"redis_url": "redis://u:[geheim@h:1"}, "%2F"),
         ({"redis_url": "geheim@h:1"}, "must start with redis://"),
@@ -52,16 +84,51 @@ def test_the_key_depends_on_the_token_unless_there_is_a_secret():
     assert key != read_settings(environ={**FULL, "FLY_API_TOKEN": "other"}).key
     with_secret = {**FULL, "FLYEXECUTOR_SECRET": "s"}
     assert read_settings(environ=with_secret).key == read_settings(environ={**with_secret, "FLY_API_TOKEN": "x"}).key
+    given = read_settings(secret="mine", environ={**with_secret, "FLYEXECUTOR_KEY": "00ff"})
+    assert given.key == derive_key("mine", "tasks")
 
 
 def test_a_machine_signs_with_the_key_that_it_was_given():
     assert read_settings(environ={**FULL, "FLYEXECUTOR_KEY": "00ff"}).key == b"\x00\xff"
 
 
+MACHINE = {"FLYEXECUTOR_KEY": "00ff", "FLYEXECUTOR_LANE": "{}", "FLY_APP_NAME": "tasks", "REDIS_URL": "redis://h:1"}
+
+
+def test_in_a_machine_all_but_the_token_comes_from_its_environment():
+    settings = machine_settings({**MACHINE, "FLY_IMAGE_REF": "own-image", "FLY_API_TOKEN": "t", "FLY_REGION": "fra"})
+    assert (settings.app, settings.token, settings.redis_url) == ("tasks", "", "redis://h:1")
+    assert (settings.image, settings.regions, settings.key) == ("own-image", (), b"\x00\xff")
+    assert settings.api_url == "https://api.machines.dev"
+    assert machine_settings(MACHINE).image == ""
+
+
+@pytest.mark.parametrize("name", MACHINE)
+def test_what_lacks_a_part_of_that_environment_is_no_machine_of_ours(name):
+    assert machine_settings({key: value for key, value in MACHINE.items() if key != name}) is None
+
+
 def test_nothing_secret_is_shown():
     shown = repr(read_settings(environ=FULL))
     assert "geheim" not in shown
     assert "fm2" not in shown
-    assert redact("rediss://u:p@h:1/2") == "rediss://h:1/2"
-    assert redact("redis://u:p/x@y@h:1/2?password=p") == "redis://h:1/2"
-    assert redact("redis://h:1/2?password=p@y") == "redis://..."
+    assert (
+        shown == "<Settings app='tasks' api='https://api.machines.dev' redis='redis://host:6379/0' image='own-image'>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rediss://u:p@h:1/2", "rediss://h:1/2"),
+        ("redis://u:p/x@y@h:1/2?password=p", "redis://h:1/2"),
+        ("redis://h:1/2?password=p@y", "redis://..."),
+        ("redis://h:1/2?password=p?p", "redis://h:1/2"),
+        ("redis://h:1/2?password=a://p", "redis://h:1/2"),
+        ("redis://u:a://p@h:1", "redis://h:1"),
+        ("u:p@h:1", "h:1"),
+        ("u:p@redis://h:1", "redis://h:1"),
+    ],
+)
+def test_an_address_is_shown_without_its_password_wherever_that_stands(url, shown):
+    assert redact(url) == shown

@@ -1,3 +1,6 @@
+import re
+import sys
+
 import pytest
 
 from flyexecutor.errors import PayloadError, PythonMismatchError
@@ -12,21 +15,58 @@ def trust():
 
 
 def test_what_is_sealed_opens_again(trust):
-    opened = trust.open_call("id", trust.seal_call("id", b"body"))
-    assert (opened.encoding, bytes(opened.body)) == (Encoding.PICKLE, b"body")
+    for body in (b"body", b""):
+        opened = trust.open_call("id", trust.seal_call("id", body))
+        assert (opened.encoding, bytes(opened.body)) == (Encoding.PICKLE, body)
 
 
-@pytest.mark.parametrize("at", range(0, 60, 7))
-def test_a_change_of_any_byte_is_refused(trust, at):
-    sealed = bytearray(trust.seal_call("id", b"x" * 20))
-    sealed[at] ^= 1
-    with pytest.raises(PayloadError):
-        trust.open_call("id", bytes(sealed))
+# Magic, format, Python, encoding, key id, MAC, body. A change here is a change of the wire: it needs a new FORMAT.
+GOLDEN = {
+    "call": "4658 01 030c 00 e699f8740b519467 e6f4208095e9a22b7a574ef24babea7fea746dd58544949ce2b8f64f0fc54268",
+    "outcome": "4658 01 030c 01 e699f8740b519467 38eac39fd2314283b376f8c3049a6ac12ddcae51df1b17191acc11a7cd1f7d3c",
+    "part": "4658 01 030c 02 e699f8740b519467 9bd5b7d27fd930aac8d88e98690d48f8a5c5be814f777f2065cffccb305aa0b9",
+    "item": "4658 01 030c 00 e699f8740b519467 f3e0ff0e7737bbd9a34b7ba58771f734790253fcfd352a92c9a80f4f01f914ee",
+}
 
 
-@pytest.mark.parametrize("length", [0, 1, 45, 46])
-def test_a_truncated_payload_is_refused(trust, length):
-    with pytest.raises(PayloadError):
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_what_was_sealed_by_another_process_of_this_version_opens(trust, monkeypatch, kind):
+    monkeypatch.setattr("sys.version_info", (3, 12))
+    seal, open_, encoding = {
+        "call": (trust.seal_call, trust.open_call, Encoding.PICKLE),
+        "outcome": (trust.seal_outcome, trust.open_outcome, Encoding.TEXT),
+        "part": (trust.seal_part, trust.open_part, Encoding.ZLIB),
+        "item": (trust.seal_item, trust.open_item, Encoding.PICKLE),
+    }[kind]
+    where = ("id", *{"outcome": (7,), "item": (7, 12)}.get(kind, ()))
+    sealed = bytes.fromhex(GOLDEN[kind]) + b"body"
+    assert seal(*where, b"body", encoding) == sealed
+    opened = open_(*where, sealed)
+    assert (opened.encoding, bytes(opened.body)) == (encoding, b"body")
+
+
+def test_keys_and_ids_are_the_same_in_every_process(trust):
+    assert derive_key("secret", "app").hex() == "f08a6f8dcdde5f99d9a8f81a43b0eac8c8ffcdd4873952b537bb5a70554a96cf"
+    assert trust.key_id.hex() == "e699f8740b519467"
+    assert trust.new_call_id("k") == "dbd6856494a7cf2de2af60b67ff882d762f10375912823cc"
+
+
+def test_a_change_of_any_bit_is_refused(trust):
+    sealed = trust.seal_call("id", b"x" * 20)
+    reasons = {**dict.fromkeys(range(3), "has format"), **dict.fromkeys(range(6, 14), "is signed with key")}
+    for at in range(len(sealed)):
+        for bit in range(8):
+            changed = sealed[:at] + bytes([sealed[at] ^ 1 << bit]) + sealed[at + 1 :]
+            with pytest.raises(PayloadError, match=reasons.get(at, "does not verify")):
+                trust.open_call("id", changed)
+
+
+@pytest.mark.parametrize(
+    ("length", "told"),
+    [(0, r"is truncated \(0 bytes\)"), (1, "truncated"), (45, "truncated"), (46, "verify"), (49, "verify")],
+)
+def test_a_truncated_payload_is_refused(trust, length, told):
+    with pytest.raises(PayloadError, match=f"^the call payload of call id .*{told}"):
         trust.open_call("id", trust.seal_call("id", b"body")[:length])
 
 
@@ -38,6 +78,10 @@ def test_a_payload_is_bound_to_call_direction_attempt_and_app(trust):
         lambda: trust.open_call("id", outcome),
         lambda: trust.open_outcome("id", 2, outcome),
         lambda: Trust(KEY, "other").open_call("id", call),
+        lambda: trust.open_part("id", call),
+        lambda: trust.open_item("id", 1, 0, outcome),
+        lambda: trust.open_item("id", 1, 1, trust.seal_item("id", 1, 0, b"body", Encoding.PICKLE)),
+        lambda: trust.open_item("id", 2, 0, trust.seal_item("id", 1, 0, b"body", Encoding.PICKLE)),
     ):
         with pytest.raises(PayloadError, match="does not verify"):
             open_it()
@@ -45,7 +89,9 @@ def test_a_payload_is_bound_to_call_direction_attempt_and_app(trust):
 
 def test_a_foreign_key_is_told_by_the_ids_of_both(trust):
     other = Trust(derive_key("other", "app"), "app")
-    with pytest.raises(PayloadError, match=f"{other.key_id.hex()}.*{trust.key_id.hex()}.*FLYEXECUTOR_SECRET"):
+    ids = f"is signed with key {other.key_id.hex()}, ours is {trust.key_id.hex()}"
+    remedy = re.escape("give both sides the same FLYEXECUTOR_SECRET (or the same Fly API token)")
+    with pytest.raises(PayloadError, match=f"{ids}: {remedy}$"):
         trust.open_call("id", other.seal_call("id", b"body"))
 
 
@@ -54,7 +100,8 @@ def test_a_pickle_of_another_python_is_refused_and_a_plain_text_is_not(trust, mo
     pickled = trust.seal_outcome("id", 1, b"body")
     text = trust.seal_outcome("id", 1, b"{}", Encoding.TEXT)
     monkeypatch.undo()
-    with pytest.raises(PythonMismatchError, match=r"Python 3\.9"):
+    ours = ".".join(map(str, sys.version_info[:2]))
+    with pytest.raises(PythonMismatchError, match=rf"by Python 3\.9, this side runs Python {re.escape(ours)}: "):
         trust.open_outcome("id", 1, pickled)
     assert trust.open_outcome("id", 1, text).encoding is Encoding.TEXT
 
@@ -68,12 +115,30 @@ def test_an_old_format_is_told(trust):
 
 def test_it_knows_its_own_ids_and_no_others(trust):
     call_id = trust.new_call_id()
-    assert trust.knows(call_id)
+    assert (trust.knows(call_id), len(call_id)) == (True, 48)
     assert call_id != trust.new_call_id()
-    for foreign in ("", "zz", "0" * len(call_id), call_id[:-1], Trust(b"k", "app").new_call_id()):
+    others = (Trust(b"k", "app").new_call_id(), Trust(KEY, "other").new_call_id())
+    for foreign in ("", "zz", "0" * len(call_id), call_id[:-1], call_id[:-2], *others):
         assert not trust.knows(foreign)
+
+
+def test_the_same_key_is_the_same_id_for_one_app_and_one_signing_key_only(trust):
+    call_id = trust.new_call_id("k")
+    assert (trust.knows(call_id), len(call_id)) == (True, 48)
+    assert trust.new_call_id("k") == call_id
+    others = [trust.new_call_id("l"), Trust(KEY, "other").new_call_id("k"), Trust(b"k", "app").new_call_id("k")]
+    assert len({made[:32] for made in (call_id, *others)}) == 4  # not by the tag alone
+
+
+def test_an_id_begins_with_its_time_for_as_long_as_four_bytes_last(trust, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 4_000_000_000.9)
+    first, second = trust.new_call_id(), trust.new_call_id()
+    assert first[:8] == second[:8] == f"{4_000_000_000:08x}"
+    assert len({n[m : m + 8] for n in (first, second) for m in (8, 16, 24)}) == 6  # 96 random bits
 
 
 def test_keys_differ_by_app_and_secret_and_are_never_shown(trust):
     assert len({KEY, derive_key("secret", "b"), derive_key("b", "app")}) == 3
+    assert repr(trust) == f"<Trust key {trust.key_id.hex()}>"
     assert KEY.hex() not in repr(trust)
+    assert bytes.fromhex(trust.exported) == KEY

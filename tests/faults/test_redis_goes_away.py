@@ -32,8 +32,8 @@ def test_worker_and_client_go_on_after_an_emptied_redis(make_executor, admin):
     executor = make_executor(max_workers=1, idle_timeout=5.0)
     first = executor.submit(tasks.machine_id).result(WAIT)
     admin.flushall()
-    assert executor.submit(tasks.machine_id).result(WAIT)
-    assert first
+    again = executor.submit(tasks.machine_id)
+    assert (again.result(WAIT), again.attempt) == (first, 1)
 
 
 def test_every_connection_cut_loses_no_call(make_executor, tmp_path, admin):

@@ -23,10 +23,9 @@ def test_billed_seconds_agree_with_the_meter_of_the_api(make_executor, local_fly
     assert (stats.calls, stats.starts >= len(machines)) == (4, True)
     assert stats.billed_over_useful == stats.billed_seconds / stats.useful_seconds
     assert stats.dollars == pytest.approx(stats.billed_seconds * 1.94 / (30 * 86400))
-    kept = [m for m in executor.machines() if m.id in machines]
-    for machine in kept:
-        assert machine.billed_seconds == pytest.approx(billed[machine.id], abs=0.5)
-        assert machine.dollars == pytest.approx(machine.billed_seconds * 1.94 / (30 * 86400))
+    (kept,) = (m for m in executor.machines() if m.id in machines)
+    assert kept.billed_seconds == pytest.approx(billed[kept.id], abs=0.5)
+    assert kept.dollars == pytest.approx(kept.billed_seconds * 1.94 / (30 * 86400))
 
 
 def test_a_call_tells_what_it_cost(make_executor):

@@ -1,10 +1,12 @@
 """Idle workers suspend themselves and come back with their memory; a few are kept, the others destroy themselves."""
 
+import contextlib
 import os
 
 import pytest
 import redis
 
+from flyexecutor.machines import MachinesClient
 from tests import tasks
 
 WAIT = 30.0
@@ -119,10 +121,16 @@ def test_a_suspended_machine_that_is_ended_by_hand_is_not_missed(make_executor, 
     assert executor.submit(tasks.increment, 1).result(WAIT) == 2
 
 
-def test_a_machine_ends_at_its_max_lifetime_although_it_has_work(make_executor, until, states):
-    executor = make_executor(idle_timeout=30.0, max_workers=1, max_lifetime=2.0)
-    executor.submit(tasks.increment, 1).result(WAIT)
-    until(lambda: states(executor) == ["stopped"])
+def test_a_machine_ends_at_its_max_lifetime_although_it_has_work(make_executor, local_fly, until):
+    executor = make_executor(idle_timeout=30.0, max_workers=1, max_lifetime=1.0)
+    machine = executor.submit(tasks.machine_id).result(WAIT)
+    with contextlib.closing(MachinesClient(local_fly.api_url, local_fly.app, local_fly.token)) as api:
+
+        def its_end():
+            executor.submit(tasks.increment, 1)  # it is never idle for long
+            return api.get(machine).exit
+
+        assert until(its_end).exit_code == 0
 
 
 def test_a_call_that_outlives_its_machine_is_lost_with_the_reason(make_executor, tmp_path):
@@ -148,7 +156,9 @@ def test_calls_wait_rather_than_cost_more_than_max_cost_per_hour(make_executor, 
     _, let_go = hold(executor, 4)
     until(lambda: executor.stats().running == 2)
     assert (executor.stats().queued, executor.stats().workers) == (2, 2)
-    let_go()
+    machines = let_go()
+    assert {m.id for m in executor.machines() if m.lane == executor._lane.name} == set(machines)
+    assert len(set(machines)) == 2
 
 
 def test_other_machines_for_one_call(make_executor):
