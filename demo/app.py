@@ -1,8 +1,8 @@
 """The demo's web app: a form, and a list that shows where each mail of this visitor stands.
 
 `create_app()` is what gunicorn calls, in each process or, with --preload, once before it forks: the executor makes
-its threads and connections when a process first uses it. A request never sends mail and never waits for a machine.
-It waits for Redis alone, at most FLUSH_TIMEOUT, because "queued" is a promise.
+its threads and connections when a process first uses it. A request never sends mail and never waits until one is sent.
+It waits at most FLUSH_TIMEOUT until its call is stored and a machine is asked for, because "queued" is a promise.
 """
 
 import os
@@ -16,7 +16,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from demo.forms import MailForm
 from demo.mails import Handles, Mail, remember, remembered
-from flyexecutor import FlyExecutorError, FlyMachineExecutor
+from flyexecutor import FlyExecutorError, FlyMachineExecutor, MachineStartError
 from worker.tasks import send_email
 
 if TYPE_CHECKING:
@@ -99,6 +99,9 @@ def _add_routes(app: Flask, executor: FlyMachineExecutor, mailbox_url: str | Non
         future = executor.submit(send_email, form.address, form.subject.data, form.body.data)
         try:
             executor.flush(timeout=FLUSH_TIMEOUT)
+        except MachineStartError as exc:
+            # It is queued, and that is what the list will say; it goes out as soon as a machine can be had.
+            app.logger.warning("call %s waits for a machine: %s", future.id, exc)
         except (FlyExecutorError, TimeoutError) as exc:
             app.logger.warning("could not queue call %s: %s", future.id, exc)
             return page(form, 503, take_back(future, form))

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -162,14 +163,23 @@ class Client:
 
     def flush(self, timeout: float | None) -> None:
         """See `FlyMachineExecutor.flush`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         self._outbox.flush(timeout)
+        for fleet in list(self._fleets.values()):
+            fleet.secure(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def leave_running(self) -> None:
         """Before the process exits: see that what was submitted is stored, and has a machine that will run it."""
         self._outbox.flush(EXIT_FLUSH)
-        settled = [fleet.settle(EXIT_STARTS) for fleet in self._fleets.values()]
-        if not all(settled):
-            log.warning("some machines were not asked for before the exit: another client of the app will")
+        deadline = time.monotonic() + EXIT_STARTS
+        for fleet in list(self._fleets.values()):
+            # One machine is enough for the calls to be run; with all that are owed they run sooner.
+            if not fleet.settle(max(0.0, deadline - time.monotonic())):
+                log.warning("some machines were not asked for before the exit: calls may run later than they could")
+            try:
+                fleet.secure(max(0.0, deadline - time.monotonic()))
+            except MachineStartError as exc:
+                log.warning("%s", exc)
 
     def attach(self, call_id: str) -> FlyFuture[object]:
         """See `FlyMachineExecutor.future`."""

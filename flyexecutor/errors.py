@@ -59,6 +59,8 @@ class MachinesError(FlyExecutorError):
 class MachineStartError(MachinesError, BrokenExecutor):
     """No machine could be had for a call: the call never ran. Fix what the message says, then submit again.
 
+    Raised by `flush`: none has been asked for yet. The calls are stored, and run once a machine is there.
+
     `phase` is where it failed: "create", "boot" (its program ended) or "join" (no sign of its worker); empty: before.
     `region` is where the machine was, or was to be.
     """

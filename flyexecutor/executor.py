@@ -389,9 +389,12 @@ class FlyMachineExecutor(Executor):
         return self._stock.reap(older_than)
 
     def flush(self, timeout: float | None = None) -> None:
-        """Return when everything submitted so far is stored in Redis: from then on it runs, whatever happens to us.
+        """Return when everything submitted so far is stored in Redis, and a worker is there for it or Fly has accepted
+        the start of a machine: from then on it runs, whatever happens to us. (Inside a machine: when it is stored.)
 
-        timeout: seconds. Raises RedisUnavailableError with the reason.
+        timeout: seconds. Raises RedisUnavailableError with the reason if it is not stored; MachineStartError if it is,
+        and no machine could be asked for in that time: then this client goes on trying as long as it lives, and so does
+        another of the app once it submits or attaches to calls for the same machines.
         """
         self._client.flush(timeout)
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
-from flyexecutor.lane import FAMILY_KEY, Lane, Machine
+from flyexecutor.lane import FAMILY_KEY, Exit, Lane, Machine
+from flyexecutor.lane_store import GIVE_UP_WITHIN, LaneLook
 from flyexecutor.launch import Launcher
 from flyexecutor.machines import MachinesClient, is_capacity, is_transient
 from flyexecutor.store import Store
@@ -21,6 +22,7 @@ from flyexecutor.store import Store
 LOOK_EVERY = 5.0  # seconds; Fly allows one list a second per app, and all clients share it
 FIRST_CONTACT = 5.0  # seconds: an API that never answered is a wrong setting rather than an outage
 OVERDUE = 3.0  # seconds after which a machine that was started is no longer at rest
+FIRST_PAUSE = 0.5  # seconds before the look that follows on a trouble; it doubles up to LOOK_EVERY
 RETIRE_EVERY = 300.0  # seconds between two searches for machines of an earlier configuration
 UNUSED = 600.0  # seconds without a call, after which a lane of an earlier configuration is not used any longer
 
@@ -46,15 +48,28 @@ class Fleet:
         self._client = client
         self._needed = needed
         self._failed = failed
-        self._changed = threading.Condition()  # guards the five below
-        self._owed: list[str] = []
-        self._look_now = False  # the limits have changed
-        self._acting = 0  # this thread while it works, and those that start a machine
+        self._changed = threading.Condition()  # guards what follows
+        self._owed: set[str] = set()  # reservations that calls were stored with and that a look has not seen to
+        self._look_at = 0.0  # monotonic, as all times here; when the next look is due, while it is woken
+        self._pause = FIRST_PAUSE
         self._woken = False
         self._closed = False
-        self._trouble_since: float | None = None  # whoever has news sets it; the last word counts
+        self._granted_at = 0.0  # when we last were granted a reservation
+        self._secured_at = (
+            0.0  # what was stored until then has a worker, or a machine that Fly has accepted, or has ended
+        )
+        self._obstacle: BaseException | None = (
+            None  # why there is no machine yet; whoever has news sets it, as the next
+        )
+        self._trouble_since: float | None = None
         self._launcher = Launcher(
-            store, machines, lane, done=self._acted, launched=self._forget_trouble, troubled=self._launch_failed
+            store,
+            machines,
+            lane,
+            raised=self._launch_raised,
+            ended=self._launch_ended,
+            launched=self._launched,
+            troubled=self._trouble,
         )
         self._look_lock = f"look:{lane.name}"
         self._reached = False
@@ -63,21 +78,48 @@ class Fleet:
     def start_soon(self, reservations: Sequence[str]) -> None:
         """Turn these reservations into machines, and see that pending calls have machines. Returns at once."""
         with self._changed:
-            self._owed.extend(reservations)
             self._woken = True
+            if reservations:
+                self._owed.update(reservations)
+                self._look_at = self._granted_at = time.monotonic()
             self._changed.notify_all()
 
     def change_lane(self, lane: Lane) -> None:
         """The limits of the lane have changed."""
         self.lane = lane
         with self._changed:
-            self._look_now = self._woken
+            self._look_at = 0.0
             self._changed.notify_all()
+
+    def secure(self, timeout: float | None) -> None:
+        """Return when a worker is there for what was stored so far, or Fly has accepted a machine for it: a worker does
+        not leave while calls wait. Also when these calls have ended.
+
+        timeout: seconds; None: as long as a machine may take to boot. Raises MachineStartError that says what is so.
+        """
+        with self._changed:
+            granted_at = self._granted_at
+            if self._secured_at >= granted_at:
+                return
+        try:
+            self._see_worker()
+        except RedisUnavailableError as exc:
+            self._obstacle = exc
+        with self._changed:
+            patience = self.lane.boot_timeout + GIVE_UP_WITHIN if timeout is None else timeout
+            self._changed.wait_for(lambda: self._closed or self._secured_at >= granted_at, patience)
+            if self._secured_at >= granted_at:
+                return
+            raise MachineStartError(
+                "the calls are stored, but no machine for them could be asked for yet "
+                f"({self._obstacle or 'Fly has not answered'}): this client goes on trying as long as it lives; so "
+                "does another of the app, once it submits or attaches to calls for the same machines"
+            )
 
     def settle(self, timeout: float) -> bool:
         """Wait until every machine that is owed has been asked for; False after `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._owed or self._acting or self._launcher.creating), timeout)
+            return self._changed.wait_for(lambda: not (self._owed or self._launcher.busy), timeout)
 
     def close(self) -> None:
         """End the thread."""
@@ -87,85 +129,85 @@ class Fleet:
 
     def run(self) -> None:
         """The thread."""
-        next_look = 0.0
         next_create: float | None = None
-        while (owed := self._gather(next_look, next_create)) is not None:
+        while self._gather(next_create):
             try:
-                if owed or self._look_now or time.monotonic() >= next_look:
-                    self._look_now = False
-                    next_look = time.monotonic() + LOOK_EVERY
-                    next_look = min(next_look, time.monotonic() + self._tend(owed))
+                if self._woken and time.monotonic() >= self._look_at:
+                    self._tend()
                 next_create = self._create()
-            except RedisUnavailableError as exc:
-                if not self._closed:  # else its connections were closed, and perhaps the Redis
-                    log.warning("the fleet waits: %s", exc)
-            self._acted()
+            except BaseException as exc:  # noqa: BLE001 - calls wait for this thread, whatever it was
+                next_create = self._stumble(exc)
 
     def _create(self) -> float | None:
-        """Create what may be created now. Answers when the next may be (monotonic)."""
+        """Create what may be created now. Answers when the next may be."""
         while (wait := self._launcher.next_create()) is not None:
             if wait > 0:
                 return time.monotonic() + wait
-            with self._changed:
-                self._acting += 1
-            needed = self._needed()
-            self._launcher.create_next(needed)
-            if not needed:
-                self._acted()
+            self._launcher.create_next(self._needed())
         return None
 
-    def _acted(self) -> None:
+    def _gather(self, next_create: float | None) -> bool:
+        """Block until a look is due or a create may go out; False once closed."""
         with self._changed:
-            self._acting -= 1
-            self._changed.notify_all()
-
-    def _gather(self, next_look: float, next_create: float | None) -> list[str] | None:
-        """Block until machines are owed, a look is due or a create may go out; None once closed."""
-        with self._changed:
-            while not self._closed and not self._owed and not self._look_now:
-                if self._woken and not self._needed():
+            while not self._closed:
+                now = time.monotonic()
+                if self._woken and not self._owed and not self._needed():
                     self._woken = False  # all calls have ended: parked until the next is sent
-                    self._trouble_since = None
-                due = [at for at in (next_look if self._woken else None, next_create) if at is not None]
-                left = min(due) - time.monotonic() if due else None
-                if left is not None and left <= 0:
-                    break
-                self._changed.wait(left)
-            if self._closed:
-                return None
-            owed, self._owed = self._owed, []
-            self._acting += 1
-            return owed
+                    self._trouble_since, self._obstacle, self._pause = None, None, FIRST_PAUSE
+                    self._secure(now)
+                due = [at for at in (self._look_at if self._woken else None, next_create) if at is not None]
+                if due and min(due) <= now:
+                    return True
+                self._changed.wait(min(due) - now if due else None)
+            return False
 
-    def _tend(self, owed: Sequence[str]) -> float:
-        """Look, plan, act. Answers the seconds after which to look again: 0 if calls of a lost machine are queued
-        again, else when a call is due.
-        """
+    def _tend(self) -> None:
+        """Look, plan, act. What raises on the way is owed still: the next look finds it."""
+        with self._changed:
+            self._look_at = time.monotonic() + LOOK_EVERY
+            owed = set(self._owed)
         self._looks += 1
         self._launcher.lane = self.lane
-        held = [*owed, *(create.reservation for create in self._launcher.creating)]
-        boots = self._launcher.boots
-        look = self._store.look(self.lane, f"{self._client}.look{self._looks}", held)
-        due = LOOK_EVERY if look.due is None else look.due
-        reservations = [*owed, *look.reservations]
+        creating = self._launcher.creating
+        under_way = {create.reservation for create in creating}
+        began, boots = time.monotonic(), self._launcher.boots
+        look = self._store.look(self.lane, f"{self._client}.look{self._looks}", [*owed, *under_way])
+        self._launcher.keep_creates(look.starts)
+        # Also those of earlier looks, which failed or whose answer was lost. What has expired was granted anew.
+        ours = {name for name in look.starts if name in owed or name.startswith(f"{self._client}.look")}
+        reservations = sorted(ours - under_way)
+        if look.reservations:
+            self._granted_at = time.monotonic()
+        if look.workers:
+            self._secure(began)
         booting = self._launcher.booting(look.starts, boots)
         try:
             # One client looks for all, unless there is something to start: then each must see for itself.
-            if not (reservations or booting or self._store.try_lock(self._look_lock, self._client, LOOK_EVERY * 0.9)):
-                return due
-            asked_before = self._launcher.creating
-            machines = self._machines.list(self.lane.name)
-            self._retire()
+            if reservations or booting or self._store.try_lock(self._look_lock, self._client, LOOK_EVERY * 0.9):
+                self._plan(look, reservations, [one for one in creating if one.reservation in look.starts], booting)
         except MachinesError as exc:
             for reservation in reservations:
                 self._store.release(self.lane, reservation)
             self._trouble(exc)
-            return due
+        with self._changed:
+            self._owed -= owed
+            if look.due is not None:
+                self._look_at = min(self._look_at, began + look.due)
+            self._changed.notify_all()
+
+    def _plan(
+        self,
+        look: LaneLook,
+        reservations: Sequence[str],
+        creating: Sequence[policy.Create],
+        booting: dict[str, tuple[float, Exit | None]],
+    ) -> None:
+        machines = self._machines.list(self.lane.name)
         self._reached = True
         # One that has just been created may be in the list already: counted once.
         listed = {machine.name for machine in machines}
         creating = [
-            create for create in asked_before if policy.name_machine(self.lane.name, create.reservation) not in listed
+            create for create in creating if policy.name_machine(self.lane.name, create.reservation) not in listed
         ]
         seen = policy.Snapshot(
             machines=machines,
@@ -182,18 +224,18 @@ class Fleet:
             now=time.time(),
             patience=self.lane.boot_timeout,
         )
-        freed = [self._act(action) for action in policy.plan(seen)]
+        again = [self._act(action) for action in policy.plan(seen)]
         self._launcher.give_up_slow_boots(booting)
-        return 0.0 if any(freed) else due
+        if any(again):
+            with self._changed:
+                self._look_at = 0.0
+        self._retire()
 
     def _act(self, action: policy.Action) -> bool:
         """Answers whether to look again at once."""
         match action:
             case policy.Start():
-                with self._changed:
-                    self._acting += 1
-                if not self._launcher.start(action):
-                    self._acted()
+                return not self._launcher.start(action)  # somebody else has it: there may be another
             case policy.Create():
                 self._launcher.create_soon(action)
             case policy.Bury(machine_id, joined, machine):
@@ -236,34 +278,78 @@ class Fleet:
         if not self._store.try_lock(f"retire:{family}", self._client, RETIRE_EVERY):
             return
         used = frozenset({self.lane.name, *self._store.lanes_since(UNUSED)})
-        for machine in policy.retire(self._machines.list_all(), family, used):
-            log.info("machine %s is of an earlier configuration and is destroyed", machine.id)
-            self._machines.destroy(machine.id)
-
-    def _forget_trouble(self) -> None:
-        self._trouble_since = None
-
-    def _launch_failed(self, error: MachinesError, passing: bool) -> None:
         try:
-            self._trouble(error, passing=passing)
-        except RedisUnavailableError as exc:
-            log.warning("the fleet waits: %s", exc)
+            for machine in policy.retire(self._machines.list_all(), family, used):
+                log.info("machine %s is of an earlier configuration and is destroyed", machine.id)
+                self._machines.destroy(machine.id)
+        except MachinesError as exc:
+            log.warning("machines of an earlier configuration stay for now: %s", exc)  # no call waits for that
 
-    def _trouble(self, error: MachinesError, *, passing: bool = False) -> None:
+    def _launched(self, asked_at: float) -> None:
+        """Fly has accepted a machine."""
+        self._trouble_since, self._obstacle, self._pause = None, None, FIRST_PAUSE
+        self._secure(asked_at)
+
+    def _launch_raised(self, reservation: str, raised: BaseException) -> None:
+        with self._changed:
+            self._owed.add(reservation)  # if Redis still has it
+        self._stumble(raised)
+
+    def _launch_ended(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _see_worker(self) -> bool:
+        asked_at = time.monotonic()
+        found = self._store.has_workers(self.lane)
+        if found:
+            self._secure(asked_at)
+        return found
+
+    def _secure(self, until: float) -> None:
+        """Nothing that was stored until then depends on us any longer."""
+        with self._changed:
+            self._secured_at = max(self._secured_at, until)
+            self._changed.notify_all()
+
+    def _stumble(self, raised: BaseException) -> float:
+        """A thread could not go on with what it did. Answers when to try again."""
+        self._obstacle = raised
+        if self._closed:
+            pass  # its connections were closed, and perhaps the Redis
+        elif isinstance(raised, RedisUnavailableError):
+            log.warning("the fleet waits: %s", raised)
+        else:
+            log.error("the fleet of lane %s goes on after an error", self.lane.name, exc_info=raised)
+        return self._look_soon()
+
+    def _look_soon(self) -> float:
+        """Something went wrong: look again after a pause, which grows. Answers when."""
+        with self._changed:
+            soon = time.monotonic() + self._pause
+            if soon < self._look_at:
+                self._look_at, self._pause = soon, min(LOOK_EVERY, self._pause * 2)
+                self._changed.notify_all()
+            return soon
+
+    def _trouble(self, error: MachinesError, passing: bool = False) -> None:
         """Something could not be had. Waiting calls fail once it is clear that waiting will not help."""
         if self._closed:
             return
         now = time.monotonic()
         since = self._trouble_since = self._trouble_since or now
+        self._obstacle = error
+        self._look_soon()
         never = isinstance(error, MachineStartError) and error.phase != "create"
         if passing or is_capacity(error) or (is_transient(error) and not never):
             patience = self.lane.boot_timeout if self._reached or error.status else FIRST_CONTACT
         else:
             patience = 0.0
-        if now - since < patience or self._store.has_workers(self.lane):
+        if now - since < patience or self._see_worker():
             log.warning("no machine yet, trying again: %s", error)
             return
         if not isinstance(error, MachineStartError):
             error = MachineStartError(f"no machine could be had: {error}", error.status, error.request_id)
-        self._trouble_since = None
         self._failed(self.lane, error)
+        self._trouble_since = None
+        self._secure(now)

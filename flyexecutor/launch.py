@@ -11,9 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from flyexecutor import policy
-from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
+from flyexecutor.errors import MachinesError, MachineStartError
 from flyexecutor.lane import Exit, Lane, Machine
 from flyexecutor.machine_config import config_of_machine
 from flyexecutor.machines import MachinesClient, is_capacity
@@ -25,6 +26,8 @@ REST_PATIENCE = 30.0  # seconds for a machine that is about to rest
 AVOID_FOR = 60.0  # seconds: a machine whose host had no room
 # Of a start: the machine has gone, or is in another state than it was when we looked. The next look shows it.
 OVERTAKEN = frozenset({404, 408, 409, 412})
+
+_Action = TypeVar("_Action", policy.Start, policy.Create)
 
 log = logging.getLogger("flyexecutor")
 
@@ -38,30 +41,36 @@ class Launcher:
         machines: MachinesClient,
         lane: Lane,
         *,
-        done: Callable[[], None],
-        launched: Callable[[], None],
+        raised: Callable[[str, BaseException], None],
+        ended: Callable[[], None],
+        launched: Callable[[float], None],
         troubled: Callable[[MachinesError, bool], None],
     ) -> None:
         self.lane = lane
         self._store = store
         self._machines = machines
-        self._done = done  # one of our threads has ended
-        self._launched = launched  # one was started, or created
+        self._raised = raised  # what one of our threads has raised, and for which reservation
+        self._ended = ended  # one of our threads has ended
+        self._launched = launched  # Fly has taken a start or a create that was asked for at this time (monotonic)
         self._troubled = troubled  # something could not be had; whether that passes by itself
         self._lock = threading.Lock()  # guards what follows
         self._booting: dict[str, tuple[float, Exit | None]] = {}  # machine -> when we started it, its exit before
         self._avoid: dict[str, float] = {}  # machine -> until when
         self._creates: deque[policy.Create] = deque()  # wait for their moment
-        self._creating: dict[str, policy.Create] = {}  # by reservation: asked for, not answered
-        self._create_at: float | None = None  # the moment of the first that waits (monotonic)
+        self._under_way: dict[str, policy.Start | policy.Create] = {}  # by reservation: each has a thread
+        self._create_at: float | None = None  # the moment that was taken for the next create
 
-    # What the fleet wants to know
+    @property
+    def busy(self) -> bool:
+        """Whether a machine is still to be asked for."""
+        with self._lock:
+            return bool(self._under_way or self._creates)
 
     @property
     def creating(self) -> list[policy.Create]:
         """Creates that are under way or wait."""
         with self._lock:
-            return [*self._creating.values(), *self._creates]
+            return [*(one for one in self._under_way.values() if isinstance(one, policy.Create)), *self._creates]
 
     @property
     def avoid(self) -> frozenset[str]:
@@ -77,38 +86,46 @@ class Launcher:
             return frozenset(self._booting)
 
     def booting(self, starts: frozenset[str], before: frozenset[str]) -> dict[str, tuple[float, Exit | None]]:
-        """Machines that we started and that have not joined: a join takes a machine out of `starts`.
+        """Machines that we started and that have not joined: a join takes a machine out of `starts`. Without those that
+        Fly has not answered for.
 
         before: our boots before `starts` was looked at; one that was created meanwhile can't be in it.
         """
         with self._lock:
             self._booting = {m: since for m, since in self._booting.items() if m in starts or m not in before}
-            return self._booting
+            asked = {one.machine.id for one in self._under_way.values() if isinstance(one, policy.Start)}
+            return {machine_id: since for machine_id, since in self._booting.items() if machine_id not in asked}
 
     # Starts
 
     def start(self, action: policy.Start) -> bool:
         """Start a machine for a reservation, in a thread. False: somebody else has it, and the reservation is free."""
-        # Assigned before it is started: two clients must not count on the same machine.
+        # Noted first: if the answer of assign is lost, this is given up like a start that came to nothing. Assigned
+        # before it is started: two clients must not count on the same machine.
+        self._note_boot(action.machine.id, action.machine.exit)
         if not self._store.assign(self.lane, action.reservation, action.machine.id):
+            self._drop_boot(action.machine.id)
             self._store.release(self.lane, action.reservation)
             return False
-        self._note_boot(action.machine.id, action.machine.exit)
-        self._in_thread(self._start, action.machine)
+        self._in_thread(self._start, action)
         return True
 
-    def _start(self, machine: Machine) -> None:
+    def _start(self, action: policy.Start) -> None:
+        machine = action.machine
         try:
             if machine.state in policy.LEAVING:
                 self._await_rest(machine)
+            asked_at = time.monotonic()
             self._machines.start(machine.id)
-            self._launched()
         except MachinesError as exc:
             if is_capacity(exc):
                 with self._lock:
                     self._avoid[machine.id] = time.monotonic() + AVOID_FOR
             self.forget(machine.id)
             self._troubled(exc, exc.status in OVERTAKEN)
+        else:
+            self._note_boot(machine.id, machine.exit)
+            self._launched(asked_at)
 
     def _await_rest(self, machine: Machine) -> None:
         state = "suspended" if machine.state == "suspending" or machine.keeper else "stopped"
@@ -124,6 +141,11 @@ class Launcher:
         """Create a machine as soon as Fly's rate limit allows."""
         with self._lock:
             self._creates.append(action)
+
+    def keep_creates(self, starts: frozenset[str]) -> None:
+        """Drop the creates whose reservation has expired: others have been granted in its place."""
+        with self._lock:
+            self._creates = deque(action for action in self._creates if action.reservation in starts)
 
     def next_create(self) -> float | None:
         """Seconds until `create_next` may be called; None: nothing is to be created. Takes the moment in Redis."""
@@ -141,28 +163,26 @@ class Launcher:
         with self._lock:
             action = self._creates.popleft()
             self._create_at = None
-            if needed:
-                self._creating[action.reservation] = action
         if needed:
             self._in_thread(self._create, action)
         else:
             self._store.release(self.lane, action.reservation)
 
     def _create(self, action: policy.Create) -> None:
+        asked_at = time.monotonic()
         try:
             machine = self._create_somewhere(action)
         except MachinesError as exc:
             self._store.release(self.lane, action.reservation)
             self._troubled(exc, False)
-        else:
-            self._launched()
-            if self._store.assign(self.lane, action.reservation, machine.id):
-                self._note_boot(machine.id, None)
-            else:
-                self._store.release(self.lane, action.reservation)  # it has joined already
+            return
+        self._launched(asked_at)
+        try:
+            assigned = self._store.assign(self.lane, action.reservation, machine.id)
         finally:
-            with self._lock:
-                del self._creating[action.reservation]
+            self._note_boot(machine.id, None)  # not before: a look in between would find that it has joined
+        if not assigned:
+            self._store.release(self.lane, action.reservation)  # it has joined already
 
     def _create_somewhere(self, action: policy.Create) -> Machine:
         regions: Sequence[str | None] = [*self.lane.regions] or [None]
@@ -181,7 +201,7 @@ class Launcher:
         """Stop the machines whose worker has not joined within `boot_timeout`."""
         now = time.monotonic()
         for machine_id, (since, _) in booting.items():
-            if now - since <= self.lane.boot_timeout:
+            if now - since <= self.lane.boot_timeout or self._store.is_worker(self.lane.name, machine_id):
                 continue
             self.forget(machine_id)
             self.stop(machine_id)
@@ -200,24 +220,40 @@ class Launcher:
 
     def forget(self, machine_id: str) -> None:
         """Count on this machine no longer."""
+        self._store.release(self.lane, machine_id)  # first: while Redis is away it is still to be given up
+        self._drop_boot(machine_id)
+
+    def _drop_boot(self, machine_id: str) -> None:
         with self._lock:
             self._booting = {name: since for name, since in self._booting.items() if name != machine_id}
-        self._store.release(self.lane, machine_id)
 
     def _note_boot(self, machine_id: str, exit_before: Exit | None) -> None:
         with self._lock:
             self._booting = {**self._booting, machine_id: (time.monotonic(), exit_before)}
 
-    def _in_thread(self, work: Callable[..., None], *args: object) -> None:
+    def _in_thread(self, work: Callable[[_Action], None], action: _Action) -> None:
+        """Carry out an action in a thread of its own; it is under way until that has ended, in whatever way."""
+
         def run() -> None:
             try:
-                work(*args)
-            except RedisUnavailableError as exc:
-                log.warning("a machine's reservation stays until it expires: %s", exc)
+                work(action)
+            except BaseException as exc:  # noqa: BLE001 - the fleet logs it
+                self._raised(action.reservation, exc)
             finally:
-                self._done()
+                self._end(action)
+                self._ended()
 
-        threading.Thread(target=run, name="flyexecutor launch", daemon=True).start()
+        with self._lock:
+            self._under_way[action.reservation] = action
+        try:
+            threading.Thread(target=run, name="flyexecutor launch", daemon=True).start()
+        except BaseException:
+            self._end(action)
+            raise
+
+    def _end(self, action: policy.Start | policy.Create) -> None:
+        with self._lock:
+            del self._under_way[action.reservation]
 
 
 def create_machine(

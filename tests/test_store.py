@@ -263,6 +263,15 @@ def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):
     assert {key: raw_redis.ttl(key) for key in keys if raw_redis.ttl(key) <= 0} == {}
 
 
+def test_reservations_whose_answer_was_lost_are_answered_again(store):
+    first = enqueue(store, calls("a", "b"))
+    assert len(first) == 2
+    assert set(enqueue(store, calls("a", "b"))) == set(first)
+    for reservation in first:
+        store.release(lane(), reservation)
+    assert len(enqueue(store, calls("a", "b"))) == 2
+
+
 def test_an_emptied_redis_is_told_apart(store, raw_redis):
     enqueue(store, calls("a"))
     raw_redis.flushall()

@@ -5,7 +5,7 @@
 --       retries keep chunks body n and n further names and values of its record
 -- Answers the names of the reservations that this client must turn into machines.
 -- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
--- and left no record. A call with a key may be there from another client: this one then hears of its outcome too.
+-- and left no record, and answers the reservations that were granted the first time. A call with a key may be there from another client: this one then hears of its outcome too.
 local queue, workers, starts = KEYS[1], KEYS[2], KEYS[3]
 local prefix, lane, at, ttl = ARGV[1], ARGV[2], now_ms(), ARGV[9]
 local sent = prefix .. ':sent:' .. ARGV[7]
@@ -62,4 +62,11 @@ redis.call('ZADD', prefix .. ':lanes', at, lane)
 redis.call('ZREMRANGEBYSCORE', prefix .. ':lanes', '-inf', at - 30 * DAY * 1000)
 redis.call('EXPIRE', prefix .. ':lanes', 30 * DAY)
 note_load(prefix, lane, redis.call('XLEN', queue), tonumber(ARGV[10]), at)
+if again then
+  local held = {}
+  for _, name in ipairs(redis.call('ZRANGE', starts, 0, -1)) do
+    if string.find(name, ARGV[6] .. ':', 1, true) == 1 then held[#held + 1] = name end
+  end
+  if #held > 0 then return held end
+end
 return reserve(queue, workers, starts, ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), at)

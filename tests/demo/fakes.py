@@ -4,7 +4,7 @@ from concurrent.futures import Future
 from itertools import count
 from typing import Any
 
-from flyexecutor import ExpiredCallError, FlyExecutorError, RedisUnavailableError, State
+from flyexecutor import ExpiredCallError, FlyExecutorError, MachineStartError, RedisUnavailableError, State
 
 
 class FakeFuture(Future[str]):
@@ -45,6 +45,7 @@ class FakeExecutor:
         self.futures: dict[str, FakeFuture] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.away = False
+        self.without_machines = False
         self.forgotten: set[str] = set()
         self.uncancellable = False
         self.attached = 0
@@ -60,6 +61,8 @@ class FakeExecutor:
     def flush(self, *, timeout: float) -> None:
         if self.away:
             raise RedisUnavailableError("Redis can't be reached")
+        if self.without_machines:
+            raise MachineStartError("the calls are stored, but no machine")
 
     def future(self, call_id: str) -> FakeFuture:
         self.attached += 1

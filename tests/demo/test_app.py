@@ -345,3 +345,13 @@ def test_a_missing_secret_key_is_one_clear_sentence(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("FLASK_SECRET_KEY", raising=False)
     with pytest.raises(RuntimeError, match=r"^SECRET_KEY is not set"):
         create_app(FakeExecutor())  # type: ignore[arg-type]
+
+
+def test_a_mail_that_waits_for_a_machine_is_listed_and_not_taken_back(
+    client: FlaskClient, executor: FakeExecutor
+) -> None:
+    executor.without_machines = True
+    assert send(client).status_code == 303
+    assert "PENDING" in client.get("/").text
+    (future,) = executor.futures.values()
+    assert not future.cancelled()

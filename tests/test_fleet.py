@@ -1,0 +1,274 @@
+"""The fleet's thread, on a real Redis and with a Machines API that does what the test says."""
+
+import threading
+import time
+
+import pytest
+
+from flyexecutor import fleet as module
+from flyexecutor.call import Call
+from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
+from flyexecutor.fleet import Fleet
+from flyexecutor.lane import FAMILY_KEY, Lane, Machine
+
+WAIT = 10.0
+AWAY = RedisUnavailableError("Redis is away")
+
+
+class FakeMachines:
+    """Machines that rest. Each verb first raises what the test has put into `raises`."""
+
+    def __init__(self, *names):
+        self.there = [Machine(name, name, "suspended", "iad", "1", "ok", None, "lane", keeper=True) for name in names]
+        self.raises = {}
+        self.asked = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def ask(self, verb, *told):
+        self.asked.append((verb, *told))
+        errors = self.raises.get(verb)
+        if errors:
+            raise errors.pop(0)
+        assert self.gate.wait(WAIT)
+
+    def list(self, lane):
+        self.ask("list")
+        return list(self.there)
+
+    def list_all(self):
+        self.ask("list_all")
+        return list(self.there)
+
+    def start(self, machine_id):
+        self.ask("start", machine_id)
+
+    def stop(self, machine_id):
+        self.ask("stop", machine_id)
+
+    def create(self, name, config, region, lane, *, launch=True):
+        self.ask("create", region)
+        return Machine("new", name, "created", region or "", "1", "ok", None, "lane")
+
+    def count(self, verb):
+        return sum(one[0] == verb for one in self.asked)
+
+
+def raising(monkeypatch, target, verb, *errors):
+    """Let a verb raise these, one after the other, and then work."""
+    works, left = getattr(target, verb), list(errors)
+
+    def ask(*args, **kwargs):
+        if left:
+            raise left.pop(0)
+        return works(*args, **kwargs)
+
+    monkeypatch.setattr(target, verb, ask)
+    return left
+
+
+class Run:
+    """A fleet with its thread."""
+
+    def __init__(self, store, machines, **options):
+        told = {"max_workers": 50, "concurrency": 1, "boot_timeout": 60.0, "regions": (), **options}
+        config = {"metadata": {FAMILY_KEY: "family"}, "env": {}}
+        self.lane = Lane("lane", config, told["regions"], told["max_workers"], 1, told["boot_timeout"])
+        self.store, self.machines, self.needed, self.told = store, machines, True, []
+        self.fleet = Fleet(
+            store,
+            machines,
+            self.lane,
+            client="c.lane",
+            needed=lambda: self.needed,
+            failed=lambda _lane, error: self.told.append(error),
+        )
+        self.thread = threading.Thread(target=self.fleet.run)
+        self.thread.start()
+
+    def submit(self, number=1):
+        calls = [Call(f"call{n}", b"sealed", 0, True) for n in range(number)]
+        self.fleet.start_soon(
+            self.store.enqueue(self.lane, calls, client="c", result_ttl=60, reservation=f"c.{time.monotonic_ns()}")
+        )
+
+    @property
+    def starts(self):
+        return self.store.look(self.lane, "other").starts
+
+
+@pytest.fixture
+def run(store, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.02, raising=False)
+    monkeypatch.setattr("flyexecutor.launch.config_of_machine", lambda *_, **__: {})
+    runs = []
+
+    def make(*names, **options):
+        runs.append(Run(store, FakeMachines(*names), **options))
+        return runs[-1]
+
+    yield make
+    for one in runs:
+        one.machines.gate.set()
+        one.fleet.close()
+        one.thread.join(WAIT)
+        assert not one.thread.is_alive()
+
+
+def test_nothing_under_way_is_settled_and_secure_at_once(run):
+    one = run()
+    assert one.fleet.settle(0)
+    one.fleet.secure(0)
+
+
+@pytest.mark.parametrize("error", [AWAY, OSError("no idea"), SystemExit(3)], ids=repr)
+def test_a_start_whose_assignment_raises_is_tried_again_and_leaves_nothing_under_way(run, monkeypatch, store, error):
+    left = raising(monkeypatch, store, "assign", error)
+    one = run("m1")
+    one.submit()
+    one.fleet.secure(WAIT)
+    assert one.fleet.settle(WAIT)
+    assert (left, one.machines.count("start"), one.starts) == ([], 1, {"m1"})
+
+
+@pytest.mark.parametrize("error", [AWAY, OSError("no idea"), SystemExit(3)], ids=repr)
+def test_whatever_a_launch_thread_raises_leaves_nothing_under_way(run, error):
+    one = run()
+    one.machines.raises["create"] = [error]
+    one.submit()
+    one.fleet.secure(WAIT)  # the reservation is still ours
+    assert one.fleet.settle(WAIT)
+
+
+def test_a_create_for_calls_that_have_ended_and_can_not_be_given_back_leaves_nothing_under_way(run, monkeypatch, store):
+    left = raising(monkeypatch, store, "release", AWAY)
+    one = run()
+    one.needed = False
+    one.submit()
+    assert one.fleet.settle(WAIT)
+    assert (left, one.machines.count("create")) == ([], 0)
+    one.fleet.secure(WAIT)  # nobody waits for it
+
+
+@pytest.mark.parametrize("error", [AWAY, OSError("no idea")], ids=repr)
+def test_what_is_owed_survives_looks_that_fail(run, monkeypatch, store, error):
+    left = raising(monkeypatch, store, "look", error, error, error)
+    one = run("m1")
+    one.submit()
+    one.fleet.secure(3.0)
+    assert (left, one.machines.count("start")) == ([], 1)
+
+
+def test_a_look_that_fails_is_not_repeated_without_a_pause(run, monkeypatch, store):
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.1)
+    left = raising(monkeypatch, store, "look", *[AWAY] * 1000)
+    one = run("m1")
+    one.submit()
+    with pytest.raises(MachineStartError, match=r"the calls are stored.*Redis is away"):
+        one.fleet.secure(0.5)
+    assert len(left) >= 996
+
+
+def test_what_a_lost_answer_of_a_look_has_granted_is_started_soon(run, monkeypatch, store):
+    look, lost = store.look, []
+
+    def lose(*args):
+        answer = look(*args)
+        if not lost:
+            lost.append(answer.reservations)
+            raise AWAY
+        return answer
+
+    monkeypatch.setattr(store, "look", lose)
+    one = run("m1")
+    store.enqueue(one.lane, [Call("a", b"sealed")], client="x", result_ttl=60, reservation="x.1")
+    store.release(one.lane, "x.1:1")
+    one.fleet.start_soon(())
+    assert one.thread.is_alive()
+    deadline = time.monotonic() + 3
+    while not one.machines.count("start"):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert len(lost[0]) == 1
+
+
+@pytest.mark.parametrize("status", [404, 408, 409, 412])
+def test_a_start_that_was_overtaken_leads_to_another_look_and_fails_no_call(run, status):
+    one = run("m1", "m2")
+    one.machines.raises["start"] = [MachinesError("somebody was faster", status)]
+    one.submit()
+    one.fleet.secure(3.0)
+    assert one.told == []
+    assert one.machines.count("list") == 2
+
+
+def test_a_list_that_fails_is_asked_again_soon(run):
+    one = run("m1")
+    one.machines.raises["list"] = [MachinesError("broken", 503)] * 2
+    one.submit()
+    one.fleet.secure(3.0)
+    assert one.told == []
+
+
+def test_what_no_machine_can_be_had_for_is_owed_no_longer(run):
+    one = run()
+    one.machines.raises["create"] = [MachinesError("wrong token", 401)]
+    one.submit()
+    one.fleet.secure(None)
+    assert ["wrong token" in str(error) for error in one.told] == [True]
+
+
+def test_trouble_that_can_not_be_told_to_redis_is_told_later(run, monkeypatch, store):
+    left = raising(monkeypatch, store, "has_workers", AWAY)
+    one = run()
+    one.machines.raises["create"] = [MachinesError("wrong token", 401)] * 2
+    one.submit()
+    one.fleet.secure(None)
+    assert left == []
+
+
+def test_of_fifty_starts_those_that_raise_are_made_up_for(run):
+    one = run(*[f"m{n}" for n in range(60)])
+    one.machines.raises["start"] = [AWAY, OSError("no idea"), MachinesError("taken", 412), SystemExit(1)] * 2
+    one.submit(50)
+    one.fleet.secure(WAIT)
+    assert one.fleet.settle(WAIT)
+    assert one.machines.count("start") >= 50
+
+
+def test_one_accepted_machine_is_enough_to_be_secure_and_not_to_be_settled(run):
+    one = run("m1", "m2")
+    one.machines.gate.clear()
+    one.submit(2)
+    with pytest.raises(MachineStartError, match="Fly has not answered"):
+        one.fleet.secure(0.01)
+    one.machines.gate.set()
+    one.fleet.secure(WAIT)
+
+
+def test_a_worker_that_is_there_is_enough(run, store):
+    one = run("m1")
+    store.join("lane", "worker", first=True)
+    one.machines.gate.clear()
+    one.submit(2)
+    one.fleet.secure(0)
+
+
+def test_a_machine_that_can_not_be_retired_costs_no_call(run):
+    one = run("m1")
+    one.machines.raises["list_all"] = [MachinesError("forbidden", 403)]
+    one.submit()
+    one.fleet.secure(WAIT)
+    assert one.told == []
+
+
+def test_a_fleet_that_is_closed_while_creates_wait_ends_and_secures_nothing(run, monkeypatch, store):
+    monkeypatch.setattr(store, "pace_create", lambda *_: 60.0)
+    one = run()
+    one.submit(3)
+    waiting = threading.Timer(0.05, one.fleet.close)
+    waiting.start()
+    with pytest.raises(MachineStartError):
+        one.fleet.secure(WAIT)
+    one.thread.join(WAIT)
+    one.fleet._launcher._creates.clear()

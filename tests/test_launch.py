@@ -1,0 +1,189 @@
+"""What a launcher does with one start or create, with a Machines API and a store that do what the test says."""
+
+import threading
+import time
+
+import pytest
+
+from flyexecutor import policy
+from flyexecutor.errors import MachinesError, MachineStartError
+from flyexecutor.lane import Lane, Machine
+from flyexecutor.launch import Launcher
+
+WAIT = 10.0
+FULL = MachinesError("insufficient resources to create new machine", 412)
+RESTS = Machine("m1", "m1", "suspended", "iad", "1", "ok", None)
+
+
+class Fake:
+    """The store and the Machines API in one: notes what it is asked, and answers or raises what `answers` says."""
+
+    def __init__(self):
+        self.asked = []
+        self.answers = {"assign": [True], "is_worker": [False]}
+
+    def __getattr__(self, verb):
+        def ask(*told, **_):
+            self.asked.append((verb, *(one for one in told if isinstance(one, str | None))))
+            answers = self.answers.get(verb) or [None]
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        return ask
+
+    def of(self, verb):
+        return [told for name, *told in self.asked if name == verb]
+
+
+class Launch:
+    def __init__(self, monkeypatch, *regions, boot_timeout=60.0):
+        monkeypatch.setattr("flyexecutor.launch.config_of_machine", lambda *_, **__: {})
+        self.fly = Fake()
+        self.fly.answers["create"] = [Machine("new", "n", "created", "iad", "1", "ok", None)]
+        self.told, self.launched, self.raised, self.ended = [], [], [], threading.Event()
+        self.launcher = Launcher(
+            self.fly,
+            self.fly,
+            Lane("lane", {}, regions, 5, 1, boot_timeout),
+            raised=lambda reservation, exc: self.raised.append((reservation, exc)),
+            ended=self.ended.set,
+            launched=self.launched.append,
+            troubled=lambda error, passing: self.told.append((error, passing)),
+        )
+
+    def wait(self):
+        assert self.ended.wait(WAIT)
+        assert not self.launcher.busy
+
+    def create(self):
+        self.launcher.create_soon(policy.Create("r", keeper=True))
+        assert self.launcher.busy
+        self.launcher.create_next(True)
+        self.wait()
+
+    def start(self):
+        told = self.launcher.start(policy.Start("r", RESTS))
+        if told:
+            self.wait()
+        return told
+
+
+@pytest.fixture
+def make(monkeypatch):
+    return lambda *regions, **options: Launch(monkeypatch, *regions, **options)
+
+
+def regions_asked(one):
+    return [told[1] for told in one.fly.of("create")]
+
+
+def test_regions_without_room_are_followed_by_the_next_in_order(make):
+    one = make("iad", "fra", "ams")
+    one.fly.answers["create"] = [FULL, FULL, *one.fly.answers["create"]]
+    one.create()
+    assert (regions_asked(one), len(one.launched), one.told) == (["iad", "fra", "ams"], 1, [])
+
+
+def test_no_room_in_the_last_region_is_told_and_gives_the_reservation_back(make):
+    one = make("iad", "fra")
+    one.fly.answers["create"] = [FULL]
+    one.create()
+    ((error, passing),) = one.told
+    assert (error.region, error.phase, error.status, passing) == ("fra", "create", 412, False)
+    assert (regions_asked(one), one.fly.of("release"), one.fly.of("assign")) == (["iad", "fra"], [["r"]], [])
+
+
+def test_another_error_than_want_of_room_is_told_at_once(make):
+    one = make("iad", "fra")
+    one.fly.answers["create"] = [MachinesError("wrong token", 401)]
+    one.create()
+    assert (regions_asked(one), one.told[0][0].status) == (["iad"], 401)
+
+
+def test_a_lane_without_regions_lets_fly_choose(make):
+    one = make()
+    one.create()
+    assert regions_asked(one) == [None]
+
+
+def test_a_created_machine_that_has_joined_already_gives_its_reservation_back(make):
+    one = make()
+    one.fly.answers["assign"] = [False]
+    one.create()
+    assert (one.fly.of("release"), len(one.launched)) == ([["r"]], 1)
+    assert one.launcher.booting(frozenset(), one.launcher.boots) == {}
+
+
+def test_a_create_that_raises_what_nobody_expects_has_ended(make):
+    one = make()
+    one.fly.answers["create"] = [KeyError("?")]
+    one.create()
+    assert [(reservation, type(exc)) for reservation, exc in one.raised] == [("r", KeyError)]
+
+
+def test_a_thread_that_can_not_be_had_leaves_nothing_under_way(make, monkeypatch):
+    one = make()
+    monkeypatch.setattr("threading.Thread.start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start")))
+    with pytest.raises(RuntimeError):
+        one.launcher.start(policy.Start("r", RESTS))
+    assert not one.launcher.busy
+    assert "m1" in one.launcher.booting(frozenset({"m1"}), one.launcher.boots)  # assigned: it will be given up
+
+
+def test_a_start_is_assigned_before_it_is_asked_for(make):
+    one = make()
+    assert one.start()
+    assert [verb for verb, *_ in one.fly.asked] == ["assign", "start"]
+    assert len(one.launched) == 1
+
+
+def test_a_machine_that_somebody_else_has_is_not_started(make):
+    one = make()
+    one.fly.answers["assign"] = [False]
+    assert not one.start()
+    assert (one.fly.of("start"), one.fly.of("release"), one.launcher.busy) == ([], [["r"]], False)
+    assert one.launcher.booting(frozenset({"m1"}), one.launcher.boots) == {}
+
+
+@pytest.mark.parametrize(("status", "passing"), [(404, True), (408, True), (409, True), (412, True), (403, False)])
+def test_a_refused_start_gives_the_machine_back(make, status, passing):
+    one = make()
+    one.fly.answers["start"] = [MachinesError("no", status)]
+    assert one.start()
+    assert (one.fly.of("release"), one.told[0][1], one.launched) == ([["m1"]], passing, [])
+    assert one.launcher.avoid == frozenset()
+
+
+def test_a_machine_whose_host_is_full_is_avoided(make):
+    one = make()
+    one.fly.answers["start"] = [FULL]
+    assert one.start()
+    assert one.launcher.avoid == {"m1"}
+
+
+def test_a_slow_boot_is_stopped_and_told_and_one_that_has_just_joined_is_not(make):
+    one = make(boot_timeout=0.0)
+    assert one.start()
+    time.sleep(0.001)  # the clock must have moved on
+    one.fly.answers["is_worker"] = [True]
+    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots))
+    assert (one.fly.of("stop"), one.told) == ([], [])
+    one.fly.answers["is_worker"] = [False]
+    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots))
+    ((error, passing),) = one.told
+    assert (one.fly.of("stop"), isinstance(error, MachineStartError), error.phase, passing) == (
+        [["m1"]],
+        True,
+        "join",
+        False,
+    )
+
+
+def test_a_create_whose_reservation_has_expired_is_not_made(make):
+    one = make()
+    one.launcher.create_soon(policy.Create("old", keeper=True))
+    one.launcher.create_soon(policy.Create("r", keeper=True))
+    one.launcher.keep_creates(frozenset({"r", "other"}))
+    assert [create.reservation for create in one.launcher.creating] == ["r"]
