@@ -35,7 +35,6 @@ from flyexecutor.store import Store
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.watcher import Watcher
 from flyexecutor.worker import context
-from flyexecutor.worker.pipe import NESTED, Told
 
 EXIT_FLUSH = 5.0  # seconds that a plain exit of the interpreter waits for the outbox,
 EXIT_STARTS = 10.0  # and then for the machines that its calls need to be asked for
@@ -86,8 +85,6 @@ class Client:
         self._started = False
         self._ended = False
         self._fleets: dict[str, Fleet] = {}
-        self._telling = threading.Lock()  # guards the one below
-        self._told_waiting = False
         settings = self._settings
         self.store = Store(settings.redis_url, settings.app)
         self.machines = MachinesClient(settings.api_url, settings.app, settings.token)
@@ -381,16 +378,10 @@ class Client:
         if fleet:
             fleet.start_soon(reservations)
 
-    def _tell_waiting(self) -> None:
+    def _tell_waiting(self, call_id: str, waiting: bool) -> None:
         """Inside a call: the worker lets others run while this one waits for the calls that it has submitted."""
-        if context.channel is None:
-            return
-        with self._telling:
-            # Asked under the lock: whoever comes last tells what is true then.
-            waiting = self._watcher.busy
-            if waiting != self._told_waiting:
-                self._told_waiting = waiting
-                context.channel.tell(Told(NESTED, "", 0, number=int(waiting)))
+        if context.channel:
+            context.channel.waits((self._id, call_id), waiting)
 
     def _not_stored(self, calls: Sequence[Call], error: RedisUnavailableError) -> None:
         self._watcher.fail([call.id for call in calls], error)

@@ -21,7 +21,14 @@ from typing import Any
 import cloudpickle
 
 from flyexecutor import packages, plain
-from flyexecutor.errors import FlyExecutorError, PayloadError, PayloadTooLargeError, PythonMismatchError, RemoteError
+from flyexecutor.errors import (
+    FlyExecutorError,
+    PayloadError,
+    PayloadTooLargeError,
+    PythonMismatchError,
+    RemoteError,
+    WorkerCrashedError,
+)
 from flyexecutor.retry import Retry
 from flyexecutor.trust import Encoding
 
@@ -185,25 +192,44 @@ def dump_value(value: Any) -> Dumped:
         if type(value) in _PLAIN:
             return _encode(_COUNT.pack(0) + pickle.dumps((True, value), protocol=5))
         return _encode(_dump((True, value)))
-    except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
+    except BaseException as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
         exc.add_note(f"flyexecutor could not pickle the result, a {type(value).__qualname__}")
         return dump_exception(exc)
 
 
 def dump_exception(exc: BaseException) -> Dumped:
-    """Pickle what a call raised, with its traceback as text.
+    """Pickle what a call raised, with its traceback as text. Whatever it is, it is the call's outcome.
 
-    An exception that does not survive pickling and unpickling is tried here, where its traceback is at hand, and
-    becomes a `RemoteError` that tells its type and message.
+    `sys.exit` is told as the crash that it would be elsewhere. An exception that does not survive pickling and
+    unpickling is tried here, where its traceback is at hand, and becomes a `RemoteError` with its type and message.
     """
     text = "".join(traceback.format_exception(exc))
+    if isinstance(exc, SystemExit):
+        said = f": {describe(exc)}" if isinstance(exc.code, str) else ""
+        return dump_error(WorkerCrashedError(f"the call ended with exit code {exit_code(exc)}{said}"), text)
     try:
         body = _dump((False, exc, text))
-        _load(Encoding.PICKLE, memoryview(body))
-    except Exception as failure:  # noqa: BLE001 - user code pickles itself and may raise anything
-        said = f"{type(exc).__qualname__}: {exc}"
-        return dump_error(RemoteError(f"{said} (the exception itself can't be brought back: {failure})"), text)
+        if not isinstance(_load(Encoding.PICKLE, memoryview(body))[1], BaseException):
+            raise TypeError("unpickled, it is no exception")  # noqa: TRY301
+    except BaseException as failure:  # noqa: BLE001 - user code pickles itself and may raise anything
+        said = f"{type(exc).__qualname__}: {describe(exc)}"
+        return dump_error(
+            RemoteError(f"{said} (the exception itself can't be brought back: {describe(failure)})"), text
+        )
     return _encode(body)
+
+
+def describe(exc: BaseException) -> str:
+    """What an exception says; whoever wrote it may have made a mistake there."""
+    try:
+        return str(exc)
+    except BaseException as failure:  # noqa: BLE001 - user code
+        return f"(its str() raised {type(failure).__qualname__})"
+
+
+def exit_code(exc: SystemExit) -> int:
+    """The exit code of a process that ends with this, as the interpreter has it."""
+    return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
 
 
 def dump_error(error: FlyExecutorError, traceback_text: str = "") -> Dumped:

@@ -5,9 +5,10 @@ connection of its own, sends its read, and receives the answer when it likes. Ow
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -16,6 +17,8 @@ from flyexecutor.errors import RedisUnavailableError
 
 CONNECT_TIMEOUT = 5.0
 BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask again
+BUSY_BLOCK = 5.0  # seconds, while a call runs: what waits for this worker then must not wait for long
+LATE = 3.0  # seconds that an answer may be late; the connection is dead then, even if nobody says so (a NAT forgot it)
 OUTCOMES_PER_READ = 200
 # Error codes of a server that fails over, loads or is busy: it will take the request later. Case as Redis sends it;
 # redis-py cuts off some codes, then the text tells.
@@ -48,15 +51,17 @@ class BlockingReader:
     """A blocking read on a connection of its own, in two halves, so that its owner can wait for other things too.
 
     `ask` sends, `answer` receives; in between `fileno` becomes readable. `close` may be called by another thread and
-    ends a wait in `answer`, with RedisUnavailableError.
+    ends a wait in `answer`, with RedisUnavailableError. No wait is longer than what was asked for, and LATE.
     """
 
     def __init__(self, client: "redis.Redis", address: str, commands: Callable[[int], Sequence[Sequence[Any]]]) -> None:
         self._address = address
         self._commands = commands  # to send, by the milliseconds that the last of them may block
         # Any: redis-py types its clients, hardly its connections.
-        self._connection: Any = client.connection_pool.make_connection()
+        self._connection = cast("Any", client.connection_pool.make_connection())
+        self._connection.socket_timeout = CONNECT_TIMEOUT  # for what redis-py asks when it connects
         self._asked = 0
+        self.due_at = 0.0  # when an answer that is owed must have come (monotonic seconds)
 
     def fileno(self) -> int:
         """The socket, for `selectors`."""
@@ -77,6 +82,13 @@ class BlockingReader:
         except redis.RedisError as exc:
             raise unavailable(self._address, exc) from None
         self._asked = len(commands)
+        self.due_at = time.monotonic() + block + LATE
+
+    def give_up_if_overdue(self) -> None:
+        """For an owner that does not wait in `answer`. Raises RedisUnavailableError if the answer has not come."""
+        if self.waiting and time.monotonic() >= self.due_at:
+            self.close()
+            raise unavailable(self._address, redis.TimeoutError("no answer in time, the connection is dead"))
 
     def answer(self) -> list[Delivered]:
         """Receive what was asked for. Empty if there was nothing."""
@@ -85,6 +97,8 @@ class BlockingReader:
     def _receive(self) -> Sequence[tuple[bytes, list[bytes]]]:
         asked, self._asked = self._asked, 0
         try:
+            # Each time that it waits for more of the answer.
+            self._connection._sock.settimeout(max(LATE, self.due_at - time.monotonic()))
             for _ in range(asked - 1):
                 self._connection.read_response()
             read = self._connection.read_response()

@@ -48,7 +48,7 @@ class Watcher:
         result_ttl: float,
         unsent: Callable[[str], bool],
         moved: Callable[[str], None],
-        waiting: Callable[[], None],
+        waiting: Callable[[str, bool], None],
     ) -> None:
         self._store = store
         self._trust = trust
@@ -56,7 +56,7 @@ class Watcher:
         self._result_ttl = result_ttl
         self._unsent = unsent
         self._moved = moved  # a call went to another lane
-        self._waiting = waiting  # calls are pending, or none is any longer
+        self._waiting = waiting  # a call is pending, or no longer
         self._streams: dict[str, Callable[[int, int, bytes], None]] = {}  # who takes the items of a call
         self._reader = store.outcomes(client)
         self._check_at = 0.0  # when to ask how the calls stand (monotonic), and
@@ -70,11 +70,11 @@ class Watcher:
 
     def expect(self, future: FlyFuture[object]) -> None:
         """Resolve this future when its outcome comes. To be called before the call is sent."""
+        self._waiting(future.id, True)  # before it can be dropped
         with self._changed:
             self._pending[future.id] = future
             self._submitted += not future.attached
             self._changed.notify_all()
-        self._waiting()
 
     def expect_items(self, call_id: str, take: Callable[[int, int, bytes], None]) -> None:
         """Give the items that this call yields to `take(attempt, number, sealed)`, in this thread, until it ends."""
@@ -105,7 +105,7 @@ class Watcher:
             if future:
                 self._submitted -= not future.attached
         if future:
-            self._waiting()
+            self._waiting(call_id, False)
         return future
 
     def fail(self, call_ids: Iterable[str], error: FlyExecutorError) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -129,9 +130,9 @@ def hang(gate: Gate) -> None:
 
 
 def hang_stubbornly(gate: Gate) -> NoReturn:
-    """Ignores SIGTERM."""
+    """Ignores SIGTERM. Says at the gate which process it is."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    (gate.folder / "entered").write_text("here")
+    (gate.folder / "entered").write_text(str(os.getpid()))
     while True:
         signal.pause()
 
@@ -246,3 +247,149 @@ def clock() -> float:
 def rest_and_return(seconds: float, value: int) -> int:
     time.sleep(seconds)
     return value
+
+
+class OwnBaseError(BaseException):
+    pass
+
+
+def raise_(error: BaseException) -> NoReturn:
+    raise error
+
+
+class Grumpy:
+    """Raises, as soon as it is pickled or unpickled."""
+
+    def __init__(self, error: BaseException, when: str) -> None:
+        self._error, self._when = error, when
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._when == "pickled":
+            raise self._error
+        return raise_, (self._error,)
+
+
+class UntellableError(Exception):
+    """Can't be pickled, and has nothing to say."""
+
+    def __str__(self) -> str:
+        raise OwnBaseError
+
+    def __reduce__(self) -> NoReturn:
+        sys.exit("not this one")
+
+
+def raise_untellable() -> NoReturn:
+    raise UntellableError
+
+
+class NumberError(Exception):
+    """Is a number once it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ()
+
+
+def raise_number() -> NoReturn:
+    raise NumberError
+
+
+def raise_in_a_circle() -> NoReturn:
+    """The causes of this go in a circle, and so does what it holds; it can't be pickled."""
+    first, second = Exception(sys._getframe()), Exception("second")
+    first.__cause__, second.__cause__, first.__context__ = second, first, second
+    first.args = (first, sys._getframe())
+    raise first
+
+
+def yield_and_raise(error: BaseException) -> Iterator[int]:
+    yield 1
+    raise error
+
+
+class Dumb:
+    """An output without flush."""
+
+    def write(self, text: str) -> None: ...
+
+
+def spoil_output(how: str) -> None:
+    match how:
+        case "close":
+            sys.stdout.close()
+            sys.stderr.close()
+        case "none":
+            sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        case "descriptors":
+            os.close(1)
+            os.close(2)
+        case "dumb":
+            sys.stdout = sys.stderr = Dumb()  # type: ignore[assignment]
+
+
+def spoil_output_and_raise(how: str) -> NoReturn:
+    spoil_output(how)
+    raise ValueError("no")
+
+
+def print_twice(text: str) -> None:
+    print(text)
+    print(text, file=sys.stderr)
+
+
+def fork_and(end: str) -> int:
+    """Ends in two processes; in the first, which waits for the other, with its exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    flyexecutor.progress(99, 99, "of the child")
+    if end == "raise":
+        raise ValueError("in the child")
+    if end == "exit":
+        sys.exit(7)
+    if end == "terminate":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return -1
+
+
+def fork_in_stream() -> Iterator[int]:
+    yield 1
+    child = os.fork()
+    yield 2
+    if child:
+        os.waitpid(child, 0)
+        yield 3
+
+
+def fork_a_pool() -> list[int]:
+    """Returns while the processes of its pool still run."""
+    global _pool  # noqa: PLW0603
+    _pool = multiprocessing.get_context("fork").Pool(2)
+    return _pool.map(increment, range(3))
+
+
+_pool: Any = None
+
+
+def end_the_pool() -> None:
+    _pool.terminate()
+
+
+def hang_and_turn_into(error: BaseException, gate: Gate) -> None:
+    """What stops it becomes another exception."""
+    try:
+        gate.enter()
+    except BaseException:  # noqa: BLE001 - that is the point
+        raise error from None
+
+
+def nest_in_two(gate: Gate) -> int:
+    """Waits for calls of two executors; those of one have ended while one of the other's is still at the gate."""
+    one, two = flyexecutor.FlyMachineExecutor(), flyexecutor.FlyMachineExecutor()
+    at_gate = one.submit(gate.enter)
+    gate.wait_for_entry()
+    first = two.submit(increment, 0).result()
+    second = one.submit(increment, first).result(20.0)
+    gate.open()
+    at_gate.result()
+    return second

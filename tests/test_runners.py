@@ -1,16 +1,19 @@
 """Real runner processes, and the tokens by which their worker takes calls back."""
 
+import asyncio
 import os
 import select
 import signal
 
 import pytest
 
-from flyexecutor import payload
+from flyexecutor import InitializerError, RemoteError, WorkerCrashedError, payload
 from flyexecutor.call import ClaimedCall
-from flyexecutor.trust import KEY_VARIABLE, Trust
-from flyexecutor.worker.pipe import PIPE_BYTES, RAISED, RETURNED
-from flyexecutor.worker.runners import Runner
+from flyexecutor.retry import Retry
+from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
+from flyexecutor.worker.chunks import run_chunk
+from flyexecutor.worker.pipe import AGAIN, PIPE_BYTES, RAISED, RETURNED, FrameReader, Told, pack_told, write_frames
+from flyexecutor.worker.runners import Answer, Runner
 from tests import tasks
 
 TRUST = Trust(b"k" * 32, "app")
@@ -27,9 +30,9 @@ def runner(monkeypatch):
     runner.close()
 
 
-def make_call(fn, *args, sealed=None):
+def make_call(fn, *args, sealed=None, manner=None):
     call_id = TRUST.new_call_id()
-    return ClaimedCall(call_id, 1, sealed or TRUST.seal_call(call_id, payload.dump_call(fn, args, {}).body))
+    return ClaimedCall(call_id, 1, sealed or TRUST.seal_call(call_id, payload.dump_call(fn, args, {}, manner).body))
 
 
 def answer_of(runner):
@@ -130,3 +133,169 @@ def test_a_runner_at_work_is_not_given_more_than_its_pipe_holds(runner, tmp_path
     gate.open()
     answer_of(runner)
     assert runner.can_take(large)
+
+
+# What is raised is the outcome
+
+BASE_ERRORS = [
+    asyncio.CancelledError("late"),
+    GeneratorExit(),
+    KeyboardInterrupt(),
+    BaseExceptionGroup("some", [KeyboardInterrupt()]),
+    tasks.OwnBaseError("own"),
+]
+
+
+def run(runner, fn, *args, manner=None):
+    """The answer of a call, and what it said before that."""
+    runner.give(make_call(fn, *args, manner=manner))
+    heard = answer_of(runner)
+    while not isinstance(heard[-1], Answer):
+        heard += answer_of(runner)
+    return heard[-1], heard[:-1]
+
+
+def error_of(runner, fn, *args, manner=None):
+    """How a call ends that fails; the process lives, and runs the next one."""
+    pid = runner.pid
+    answer, _ = run(runner, fn, *args, manner=manner)
+    assert value_of(run(runner, os.getpid)[0]).value == pid
+    return value_of(answer).exception
+
+
+@pytest.mark.parametrize("error", BASE_ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_a_call_raises_is_its_outcome(runner, error):
+    assert repr(error_of(runner, tasks.raise_, error)) == repr(error)
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "manner"),
+    [
+        (tasks.echo, (tasks.Grumpy(tasks.OwnBaseError("own"), "unpickled"),), None),
+        (tasks.Grumpy, (tasks.OwnBaseError("own"), "pickled"), None),
+        (tasks.yield_and_raise, (tasks.OwnBaseError("own"),), payload.Manner(streams=True)),
+    ],
+    ids=["arguments", "result", "items"],
+)
+def test_what_is_raised_around_a_call_is_its_outcome_too(runner, fn, args, manner):
+    assert repr(error_of(runner, fn, *args, manner=manner)) == "OwnBaseError('own')"
+
+
+def test_whatever_an_initializer_raises_is_told_and_it_is_tried_again(runner):
+    manner = payload.Manner(initializer=payload.dump_alone((tasks.raise_, (tasks.OwnBaseError("own"),))))
+    for _ in range(2):
+        error = error_of(runner, tasks.increment, 1, manner=manner)
+        assert isinstance(error, InitializerError)
+        assert "OwnBaseError: own" in str(error)
+
+
+def test_whatever_a_warm_up_raises_the_process_lives(runner):
+    for warmup in (tasks.raise_odd_error, tasks.Grumpy(tasks.OwnBaseError("own"), "unpickled")):
+        dumped = payload.dump_part(warmup)
+        runner.warm_up(TRUST.seal_part(WARMUP, dumped.body, dumped.encoding))
+    answer, _ = run(runner, os.getpid)
+    assert value_of(answer).value == runner.pid
+    assert b"OwnBaseError: own" in answer.logs
+
+
+def test_whatever_an_item_of_a_chunk_raises_the_others_run(runner):
+    errors = [*BASE_ERRORS, SystemExit(3)]
+    answer, _ = run(runner, run_chunk, tasks.raise_, [(error,) for error in errors], Retry(), True)
+    told = [payload.load_outcome(one.dumped.encoding, one.dumped.body).exception for one in value_of(answer).value]
+    assert [repr(one) for one in told[:-1]] == [repr(error) for error in errors[:-1]]
+    assert isinstance(told[-1], WorkerCrashedError)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(3, "exit code 3"), (0, "exit code 0"), (None, "exit code 0"), ("done here", "exit code 1: done here")],
+)
+def test_a_call_that_exits_fails_with_its_code_and_the_process_lives(runner, code, said):
+    error = error_of(runner, tasks.exit_with, code)
+    assert isinstance(error, WorkerCrashedError)
+    assert str(error).endswith(said)
+    assert "in exit_with" in str(error.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("fn", "said"),
+    [
+        (tasks.raise_number, "NumberError"),
+        (tasks.raise_in_a_circle, "Exception"),
+        (tasks.raise_untellable, "UntellableError: (its str() raised OwnBaseError)"),
+    ],
+)
+def test_an_exception_that_can_not_travel_becomes_one_that_tells_of_it(runner, fn, said):
+    error = error_of(runner, fn)
+    assert isinstance(error, RemoteError)
+    assert str(error).startswith(said)
+    assert f"in {fn.__name__}" in str(error.__cause__)
+
+
+def test_a_call_that_is_stopped_ends_its_process_whatever_it_makes_of_that(runner, tmp_path):
+    gate = tasks.Gate.make(tmp_path)
+    runner.give(make_call(tasks.hang_and_turn_into, BaseExceptionGroup("some", [KeyboardInterrupt()]), gate))
+    gate.wait_for_entry()
+    runner.stop("timeout")
+    wait_for_death(runner)
+    assert str(runner.death()) == "signal SIGTERM"
+
+
+# What is printed
+
+
+@pytest.mark.parametrize("how", ["close", "none", "descriptors", "dumb"])
+def test_a_call_that_spoils_its_output_keeps_its_result_and_later_calls_can_print(runner, how):
+    assert value_of(run(runner, tasks.spoil_output, how)[0]).exception is None
+    answer, _ = run(runner, tasks.print_twice, "later")
+    assert value_of(answer).exception is None
+    assert answer.logs == b"later\nlater\n"
+
+
+def test_a_call_that_spoils_its_output_and_raises_is_tried_again(runner):
+    manner = payload.Manner(retry=Retry(attempts=2))
+    answer, _ = run(runner, tasks.spoil_output_and_raise, "close", manner=manner)
+    assert answer.told.kind == AGAIN
+    assert b"ValueError: no" in answer.logs
+
+
+# A call that forks
+
+
+@pytest.mark.parametrize(("end", "code"), [("return", 0), ("raise", 1), ("exit", 7), ("terminate", -signal.SIGTERM)])
+def test_of_a_call_that_forks_only_the_runner_answers(runner, end, code):
+    answer, said = run(runner, tasks.fork_and, end)
+    assert (value_of(answer).value, said) == (code, [])
+    assert (b"ValueError: in the child" in answer.logs) == (end == "raise")
+    assert value_of(run(runner, tasks.increment, 1)[0]).value == 2
+    runner.stop("timeout")
+    wait_for_death(runner)
+    assert "in fork_and" not in runner.death().faults  # which tell where the runner was, not an earlier child
+
+
+def test_of_a_generator_that_forks_only_the_items_of_the_runner_come(runner):
+    answer, said = run(runner, tasks.fork_in_stream, manner=payload.Manner(streams=True))
+    assert (value_of(answer).value, [one.number for one in said]) == (3, [0, 1, 2])
+    assert value_of(run(runner, tasks.increment, 1)[0]).value == 2
+
+
+def test_a_pool_that_outlives_its_call_disturbs_no_later_one(runner):
+    assert value_of(run(runner, tasks.fork_a_pool)[0]).value == [1, 2, 3]
+    assert value_of(run(runner, tasks.end_the_pool)[0]).exception is None
+    assert value_of(run(runner, tasks.increment, 1)[0]).value == 2
+
+
+def test_an_answer_that_is_not_for_the_call_at_the_head_is_passed_over(runner, tmp_path, caplog):
+    gate = tasks.Gate.make(tmp_path)
+    told, told_in = os.pipe()
+    runner._reader, old = FrameReader(told), runner._reader
+    runner.give(make_call(gate.enter))
+    write_frames(told_in, [pack_told(Told(RETURNED, TRUST.new_call_id(), 1))])
+    assert runner.hear() == []
+    assert len(runner.given) == 1
+    assert "answer" in caplog.text
+    runner._reader = old
+    os.close(told), os.close(told_in)
+    gate.wait_for_entry()
+    gate.open()
+    assert [answer.told.kind for answer in answer_of(runner)] == [RETURNED]

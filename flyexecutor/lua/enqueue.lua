@@ -5,7 +5,8 @@
 --       retries keep chunks body n and n further names and values of its record
 -- Answers the names of the reservations that this client must turn into machines.
 -- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
--- and left no record, and answers the reservations that were granted the first time. A call with a key may be there from another client: this one then hears of its outcome too.
+-- and left no record, and answers the reservations that were granted the first time. A call with a key may be there from
+-- another client: this one then hears of its outcome too.
 local queue, workers, starts = KEYS[1], KEYS[2], KEYS[3]
 local prefix, lane, at, ttl = ARGV[1], ARGV[2], now_ms(), ARGV[9]
 local sent = prefix .. ':sent:' .. ARGV[7]

@@ -6,6 +6,7 @@ from typing import Any
 
 from flyexecutor import payload
 from flyexecutor.retry import Retry
+from flyexecutor.worker.context import Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,9 @@ def run_chunk(
         try:
             value = fn(*args)
             results.append(run_coroutine(value) if isinstance(value, Coroutine) else value)
-        except Exception as exc:  # noqa: BLE001 - whatever user code raises is the item's result
+        except Stopped:
+            raise  # or the next item would begin
+        except BaseException as exc:  # noqa: BLE001 - whatever user code raises is the item's result
             again = retry.wants(exc, 0)
             results.append(Failed(payload.dump_exception(exc), again))
             if not (return_exceptions or again):

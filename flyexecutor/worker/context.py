@@ -6,13 +6,18 @@ process. Everywhere else nothing happens: a function that reports its progress a
 """
 
 import json
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from flyexecutor.worker.pipe import PROGRESS, Told, pack_told, write_frames
+from flyexecutor.worker.pipe import NESTED, PROGRESS, Told, pack_told, write_frames
 
 PROGRESS_EVERY = 0.1  # seconds
+
+
+class Stopped(SystemExit):
+    """Raised in user code by SIGTERM: the call took too long, or is to be killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,25 +29,54 @@ class CurrentCall:
 
 
 class Channel:
-    """The runner's way to tell its worker something, from any thread."""
+    """The runner's way to tell its worker something, from any thread. A process that its call has forked is silent."""
 
     def __init__(self, fd: int) -> None:
-        self.current: CurrentCall | None = None
         self._fd = fd
+        self._pid = os.getpid()
+        self._awaiting = threading.Lock()  # guards the two below, and the order in which their changes are told
+        self.current: CurrentCall | None = None
+        self._awaited: set[Hashable] = set()  # what the current call waits for
         self._writing = threading.Lock()  # frames must not mix
         self._changed = threading.Condition()  # guards the two below
         self._progress: Told | None = None
         self._sender: threading.Thread | None = None
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is not the runner, but a process that its call has forked."""
+        return os.getpid() != self._pid
+
+    def begin(self, call: CurrentCall | None) -> None:
+        """A call begins, or (None) has ended. What an earlier one has left behind does not count for it."""
+        with self._awaiting:
+            self.current = call
+            self._awaited.clear()
+
+    def waits(self, what: Hashable, waiting: bool) -> None:
+        """The current call waits for another call, of whichever client, or for that one no longer.
+
+        Its worker lets others run while it waits for any.
+        """
+        if self.forked:
+            return
+        with self._awaiting:
+            before = bool(self._awaited)
+            (self._awaited.add if waiting else self._awaited.discard)(what)
+            if self.current and before != bool(self._awaited):
+                self.tell(Told(NESTED, self.current.id, self.current.attempt, number=int(waiting)))
+
     def tell(self, *told: Told) -> None:
         """Send at once; blocks while the worker does not read."""
+        if self.forked:
+            return  # two that write would mix their frames
         with self._writing:
             write_frames(self._fd, [pack_told(one) for one in told])
 
     def tell_progress(self, body: bytes) -> None:
         """Send soon; what comes shortly after replaces it."""
         current = self.current
-        if current is None:
+        if current is None or self.forked:
             return
         with self._changed:
             self._progress = Told(PROGRESS, current.id, current.attempt, body=body)

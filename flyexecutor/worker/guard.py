@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from flyexecutor.call import ClaimedCall
-from flyexecutor.reader import BLOCK_LIMIT
+from flyexecutor.reader import BUSY_BLOCK
 from flyexecutor.store import Store
 from flyexecutor.worker.runners import Runner
 
@@ -27,7 +27,7 @@ class Guard:
     def ask(self, runners: Iterable[Runner]) -> None:
         """Have Redis tell of orders, if there is a call that could be the subject of one."""
         if not self.orders.waiting and any(_runs_for(runner) >= ORDERS_AFTER for runner in runners):
-            self.orders.ask(BLOCK_LIMIT)
+            self.orders.ask(BUSY_BLOCK)
 
     def receive(self) -> None:
         """Take the orders that have come."""
@@ -37,16 +37,18 @@ class Guard:
         """Close the connection."""
         self.orders.close()
 
+    def asks_at(self, runners: Iterable[Runner]) -> Iterable[float]:
+        """When to `ask` (monotonic seconds)."""
+        if not self.orders.waiting:
+            yield from (runner.answered_at + ORDERS_AFTER for runner in runners if runner.given)
+
     def due(self, runners: Iterable[Runner]) -> Iterable[float]:
-        """When something must be done although nothing happens (monotonic seconds)."""
+        """When to `tend` although nothing happens (monotonic seconds)."""
         for runner in runners:
             if runner.patience is not None:
                 yield runner.patience
-            elif runner.given:
-                if runner.given[0].timeout:
-                    yield runner.answered_at + runner.given[0].timeout
-                if not self.orders.waiting:
-                    yield runner.answered_at + ORDERS_AFTER
+            elif runner.given and runner.given[0].timeout:
+                yield runner.answered_at + runner.given[0].timeout
 
     def tend(self, runners: Iterable[Runner]) -> list[ClaimedCall]:
         """Stop what must be stopped. Answers calls that were waiting behind, which another runner must have."""

@@ -21,7 +21,7 @@ from redis.backoff import EqualJitterBackoff
 
 from flyexecutor.call import ClaimedCall, Outcome, Part
 from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
-from flyexecutor.reader import BLOCK_LIMIT
+from flyexecutor.reader import BLOCK_LIMIT, BUSY_BLOCK
 from flyexecutor.store import BATCH_BYTES, Store
 from flyexecutor.trust import Trust
 from flyexecutor.worker.guard import KILLED, TIMED_OUT, Guard
@@ -77,6 +77,7 @@ class Worker:
         self._store = Store(redis_url, app)
         self._reader = self._store.deliveries(lane, machine_id)
         self._guard = Guard(self._store, machine_id)
+        self._readers = (self._reader, self._guard.orders)
         self._reports = Reports(self._store)
         self._membership = Membership(
             self._store,
@@ -124,6 +125,7 @@ class Worker:
                     log.warning("%s", exc)
                     self._reader.close()
                     self._guard.close()
+                    self._store.close()  # what has died of its connections has died of the others, most likely
                     self._join(first=False)
         except (RedisUnavailableError, PayloadError, WorkerCrashedError) as exc:
             log.error("%s", exc)
@@ -139,6 +141,8 @@ class Worker:
         self._ask_for_calls()
         self._guard.ask(self._runners)
         self._wait(self._patience())
+        for reader in self._readers:
+            reader.give_up_if_overdue()
         self._replace_dead_runners()
         self._stop_what_must()
         self._reports.send(self._runners, all_now=bool(self._outcomes or self._elsewhere))
@@ -157,7 +161,8 @@ class Worker:
     def _patience(self) -> float:
         """Seconds until something must be done although nothing happens."""
         now = time.monotonic()
-        due = [now + BLOCK_LIMIT, *self._guard.due(self._runners), *self._reports.due(self._runners)]
+        due = [now + BLOCK_LIMIT, *self._guard.due(self._runners), *self._guard.asks_at(self._runners)]
+        due += [*self._reports.due(self._runners), *(reader.due_at for reader in self._readers if reader.waiting)]
         due += [runner.answered_at + TAKE_BACK_AFTER for runner in self._runners if self._holds_up(runner)]
         if self._stop_at is not None:
             due.append(self._stop_at)
@@ -186,6 +191,15 @@ class Worker:
         for fd, _ in poll.poll(seconds * 1000 + 1):
             if waited[fd] != self._receive or self._reader.waiting:  # a signal of the same turn may have closed it
                 waited[fd]()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait so long, or until it is to stop, and do what needs no Redis: hear answers, stop calls, begin others."""
+        until = time.monotonic() + seconds
+        while self._stop_at is None and (now := time.monotonic()) < until:
+            self._wait(max(0.0, min([until, *self._guard.due(self._runners)]) - now))
+            self._replace_dead_runners()
+            self._stop_what_must()
+            self._give()
 
     def _notice_signals(self) -> None:
         numbers = self._signals.recv(4096)
@@ -223,7 +237,8 @@ class Worker:
         """Have Redis tell when a call comes, if a runner has nothing to do."""
         idle_runner = any(not runner.given and runner.takes_calls for runner in self._runners)
         if idle_runner and not self._claimed and not self._reader.waiting and self._stop_at is None:
-            self._reader.ask(min(BLOCK_LIMIT, self._idle_timeout + 1.0))
+            busy = any(runner.given for runner in self._runners)
+            self._reader.ask(min(BUSY_BLOCK if busy else BLOCK_LIMIT, self._idle_timeout + 1.0))
 
     def _receive(self) -> None:
         delivered = self._reader.answer()
@@ -402,8 +417,7 @@ class Worker:
                 if (exc.permanent and not held) or time.monotonic() - began > patience or self._stop_at is not None:
                     raise
                 log.warning("trying again in %.1f s: %s", pause, exc)
-                self._wait(pause)
-                self._replace_dead_runners()
+                self._pause(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
             else:
                 return
@@ -465,7 +479,7 @@ class Worker:
                     return True
             except RedisUnavailableError as exc:
                 log.warning("%s", exc)
-            self._wait(pause)
+            self._pause(pause)
             awake += pause
             pause = min(1.0, pause * 2)
         return False

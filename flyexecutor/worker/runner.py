@@ -4,10 +4,12 @@ Woken by a frame on its pipe; ends when that pipe is closed (the worker has gone
 as SystemExit, so that its `finally` blocks run. Each call has a token in a second pipe: who reads the token has the
 call, so that the worker can take back what waits behind a long one. Killed at any point: the worker sees its end, the
 tokens tell which call it had begun, and a file has what faulthandler wrote. What a call prints goes to the worker
-through standard output and error, with a mark after each call.
+through standard output and error, with a mark after each call. What user code raises, of whatever type and wherever it
+runs, is the outcome of its call, but for `Stopped`. A process that a call has forked ends where the call does, unheard.
 """
 
 import faulthandler
+import io
 import os
 import pickle
 import signal
@@ -17,14 +19,14 @@ import traceback
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from flyexecutor import payload
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
 from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
 from flyexecutor.worker import context
 from flyexecutor.worker.chunks import run_coroutine
-from flyexecutor.worker.context import Channel, CurrentCall
+from flyexecutor.worker.context import Channel, CurrentCall, Stopped
 from flyexecutor.worker.pipe import (
     AGAIN,
     FORGET,
@@ -44,10 +46,6 @@ from flyexecutor.worker.pipe import (
 USUAL = payload.Manner()
 
 
-class Stopped(SystemExit):
-    """Raised in user code by SIGTERM: the call took too long, or is to be killed."""
-
-
 class Runner:
     """The program of this process."""
 
@@ -57,6 +55,27 @@ class Runner:
         self._mark = mark
         self._output = os.dup(1)  # of our own: user code may close the other
         self._initialized: set[bytes] = set()
+        self._stopped = False
+
+    def stop(self, _number: int, _frame: FrameType | None) -> None:
+        """SIGTERM: the call that runs shall end, and this process with it."""
+        self._stopped = True
+        self._go_if_stopped()
+
+    def _go_if_stopped(self) -> None:
+        if self._stopped:
+            raise Stopped(128 + signal.SIGTERM)
+
+    def end(self, exc: BaseException | None) -> NoReturn:
+        """End this process as the interpreter would, but at once: no thread that user code has left keeps it."""
+        code = 0
+        if isinstance(exc, SystemExit):
+            code = payload.exit_code(exc)
+        elif exc:
+            self._say(_text(exc))
+            code = 1
+        self._mend_output()
+        os._exit(code & 0xFF)
 
     def work(self, given_fd: int, tokens_fd: int) -> None:
         """Run what comes until the worker closes its end."""
@@ -83,7 +102,7 @@ class Runner:
         try:
             opened = self._trust.open_part(given.id, given.sealed)
         except PayloadError as exc:
-            print(f"flyexecutor: {exc}", file=sys.stderr)  # noqa: T201 - the calls that need it will fail
+            self._say(f"flyexecutor: {exc}\n")  # the calls that need it will fail
         else:
             payload.parts_here[given.id] = payload.Dumped(opened.encoding, bytes(opened.body))
 
@@ -92,24 +111,51 @@ class Runner:
             opened = self._trust.open_part(WARMUP, sealed)
             fn = payload.load_value(opened.encoding, opened.body)
             fn()
-        except Exception:  # noqa: BLE001 - user code; the calls that need what it does will tell
-            traceback.print_exc()
-            print("flyexecutor: warmup raised this; calls run all the same", file=sys.stderr)  # noqa: T201
+        except BaseException as exc:  # noqa: BLE001 - user code; the calls that need what it does will tell
+            self._end_if_forked(exc)
+            self._say(f"{_text(exc)}flyexecutor: warmup raised this; calls run all the same\n")
+        self._end_if_forked(None)
+        self._go_if_stopped()
+        self._mend_output()
         self._channel.tell(Told(WARMED, "", 0))
 
     def _run(self, call: Given) -> None:
-        self._channel.current = CurrentCall(call.id, call.attempt)
+        self._channel.begin(CurrentCall(call.id, call.attempt))
         answer = self._answer(call)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if answer.kind != RETURNED:
+            self._go_if_stopped()  # whatever it made of that: its worker knows why it was stopped
+        self._mend_output()
         os.write(self._output, self._mark)
         # After the mark: who has the answer finds all that was printed before.
         self._channel.tell(*self._channel.flush(), answer)
-        self._channel.current = None
+        self._channel.begin(None)
+        self._go_if_stopped()  # it has answered before that, or in spite of it
 
     def _answer(self, call: Given) -> Told:
-        """Run one call. SystemExit is not caught: it ends this process, and the worker tells so."""
         began = time.monotonic()
+        manner, result = self._call(call)
+        raised = result.exception
+        if raised is None:
+            kind, dumped = RETURNED, payload.dump_value(result.value)
+        elif isinstance(raised, PayloadError | InitializerError):
+            kind, dumped = RAISED, payload.dump_error(raised, _text(raised.__cause__))
+        elif manner.retry and manner.retry.wants(raised, call.raised):
+            self._say(f"{_text(raised)}flyexecutor: attempt {call.attempt} raised this; it is tried again\n")
+            seconds, longest = manner.retry.wait, manner.retry.longest_wait
+            return Told(AGAIN, call.id, call.attempt, seconds=seconds, longest=longest)
+        else:
+            if isinstance(raised, SystemExit) and isinstance(raised.code, str):
+                self._say(f"{raised.code}\n")  # as the interpreter does
+            kind, dumped = RAISED, payload.dump_exception(raised)
+        try:
+            payload.check_size(dumped, "the result", manner.max_payload)
+        except PayloadTooLargeError as exc:
+            kind, dumped = RAISED, payload.dump_error(exc)
+        seconds = time.monotonic() - began
+        sealed = self._trust.seal_outcome(call.id, call.attempt, dumped.body, dumped.encoding)
+        return Told(kind, call.id, call.attempt, seconds=seconds, body=sealed)
+
+    def _call(self, call: Given) -> tuple[payload.Manner, payload.Result]:
         manner = USUAL
         try:
             opened = self._trust.open_call(call.id, call.sealed)
@@ -121,24 +167,31 @@ class Runner:
                 value = self._stream(call, iter(value), manner)
             elif isinstance(value, Coroutine):
                 value = run_coroutine(value)
-        except (PayloadError, InitializerError) as exc:
-            kind, dumped = RAISED, payload.dump_error(exc, _cause(exc))
-        except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - whatever user code raises is its outcome
-            if manner.retry and manner.retry.wants(exc, call.raised):
-                traceback.print_exc()
-                print(f"flyexecutor: attempt {call.attempt} raised this; it is tried again", file=sys.stderr)  # noqa: T201
-                seconds, longest = manner.retry.wait, manner.retry.longest_wait
-                return Told(AGAIN, call.id, call.attempt, seconds=seconds, longest=longest)
-            kind, dumped = RAISED, payload.dump_exception(exc)
-        else:
-            kind, dumped = RETURNED, payload.dump_value(value)
-        try:
-            payload.check_size(dumped, "the result", manner.max_payload)
-        except PayloadTooLargeError as exc:
-            kind, dumped = RAISED, payload.dump_error(exc)
-        seconds = time.monotonic() - began
-        sealed = self._trust.seal_outcome(call.id, call.attempt, dumped.body, dumped.encoding)
-        return Told(kind, call.id, call.attempt, seconds=seconds, body=sealed)
+            result = payload.Result(value)
+        except BaseException as exc:  # noqa: BLE001 - whatever user code raises is its outcome
+            # Returned: no frame of ours that its traceback names keeps it, and with it what user code had in its own.
+            result = payload.Result(exception=exc)
+        self._end_if_forked(result.exception)
+        return manner, result
+
+    def _end_if_forked(self, raised: BaseException | None) -> None:
+        if self._channel.forked:
+            self.end(raised)
+
+    def _say(self, text: str) -> None:
+        """Print, whatever user code has made of sys.stderr."""
+        os.write(self._output, text.encode(errors="backslashreplace"))
+
+    def _mend_output(self) -> None:
+        """Flush what was printed; make anew what user code has closed, or replaced by what can't be flushed."""
+        for name, fd in (("stdout", 1), ("stderr", 2)):
+            try:
+                os.fstat(fd)
+                getattr(sys, name).flush()
+            except BaseException:  # noqa: BLE001 - user code
+                os.dup2(self._output, fd)
+                raw: Any = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115 - lives as long as the process
+                setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
 
     def _stream(self, call: Given, items: Iterator[Any], manner: payload.Manner) -> int:
         """Send each item as it comes. Answers how many they were."""
@@ -156,8 +209,9 @@ class Runner:
         try:
             fn, args = pickle.loads(initializer)  # from inside a payload that was verified
             fn(*args)
-        except Exception as exc:
-            raise InitializerError(f"the initializer raised {type(exc).__qualname__}: {exc}") from exc
+        except BaseException as exc:
+            said = payload.describe(exc)
+            raise InitializerError(f"the initializer raised {type(exc).__qualname__}: {said}") from exc
         self._initialized.add(initializer)
 
 
@@ -168,12 +222,15 @@ def _take(tokens_fd: int) -> bool:
         return False
 
 
-def _cause(exc: BaseException) -> str:
-    return "".join(traceback.format_exception(exc.__cause__)) if exc.__cause__ else ""
+def _text(exc: BaseException | None) -> str:
+    return "".join(traceback.format_exception(exc)) if exc else ""
 
 
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise Stopped(128 + signal.SIGTERM)
+def _leave_to_user_code() -> None:
+    """In a process that a call has forked: signals do what they do elsewhere, and write no faults of the runner's."""
+    faulthandler.unregister(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.enable(2)
 
 
 def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int) -> None:
@@ -181,21 +238,18 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     faulthandler.enable(faults_fd)
     # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
     Path("/proc/self/oom_score_adj").write_text("1000")
-    signal.signal(signal.SIGTERM, _stop)
+    context.channel = Channel(told_fd)
+    trust = Trust(bytes.fromhex(os.environ[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])
+    runner = Runner(trust, context.channel, mark.encode())
+    signal.signal(signal.SIGTERM, runner.stop)
     # Before user code sees it, it is written where all threads are: that tells what the call was doing. One signal,
     # since a second could go to another thread and then interrupt nothing (Linux prefers a thread with none pending).
     faulthandler.register(signal.SIGTERM, faults_fd, chain=True)
-    context.channel = Channel(told_fd)
-    trust = Trust(bytes.fromhex(os.environ[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])
+    os.register_at_fork(after_in_child=_leave_to_user_code)
     try:
-        Runner(trust, context.channel, mark.encode()).work(given_fd, tokens_fd)
-    except SystemExit as exc:
-        # At once: a thread that user code has left running must not keep this process, and with it the call's future.
-        if isinstance(exc.code, str):
-            print(exc.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
+        runner.work(given_fd, tokens_fd)
+    except BaseException as exc:  # noqa: BLE001 - Stopped, or a fault of ours
+        runner.end(exc)
 
 
 if __name__ == "__main__":

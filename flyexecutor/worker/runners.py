@@ -5,6 +5,7 @@ child has died. If the worker is killed, the runners read end-of-file and go.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -41,6 +42,8 @@ GRACE = 5.0  # seconds between SIGTERM and SIGKILL, for the `finally` blocks of 
 STOPPED = 128 + signal.SIGTERM  # the exit code of a runner that ended on SIGTERM
 FAULT_BYTES = 8 * 1024
 ANSWERS = frozenset({RETURNED, RAISED, AGAIN})
+
+log = logging.getLogger("flyexecutor.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +166,22 @@ class Runner:
         for told in map(unpack_told, self._reader.read_some()):
             if told.kind == SKIPPED:
                 self._taken_back -= 1
-            elif told.kind == NESTED:
-                self.nested = told.number
             elif told.kind == WARMED:
                 self.warming = False
+            elif told.kind == NESTED:
+                if self._runs(told):  # else it is what a thread does that a call has left behind
+                    self.nested = told.number
+            elif told.kind in ANSWERS and not self._runs(told):
+                log.error("a runner answers the call %s, which it does not run: passed over", told.call_id)
             elif told.kind in ANSWERS:
                 self.answered, self.answered_at, self.nested = True, time.monotonic(), 0
                 heard.append(Answer(self.given.popleft(), told, self.output.take()))
             else:
                 heard.append(told)
         return heard
+
+    def _runs(self, told: Told) -> bool:
+        return bool(self.given) and (self.given[0].id, self.given[0].attempt) == (told.call_id, told.attempt)
 
     def take_back(self) -> Sequence[ClaimedCall]:
         """Take back the calls that it has not begun."""

@@ -1,9 +1,14 @@
 """Call over timeout: its process is stopped from outside, TimeoutError; the worker lives."""
 
+import os
+import select
+
 import pytest
+import redis
 
 from flyexecutor import CallTimeoutError, State
 from tests import tasks
+from tests.wire import Wire
 
 WAIT = 30.0
 
@@ -68,3 +73,25 @@ def test_of_a_chunk_only_the_item_that_takes_too_long_fails(impatient, gate):
     assert isinstance(next(results), CallTimeoutError)
     assert list(results) == [3, 4]
     assert entries
+
+
+def test_the_call_is_killed_while_redis_is_away_and_its_outcome_kept(make_executor, local_fly, gate):
+    (gate.folder / "sitecustomize.py").write_text("from flyexecutor.worker import runners\nrunners.GRACE = 0.3\n")
+    with Wire("127.0.0.1", redis.connection.parse_url(local_fly.redis_url)["port"]) as wire:
+        executor = make_executor(
+            max_workers=1,
+            redis_url=wire.url(local_fly.redis_url),
+            env={"PYTHONPATH": f"{gate.folder}:."},
+        )
+        executor.submit(tasks.increment, 1).result(WAIT)  # or the time-out could end before all is imported
+        future = executor.with_options(timeout=0.5).submit(tasks.hang_stubbornly, gate)
+        process = os.pidfd_open(int(gate.wait_for_entry()))
+        wire.refuse()
+        wire.cut()
+        assert select.select([process], [], [], WAIT)[0]
+        os.close(process)
+        wire.heal()
+        error = future.exception(WAIT)
+        assert isinstance(error, CallTimeoutError)
+        assert "SIGKILL" in str(error)
+        assert future.attempt == 1

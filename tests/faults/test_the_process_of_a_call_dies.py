@@ -1,4 +1,4 @@
-"""sys.exit, os._exit, segfault: that call fails with how it died; the runner is replaced; other calls go on."""
+"""os._exit, segfault: that call fails with how it died; its process is replaced; others go on. sys.exit fails alike."""
 
 import signal
 import sys
