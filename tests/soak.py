@@ -36,7 +36,7 @@ import redis
 from flyexecutor import FlyMachineExecutor, LocalFly
 from flyexecutor.local.redis import find_server
 from tests import chaos
-from tests.soak_calls import FOLDER, RESULT_TTL
+from tests.soak_calls import FOLDER, RESULT_TTL, runs
 from tests.soak_client import Orders
 from tests.wire import Wire
 
@@ -115,26 +115,20 @@ class Report:
         lines += [f"{kind:14}{self.calls[kind]:10}{self.right[kind]:10}" for kind in sorted(self.calls)]
         lines.append(f"{'all':14}{self.calls.total():10}{self.right.total():10}")
         lines.append(" ".join(f"{name} {len(told)}" for name, told in self.trouble.items()))
-        lines.append(
-            f"seed {self.seed}; misfortunes: " + ", ".join(f"{n} x {d}" for d, n in sorted(self.deeds.items()))
-        )
-        lines.append(
-            f"excused crashes {self.excused.total()}; slowest {self.slowest:.1f} s; settled {self.settled:.1f} s"
-        )
+        deeds = ", ".join(f"{number} x {deed}" for deed, number in sorted(self.deeds.items()))
+        lines.append(f"seed {self.seed}; misfortunes: {deeds}")
+        excused = self.excused.total()
+        lines.append(f"excused crashes {excused}; slowest {self.slowest:.1f} s; settled {self.settled:.1f} s")
         lines.append(f"memory, peak MB: {', '.join(f'{name} {mb:.0f}' for name, mb in sorted(self.peaks.items()))}")
         lines.append(f"machines at the end: {dict(self.machines)}")
         lines.append("Redis at the end: " + "; ".join(f"{kind} {told}" for kind, told in sorted(self.keys.items())))
         for name, told in self.trouble.items():
-            # Alike but for ids and numbers: three of them.
-            alike = Counter(re.sub(r"[0-9a-f]{14,}|[0-9]+", "", one) for one in told)
-            shown: Counter[str] = Counter()
+            alike = defaultdict(list)  # but for ids and numbers
             for one in told:
-                sort = re.sub(r"[0-9a-f]{14,}|[0-9]+", "", one)
-                shown[sort] += 1
-                if shown[sort] <= 3:
-                    lines.append(
-                        f"{name.upper()}: {one}{f' (and {alike[sort] - 3} alike)' if shown[sort] == 3 else ''}"
-                    )
+                alike[re.sub(r"[0-9a-f]{14,}|[0-9]+", "", one)].append(one)
+            for ones in alike.values():
+                lines += [f"{name.upper()}: {one}" for one in ones[:3]]
+                lines += [f"... and {len(ones) - 3} alike"] * (len(ones) > 3)
         return "\n".join(lines)
 
 
@@ -167,9 +161,9 @@ class Misfortunes:
             if deed:
                 self._report.deeds[deed] += 1
 
-    def rest(self, seconds: float) -> None:
-        """For what is being done: wait, but not beyond the end."""
-        self._over.wait(seconds)
+    def rest(self, seconds: float) -> bool:
+        """For what is being done: wait, but not beyond the end. Answers whether that has come."""
+        return self._over.wait(seconds)
 
     def end(self) -> None:
         self._over.set()
@@ -189,7 +183,7 @@ class Soak:
         self.report = Report(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="soak-"))
         (self.folder / "runs").mkdir()
-        self.runner_kills: list[float] = []
+        self.runner_kills: dict[int, float] = {}  # process id -> when
         self.clients: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self) -> Report:
@@ -259,15 +253,16 @@ class Soak:
         self.clients[name] = client
         return client
 
-    def _doom(self, chance: random.Random) -> str:
+    def _doom(self, chance: random.Random, rest: Callable[[float], bool]) -> str:
         """A third client makes calls, is killed, and others adopt what it had stored."""
         name = f"third-{sum(one.startswith('third') for one in self.clients)}"
         client = self._start_client(name, doomed=True)
         file = self.folder / f"{name}.jsonl"
         ends = time.monotonic() + chance.choice((1.5, 5.0, 30.0))  # some have stored nothing by then
         while time.monotonic() < ends and not (file.exists() and '"stored"' in file.read_text()):
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0.0, 1.0))
+            if rest(0.05):
+                break
+        rest(chance.uniform(0.0, 1.0))
         client.kill()
         client.wait()
         self._hand_over(name, chance.choice("ab"), "adopted")
@@ -317,19 +312,19 @@ class Soak:
                 seen[one] = self._hand_over(f"shared-by-{one}", other, "attached", seen[one])
 
         misfortunes.begin("introductions", 0.2, introduce)
+        rest = misfortunes.rest
+        misfortunes.begin("third", 6.0, lambda chance: self._doom(chance, rest))
         if not self.quiet:
             machines = chaos.Misfortune(self.fly, random.Random(self.seed), self.report.deeds, every=MISFORTUNE_EVERY)
             machines.start()
             self.machines_wire.misbehave(every=3.0, longest=3.0)
             self.clients_wire.misbehave(every=3.0, longest=3.0)
-            rest = misfortunes.rest
             misfortunes.begin("workers", 4.0, lambda chance: self._pause_process(chance, rest))
             misfortunes.begin("runners", 6.0, self._kill_runner)
             misfortunes.begin("clients", 10.0, lambda chance: self._pause_client(chance, rest))
             misfortunes.begin("redis", 10.0, lambda chance: self._harm_redis(chance, rest))
             misfortunes.begin("scripts", 5.0, self._flush_scripts)
             misfortunes.begin("api", 6.0, lambda chance: self._harm_api(chance, rest))
-        misfortunes.begin("third", 6.0, self._doom)
         time.sleep(max(0.0, ends - time.time()))
         misfortunes.end()
         if not self.quiet:
@@ -353,7 +348,7 @@ class Soak:
                     found.append(process)
         return sorted(found, key=lambda process: process.create_time())
 
-    def _pause_process(self, chance: random.Random, rest: Callable[[float], None]) -> str | None:
+    def _pause_process(self, chance: random.Random, rest: Callable[[float], bool]) -> str | None:
         program, seconds = chance.choice(("flyexecutor.worker", "flyexecutor.worker.runner")), chance.uniform(1.0, 8.0)
         processes = self._processes(program)
         if not processes:
@@ -373,18 +368,19 @@ class Soak:
         if not processes:
             return None
         with suppress(psutil.Error):
-            self.runner_kills.append(time.time())
-            chance.choice(processes).kill()
+            process = chance.choice(processes)
+            self.runner_kills[process.pid] = time.time()
+            process.kill()
         return "runner killed"
 
-    def _pause_client(self, chance: random.Random, rest: Callable[[float], None]) -> str:
+    def _pause_client(self, chance: random.Random, rest: Callable[[float], bool]) -> str:
         client = self.clients[chance.choice("ab")]
         client.send_signal(signal.SIGSTOP)
         rest(chance.uniform(1.0, 6.0))
         client.send_signal(signal.SIGCONT)
         return "client paused"
 
-    def _harm_redis(self, chance: random.Random, rest: Callable[[float], None]) -> str:
+    def _harm_redis(self, chance: random.Random, rest: Callable[[float], bool]) -> str:
         deed, seconds = chance.choice(("paused", "restarted", "killed")), chance.uniform(0.2, 4.0)
         if deed == "paused":
             self.server.send_signal(signal.SIGSTOP)
@@ -402,7 +398,7 @@ class Soak:
             return "scripts flushed"
         return None
 
-    def _harm_api(self, chance: random.Random, rest: Callable[[float], None]) -> str:
+    def _harm_api(self, chance: random.Random, rest: Callable[[float], bool]) -> str:
         down = chance.random() < 0.3
         faults: dict[str, Any] = {"broken": 1.0} if down else chaos.FAULTS
         self.fly.inject(seed=chance.randrange(1000), **faults)
@@ -444,7 +440,9 @@ class Soak:
         kind, verdict = job["kind"], job["verdict"]
         self.report.calls[kind] += job["calls"]
         if verdict == "crashed":
-            killed = any(job["began"] - 1.0 < at < job["ended"] for at in self.runner_kills)
+            # By its runs; or one was killed meanwhile, and the call was only about to leave word of its run.
+            killed = {int(run.split()[0]) for run in runs(str(self.folder), job["token"])} & self.runner_kills.keys()
+            killed |= {pid for pid, at in self.runner_kills.items() if job["began"] - 1.0 < at < job["ended"]}
             if killed and "SIGKILL" in job["detail"]:
                 self.report.excused[kind] += 1
                 verdict = "right"
@@ -507,6 +505,10 @@ class Soak:
             kinds[kind].append(ttl := client.ttl(key))
             if kind == "queue" and (entries := client.xlen(key)):
                 self._tell("left", f"{entries} entries in {key.decode()}: {client.xinfo_groups(key)}")
+            if kind == "awake" and set(client.hkeys(key)) <= set(
+                client.zrange(key.replace(b":awake:", b":starts:"), 0, -1)
+            ):
+                continue  # started for calls that have ended meanwhile, and given up soon
             if kind not in STANDING and not 0 <= ttl <= SHORT_TTL:
                 self._tell("left", f"{key.decode()} for {ttl} s more: {self._content(key)}")
         self.report.keys = {kind: f"{len(ttls)} for {min(ttls)} to {max(ttls)} s" for kind, ttls in kinds.items()}

@@ -339,6 +339,7 @@ class Client:
         self.check(job, future)
 
     def adopt(self, job: Job, told: dict[str, Any]) -> None:
+        job.token = told["token"]
         future = self.watch(job, self.attach(told["attach"]))
         self.compare(job, future.id, self.result(future), told["token"], told["body"].encode(), 0)
 
