@@ -1,6 +1,7 @@
 # make demo    the demo on http://127.0.0.1:$(PORT)/, with a local Machines API, Redis and mailbox; Ctrl-C ends it
 # make test    all tests                     make check   formatting, lint, types, direction of imports
 # make chaos   1,000 calls while everything goes wrong
+# make mutants small changes of the code that no test notices; docs/mutants.md lists those that none can
 # make bench   the performance goals         make setup   what the others need: .venv, a Redis server
 # Needs Python >= 3.11, make and git. Everything else is installed into .venv, or (as root, on Debian) by apt.
 PYTHON ?= python3
@@ -16,7 +17,7 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1) >/dev/null || true; fi;
 endef
 
-.PHONY: setup setup-redis setup-browser setup-cpython-tests demo test check chaos coverage bench clean
+.PHONY: setup setup-redis setup-browser setup-cpython-tests demo test check chaos mutants coverage bench clean
 
 setup: .venv/ready setup-redis
 
@@ -52,6 +53,14 @@ check: .venv/ready
 chaos: setup
 	$(BIN)/python -m tests.chaos
 
+# From scratch: what mutmut keeps of an earlier run does not know that a test has changed.
+mutants: setup
+	$(BIN)/pip install --quiet --editable '.[mutants]'
+	rm -rf mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+	$(BIN)/python -m tests.mutants_lua
+
 coverage: setup setup-browser setup-cpython-tests
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --show-missing --skip-covered
@@ -60,4 +69,4 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build dist *.egg-info .*_cache .import_linter_cache .coverage
+	rm -rf .venv mutants build dist *.egg-info .*_cache .import_linter_cache .coverage
