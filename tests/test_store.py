@@ -371,7 +371,7 @@ def test_creates_are_paced_for_all_clients_together(redis_url, raw_redis):
     waits = [stores[n % 2].pace_create(1.0, 3) for n in range(6)]
     assert waits[:3] == [0.0, 0.0, 0.0]
     assert [round(wait) for wait in waits[3:]] == [1, 2, 3]
-    assert 5000 < raw_redis.pttl(f"fly:{{{APP}}}:creates") <= 7000
+    assert 1000 < raw_redis.pttl(f"fly:{{{APP}}}:creates") <= 7000
     for one in stores:
         one.close()
 
@@ -409,7 +409,7 @@ def test_a_call_that_expired_before_its_claim_fails_and_does_not_run(store, raw_
 
 def test_a_call_that_is_begun_in_time_does_not_expire_later(store):
     enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
-    assert 999 < store.tend_due("lane") <= 1000
+    assert 980 < store.tend_due("lane") <= 1000
     (one,) = claim(store)
     assert store.tend_due("lane") is None
     store.hand_back("lane", [one])
@@ -517,9 +517,9 @@ def test_a_record_lives_as_long_as_its_result_ttl_and_no_longer_holds_what_the_c
     enqueue(store, [Call("a", b"sealed", expires=1000.0, expired=b"too late")], result_ttl=60)
     assert UNFINISHED_TTL - 60 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= UNFINISHED_TTL
     finish(store, *claim(store))
-    assert 50 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= 60
+    assert 30 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= 60
     assert raw_redis.hmget(f"fly:{{{APP}}}:call:a", "call", "expired") == [None, None]
-    assert 50 < store.info("a").expires_at - time.time() <= 61
+    assert 30 < store.info("a").expires_at - time.time() <= 61
 
 
 def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_parts):
@@ -527,7 +527,7 @@ def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_par
     finish(store, *claim(store), sealed=bytes(300))
     left = seconds_left(raw_redis, "chunk")
     assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
-    assert 50 < min(left) <= max(left) <= 60
+    assert 30 < min(left) <= max(left) <= 60
 
 
 def test_what_a_call_was_given_goes_when_it_ends_or_is_sent_again(store, raw_redis, small_parts):
@@ -601,8 +601,8 @@ def test_a_machine_is_suspended_when_it_is_its_turn(store, monkeypatch):
     second = store.leave("lane", "m2", must=False, suspends=True)
     third = store.leave("lane", "m3", must=False, suspends=True)
     assert (second.why, third.why) == ("turn", "turn")
-    assert 90 < second.seconds <= 100
-    assert 190 < third.seconds <= 200
+    assert 80 < second.seconds <= 100
+    assert 180 < third.seconds <= 200
     assert set(store.look(lane(), "look").workers) == {"m2", "m3"}
     assert store.leave("lane", "m2", must=False) is None  # it has waited
     assert store.leave("lane", "m3", must=True, suspends=True) is None
@@ -625,7 +625,7 @@ def test_a_worker_stays_for_a_call_that_is_soon_due(store):
     enqueue(store, calls("a"))
     store.retry("lane", *claim(store), 100.0)
     stays = store.leave("lane", "m1", must=False, soon=200.0)
-    assert (stays.why, 95 < stays.seconds <= 100) == ("due", True)
+    assert (stays.why, 80 < stays.seconds <= 100) == ("due", True)
     assert store.leave("lane", "m1", must=False, soon=10.0) is None
 
 
@@ -745,11 +745,11 @@ def test_a_machine_that_is_started_again_after_its_start_was_given_up_is_billed_
     store.look(lane(), "look")
     assert store.assign(lane(), second, "m1")
     raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -5_000)
-    assert 15 <= store.meter("lane").billed_seconds < 20
+    assert 15 <= store.meter("lane").billed_seconds < 25
     assert store.meter("lane").starts == 2
     store.release(lane(), "m1")
     raw_redis.zrem(f"fly:{{{APP}}}:starts:lane", "m1")
-    assert 15 <= store.meter("lane").billed_seconds < 20
+    assert 15 <= store.meter("lane").billed_seconds < 25
     assert raw_redis.hlen(f"fly:{{{APP}}}:awake:lane") == 0
 
 
@@ -759,9 +759,9 @@ def test_a_machine_is_counted_on_for_as_long_as_it_may_boot_and_a_reservation_fo
     def counted(name):
         return raw_redis.zscore(f"fly:{{{APP}}}:starts:lane", name) / 1000 - raw_redis.time()[0]
 
-    assert RESERVATION_TTL - 2 < counted(reservation) <= RESERVATION_TTL + 1
+    assert RESERVATION_TTL - 9 < counted(reservation) <= RESERVATION_TTL + 1
     store.assign(lane(boot_timeout=100.0), reservation, "m1")
-    assert 98 + GIVE_UP_WITHIN < counted("m1") <= 101 + GIVE_UP_WITHIN
+    assert 80 + GIVE_UP_WITHIN < counted("m1") <= 101 + GIVE_UP_WITHIN
     assert store.look(lane(), "look", ["nobody's"]).starts == {"m1"}
     assert store.meter("lane").starting == 1
     raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": 1})
@@ -775,7 +775,7 @@ def test_a_fleet_is_told_when_something_is_due_and_has_it_queued(store, raw_redi
     assert store.look(lane(), "look").due is None
     enqueue(store, calls("a"))
     store.retry("lane", *claim(store), 100.0)
-    assert 90 < store.look(lane(), "look").due <= 100
+    assert 80 < store.look(lane(), "look").due <= 100
     assert (store.info("a").state, store.meter("lane").queued) == (State.QUEUED, 0)
     raw_redis.zadd(f"fly:{{{APP}}}:due:lane", {"r a": 1})
     assert store.look(lane(), "look").due is None
