@@ -11,7 +11,7 @@ from flyexecutor.call import Call, Outcome, Part, Report
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.lane_store import GIVE_UP_WITHIN, RESERVATION_TTL
-from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES, UNFINISHED_TTL
+from flyexecutor.records import CHUNK_BYTES, CHUNK_TTL, INLINE_BYTES, UNFINISHED_TTL, UNTAKEN_TTL
 from flyexecutor.states import State
 from flyexecutor.store import Stay, Store
 from tests.conftest import APP
@@ -786,6 +786,8 @@ def test_a_call_that_is_cancelled_while_it_waits_for_its_retry_leaves_nothing(st
     enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
     store.retry("lane", *claim(store), 100.0)
     assert store.cancel(["a"]) == ["a"]
+    ended = store.attach("a", "c").outcome
+    assert (ended.attempt, ended.machine_id, store.info("a").attempt) == (0, "", 0)
     enqueue(store, [Call("b", b"sealed", 1, expires=1000.0, expired=b"too late")], client="c2")
     assert store.cancel(["b"]) == ["b"]
     assert store.tend_due("lane") is None
@@ -964,3 +966,88 @@ def test_a_lane_has_one_worker_for_so_many_calls_and_no_more_than_its_limit(stor
     assert len(enqueue(store, calls(*"defghijklmnop"), client="c2", where=lane(5, concurrency=2))) == 3
     join(store, "m1", "m2", "m3", "m4", "m5", "m6")
     assert store.look(lane(5, concurrency=2), "look").reservations == []
+
+
+# What is large, and what many share
+
+
+def test_what_calls_share_is_kept_until_the_last_of_them_has_ended(store, raw_redis, small_parts):
+    part = Part("p", bytes(300))
+    store.put_part(part)
+    assert max(seconds_left(raw_redis, "chunk")) <= UNTAKEN_TTL + 3 * CHUNK_TTL
+    enqueue(store, [Call(name, b"sealed", parts=[part]) for name in "ab"])
+    one, two = claim(store, 2)
+    assert [shared.sealed for shared in one.parts] == [bytes(300)]
+    finish(store, one)
+    assert min(seconds_left(raw_redis, "chunk") | seconds_left(raw_redis, "uses")) > 86400
+    finish(store, two)
+    assert 200 < min(seconds_left(raw_redis, "chunk")) <= max(seconds_left(raw_redis, "chunk")) <= 300
+    assert seconds_left(raw_redis, "uses") == set()
+    store.put_part(part)
+    enqueue(store, [Call("c", b"sealed", parts=[part])], client="c2")
+    assert min(seconds_left(raw_redis, "chunk") | seconds_left(raw_redis, "uses")) > 86400
+
+
+def test_what_calls_share_is_sent_again_only_if_it_is_not_there(store, raw_redis, small_parts):
+    part = Part("p", bytes(300))
+    first, last = f"fly:{{{APP}}}:chunk:p:1", f"fly:{{{APP}}}:chunk:p:3"
+    store.put_part(part)
+    raw_redis.set(first, "as it was", ex=20)
+    raw_redis.expire(last, 86400)
+    store.put_part(part)
+    assert raw_redis.get(first) == "as it was"
+    assert 200 < raw_redis.ttl(first) <= UNTAKEN_TTL
+    assert raw_redis.ttl(last) > 3600
+    raw_redis.delete(last)
+    store.put_part(part)
+    assert raw_redis.get(first) != "as it was"
+    assert raw_redis.exists(last)
+
+
+@pytest.mark.parametrize(("size", "keep", "told"), [(16384, True, 16384), (16385, True, 0), (16385, False, 16385)])
+def test_a_body_that_the_record_keeps_is_told_to_each_only_if_it_is_small(store, raw_redis, size, keep, told):
+    enqueue(store, calls("a", keep=keep))
+    store.attach("a", "c2")
+    finish(store, *claim(store), sealed=bytes(size))
+    for client in ("c1", "c2"):
+        ((_, fields),) = raw_redis.xrange(f"fly:{{{APP}}}:outcomes:{client}")
+        assert len(fields["body"]) == told
+        (outcome,) = news(store, client)
+        assert outcome.sealed == bytes(size)
+
+
+def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, raw_redis):
+    enqueue(store, calls("a"))
+    for number in (*range(2, 18), 17, 1):
+        store.attach("a", f"c{number}")
+    finish(store, *claim(store))
+    told = {number: raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c{number}") for number in range(1, 18)}
+    assert told == {number: int(number != 2) for number in range(1, 18)}
+
+
+def test_calls_are_asked_for_in_one_trip_and_answered_in_order(store):
+    enqueue(store, calls("a", "b"))
+    store.cancel(["b"])
+    assert store.standing(["b", "nowhere", "a"]) == [State.CANCELLED, None, State.QUEUED]
+
+
+def test_the_queue_counts_what_waits_and_what_runs_and_nothing_else(store, raw_redis):
+    def counts():
+        meter = store.meter("lane")
+        return meter.queued, meter.running
+
+    enqueue(store, calls(*"abcdefg"))
+    one, two, three, four = claim(store, 4)
+    assert counts() == (3, 4)
+    finish(store, one)
+    assert counts() == (3, 3)
+    store.retry("lane", two, 100.0)
+    assert counts() == (3, 2)
+    store.hand_back("lane", [three])
+    assert counts() == (4, 1)
+    raw_redis.xdel(f"fly:{{{APP}}}:queue:lane", raw_redis.hget(f"fly:{{{APP}}}:call:{four.id}", "entry"))
+    join(store, "m1")
+    assert counts() == (4, 0)
+    raw_redis.delete(f"fly:{{{APP}}}:call:e", f"fly:{{{APP}}}:call:f")  # they have expired
+    assert [again.id for again in claim(store, 3)] == ["g"]
+    assert counts() == (1, 1)
