@@ -43,7 +43,7 @@ OPTIONS = (
 REDIS = SimpleNamespace(redis_url="")
 EXAMPLES = "15"
 PROCESSES = 2
-PATIENCE = 60.0  # seconds; a change that makes a script run for ever is noticed too
+PATIENCE = 10.0  # times what the tests take without any change: one that makes a script run for ever is noticed too
 
 # What is put for what, each where it stands alone: one mutant per place.
 SWAPS = (
@@ -138,8 +138,8 @@ def halves(condition: str) -> Iterator[str]:
 class Trial:
     """Tries mutants, one at a time, on a Redis of its own."""
 
-    def __init__(self, session: pytest.Session) -> None:
-        self._session = session
+    def __init__(self, session: pytest.Session, patience: float) -> None:
+        self._session, self._patience = session, patience
         self._folder = tempfile.TemporaryDirectory()
         self._start()
 
@@ -148,7 +148,7 @@ class Trial:
 
     def begin(self, mutant: Mutant | None) -> None:
         """Start the tests of a mutant; None: of the scripts as they are."""
-        self.mutant, self._deadline = mutant, time.monotonic() + PATIENCE
+        self.mutant, self._deadline = mutant, time.monotonic() + self._patience
         self._child = os.fork()
         if self._child == 0:
             failed = True
@@ -168,6 +168,7 @@ class Trial:
             return os.waitstatus_to_exitcode(status) == 0
         if time.monotonic() < self._deadline:
             return None
+        print(f"{self.mutant}: no end after {self._patience:.0f} s", file=sys.stderr)
         os.kill(self._child, signal.SIGKILL)
         os.waitpid(self._child, 0)
         self._redis.process.kill()  # a script may run for ever
@@ -190,17 +191,18 @@ class InPlaceOfTheTests:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Instead of running the tests."""
-        if list(survivors(session, [None])):
+        begun = time.monotonic()
+        if list(survivors(session, [None], patience=600.0)):
             self.left = []
-            for one in survivors(session, self._chosen):
+            for one in survivors(session, self._chosen, patience=PATIENCE * (time.monotonic() - begun)):
                 self.left.append(one)
                 print(one, flush=True)
         return True
 
 
-def survivors(session: pytest.Session, chosen: Sequence[Mutant | None]) -> Iterator[Mutant | None]:
+def survivors(session: pytest.Session, chosen: Sequence[Mutant | None], *, patience: float) -> Iterator[Mutant | None]:
     """Those that no test notices."""
-    free, busy = [Trial(session) for _ in range(PROCESSES)], []
+    free, busy = [Trial(session, patience) for _ in range(PROCESSES)], []
     waiting = list(reversed(chosen))
     try:
         while waiting or busy:

@@ -11,7 +11,7 @@ from flyexecutor.call import Call, Outcome, Part, Report
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.lane_store import GIVE_UP_WITHIN, RESERVATION_TTL
-from flyexecutor.records import CHUNK_BYTES, INLINE_BYTES, UNFINISHED_TTL
+from flyexecutor.records import CHUNK_BYTES, CHUNK_TTL, INLINE_BYTES, UNFINISHED_TTL, UNTAKEN_TTL
 from flyexecutor.states import State
 from flyexecutor.store import Stay, Store
 from tests.conftest import APP
@@ -380,7 +380,7 @@ def test_creates_are_paced_for_all_clients_together(redis_url, raw_redis):
     waits = [stores[n % 2].pace_create(1.0, 3) for n in range(6)]
     assert waits[:3] == [0.0, 0.0, 0.0]
     assert [round(wait) for wait in waits[3:]] == [1, 2, 3]
-    assert 5000 < raw_redis.pttl(f"fly:{{{APP}}}:creates") <= 7000
+    assert 1000 < raw_redis.pttl(f"fly:{{{APP}}}:creates") <= 7000
     for one in stores:
         one.close()
 
@@ -418,7 +418,7 @@ def test_a_call_that_expired_before_its_claim_fails_and_does_not_run(store, raw_
 
 def test_a_call_that_is_begun_in_time_does_not_expire_later(store):
     enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
-    assert 999 < store.tend_due("lane") <= 1000
+    assert 980 < store.tend_due("lane") <= 1000
     (one,) = claim(store)
     assert store.tend_due("lane") is None
     store.hand_back("lane", [one])
@@ -526,9 +526,9 @@ def test_a_record_lives_as_long_as_its_result_ttl_and_no_longer_holds_what_the_c
     enqueue(store, [Call("a", b"sealed", expires=1000.0, expired=b"too late")], result_ttl=60)
     assert UNFINISHED_TTL - 60 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= UNFINISHED_TTL
     finish(store, *claim(store))
-    assert 50 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= 60
+    assert 30 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= 60
     assert raw_redis.hmget(f"fly:{{{APP}}}:call:a", "call", "expired") == [None, None]
-    assert 50 < store.info("a").expires_at - time.time() <= 61
+    assert 30 < store.info("a").expires_at - time.time() <= 61
 
 
 def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_parts):
@@ -536,7 +536,7 @@ def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_par
     finish(store, *claim(store), sealed=bytes(300))
     left = seconds_left(raw_redis, "chunk")
     assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
-    assert 50 < min(left) <= max(left) <= 60
+    assert 30 < min(left) <= max(left) <= 60
 
 
 def test_what_a_call_was_given_goes_when_it_ends_or_is_sent_again(store, raw_redis, small_parts):
@@ -610,8 +610,8 @@ def test_a_machine_is_suspended_when_it_is_its_turn(store, monkeypatch):
     second = store.leave("lane", "m2", must=False, suspends=True)
     third = store.leave("lane", "m3", must=False, suspends=True)
     assert (second.why, third.why) == ("turn", "turn")
-    assert 90 < second.seconds <= 100
-    assert 190 < third.seconds <= 200
+    assert 80 < second.seconds <= 100
+    assert 180 < third.seconds <= 200
     assert set(store.look(lane(), "look").workers) == {"m2", "m3"}
     assert store.leave("lane", "m2", must=False) is None  # it has waited
     assert store.leave("lane", "m3", must=True, suspends=True) is None
@@ -634,7 +634,7 @@ def test_a_worker_stays_for_a_call_that_is_soon_due(store):
     enqueue(store, calls("a"))
     store.retry("lane", *claim(store), 100.0)
     stays = store.leave("lane", "m1", must=False, soon=200.0)
-    assert (stays.why, 95 < stays.seconds <= 100) == ("due", True)
+    assert (stays.why, 80 < stays.seconds <= 100) == ("due", True)
     assert store.leave("lane", "m1", must=False, soon=10.0) is None
 
 
@@ -754,11 +754,11 @@ def test_a_machine_that_is_started_again_after_its_start_was_given_up_is_billed_
     store.look(lane(), "look")
     assert store.assign(lane(), second, "m1")
     raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -5_000)
-    assert 15 <= store.meter("lane").billed_seconds < 20
+    assert 15 <= store.meter("lane").billed_seconds < 25
     assert store.meter("lane").starts == 2
     store.release(lane(), "m1")
     raw_redis.zrem(f"fly:{{{APP}}}:starts:lane", "m1")
-    assert 15 <= store.meter("lane").billed_seconds < 20
+    assert 15 <= store.meter("lane").billed_seconds < 25
     assert raw_redis.hlen(f"fly:{{{APP}}}:awake:lane") == 0
 
 
@@ -768,9 +768,9 @@ def test_a_machine_is_counted_on_for_as_long_as_it_may_boot_and_a_reservation_fo
     def counted(name):
         return raw_redis.zscore(f"fly:{{{APP}}}:starts:lane", name) / 1000 - raw_redis.time()[0]
 
-    assert RESERVATION_TTL - 2 < counted(reservation) <= RESERVATION_TTL + 1
+    assert RESERVATION_TTL - 9 < counted(reservation) <= RESERVATION_TTL + 1
     store.assign(lane(boot_timeout=100.0), reservation, "m1")
-    assert 98 + GIVE_UP_WITHIN < counted("m1") <= 101 + GIVE_UP_WITHIN
+    assert 80 + GIVE_UP_WITHIN < counted("m1") <= 101 + GIVE_UP_WITHIN
     assert store.look(lane(), "look", ["nobody's"]).starts == {"m1"}
     assert store.meter("lane").starting == 1
     raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": 1})
@@ -784,7 +784,7 @@ def test_a_fleet_is_told_when_something_is_due_and_has_it_queued(store, raw_redi
     assert store.look(lane(), "look").due is None
     enqueue(store, calls("a"))
     store.retry("lane", *claim(store), 100.0)
-    assert 90 < store.look(lane(), "look").due <= 100
+    assert 80 < store.look(lane(), "look").due <= 100
     assert (store.info("a").state, store.meter("lane").queued) == (State.QUEUED, 0)
     raw_redis.zadd(f"fly:{{{APP}}}:due:lane", {"r a": 1})
     assert store.look(lane(), "look").due is None
@@ -795,6 +795,8 @@ def test_a_call_that_is_cancelled_while_it_waits_for_its_retry_leaves_nothing(st
     enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
     store.retry("lane", *claim(store), 100.0)
     assert store.cancel(["a"]) == ["a"]
+    ended = store.attach("a", "c").outcome
+    assert (ended.attempt, ended.machine_id, store.info("a").attempt) == (0, "", 0)
     enqueue(store, [Call("b", b"sealed", 1, expires=1000.0, expired=b"too late")], client="c2")
     assert store.cancel(["b"]) == ["b"]
     assert store.tend_due("lane") is None
@@ -973,3 +975,88 @@ def test_a_lane_has_one_worker_for_so_many_calls_and_no_more_than_its_limit(stor
     assert len(enqueue(store, calls(*"defghijklmnop"), client="c2", where=lane(5, concurrency=2))) == 3
     join(store, "m1", "m2", "m3", "m4", "m5", "m6")
     assert store.look(lane(5, concurrency=2), "look").reservations == []
+
+
+# What is large, and what many share
+
+
+def test_what_calls_share_is_kept_until_the_last_of_them_has_ended(store, raw_redis, small_parts):
+    part = Part("p", bytes(300))
+    store.put_part(part)
+    assert max(seconds_left(raw_redis, "chunk")) <= UNTAKEN_TTL + 3 * CHUNK_TTL
+    enqueue(store, [Call(name, b"sealed", parts=[part]) for name in "ab"])
+    one, two = claim(store, 2)
+    assert [shared.sealed for shared in one.parts] == [bytes(300)]
+    finish(store, one)
+    assert min(seconds_left(raw_redis, "chunk") | seconds_left(raw_redis, "uses")) > 86400
+    finish(store, two)
+    assert 200 < min(seconds_left(raw_redis, "chunk")) <= max(seconds_left(raw_redis, "chunk")) <= 300
+    assert seconds_left(raw_redis, "uses") == set()
+    store.put_part(part)
+    enqueue(store, [Call("c", b"sealed", parts=[part])], client="c2")
+    assert min(seconds_left(raw_redis, "chunk") | seconds_left(raw_redis, "uses")) > 86400
+
+
+def test_what_calls_share_is_sent_again_only_if_it_is_not_there(store, raw_redis, small_parts):
+    part = Part("p", bytes(300))
+    first, last = f"fly:{{{APP}}}:chunk:p:1", f"fly:{{{APP}}}:chunk:p:3"
+    store.put_part(part)
+    raw_redis.set(first, "as it was", ex=20)
+    raw_redis.expire(last, 86400)
+    store.put_part(part)
+    assert raw_redis.get(first) == "as it was"
+    assert 200 < raw_redis.ttl(first) <= UNTAKEN_TTL
+    assert raw_redis.ttl(last) > 3600
+    raw_redis.delete(last)
+    store.put_part(part)
+    assert raw_redis.get(first) != "as it was"
+    assert raw_redis.exists(last)
+
+
+@pytest.mark.parametrize(("size", "keep", "told"), [(16384, True, 16384), (16385, True, 0), (16385, False, 16385)])
+def test_a_body_that_the_record_keeps_is_told_to_each_only_if_it_is_small(store, raw_redis, size, keep, told):
+    enqueue(store, calls("a", keep=keep))
+    store.attach("a", "c2")
+    finish(store, *claim(store), sealed=bytes(size))
+    for client in ("c1", "c2"):
+        ((_, fields),) = raw_redis.xrange(f"fly:{{{APP}}}:outcomes:{client}")
+        assert len(fields["body"]) == told
+        (outcome,) = news(store, client)
+        assert outcome.sealed == bytes(size)
+
+
+def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, raw_redis):
+    enqueue(store, calls("a"))
+    for number in (*range(2, 18), 17, 1):
+        store.attach("a", f"c{number}")
+    finish(store, *claim(store))
+    told = {number: raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c{number}") for number in range(1, 18)}
+    assert told == {number: int(number != 2) for number in range(1, 18)}
+
+
+def test_calls_are_asked_for_in_one_trip_and_answered_in_order(store):
+    enqueue(store, calls("a", "b"))
+    store.cancel(["b"])
+    assert store.standing(["b", "nowhere", "a"]) == [State.CANCELLED, None, State.QUEUED]
+
+
+def test_the_queue_counts_what_waits_and_what_runs_and_nothing_else(store, raw_redis):
+    def counts():
+        meter = store.meter("lane")
+        return meter.queued, meter.running
+
+    enqueue(store, calls(*"abcdefg"))
+    one, two, three, four = claim(store, 4)
+    assert counts() == (3, 4)
+    finish(store, one)
+    assert counts() == (3, 3)
+    store.retry("lane", two, 100.0)
+    assert counts() == (3, 2)
+    store.hand_back("lane", [three])
+    assert counts() == (4, 1)
+    raw_redis.xdel(f"fly:{{{APP}}}:queue:lane", raw_redis.hget(f"fly:{{{APP}}}:call:{four.id}", "entry"))
+    join(store, "m1")
+    assert counts() == (4, 0)
+    raw_redis.delete(f"fly:{{{APP}}}:call:e", f"fly:{{{APP}}}:call:f")  # they have expired
+    assert [again.id for again in claim(store, 3)] == ["g"]
+    assert counts() == (1, 1)
