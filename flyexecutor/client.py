@@ -66,7 +66,9 @@ class Client:
         self._id = secrets.token_hex(8)
         # No thread is started, and nothing is waited for, while one of these is held: under gevent another greenlet
         # would run then, and a lock that was made before gevent patched the module stops them all.
-        self._gate = threading.Lock()  # guards `closed`: no call is sent after the last was waited for
+        self._gate = (
+            threading.Lock()
+        )  # guards `closed` (no call is sent after the last was waited for), and that an id has one future
         self._starting = threading.RLock()  # guards the three below; again by a finaliser that runs inside
         self._started = False
         self._ended = False
@@ -89,7 +91,7 @@ class Client:
             self._trust,
             client=self._id,
             result_ttl=self.result_ttl,
-            unsent=self._outbox.holds,
+            unsent=self._is_unsent,
             moved=self._tend_lane,
             waiting=self._tell_waiting,
         )
@@ -103,14 +105,14 @@ class Client:
 
         take: gets what the call yields, as `Watcher.expect_items` tells. Raises RuntimeError once closed.
         """
-        if call.keyed and (known := self._attached.get(call.id)):
-            return known
         lane = self._lanes.get(lane.name, lane)  # its limits may have changed
-        future = self._new_future(call.id, keep=call.keep, attached=False)
         self._start_threads()
         self._fleet_of(lane.name)
         with self._gate:
+            if call.keyed and (known := self._attached.get(call.id)):
+                return known
             self.refuse_if_closed()
+            future = self._new_future(call.id, keep=call.keep, attached=False)
             if take:
                 self._watcher.expect_items(call.id, take)
             self._watcher.expect(future)
@@ -151,22 +153,24 @@ class Client:
     def attach(self, call_id: str) -> FlyFuture[object]:
         """See `FlyMachineExecutor.future`."""
         self.check_id(call_id, "call")
-        known = self._attached.get(call_id)
-        if known is not None:
-            return known
-        future = self._new_future(call_id, keep=True, attached=True)
-        # Expected before it is asked for: the outcome may come in between.
-        self._watcher.expect(future)
+        with self._gate:
+            known = self._attached.get(call_id)
+            if known is not None:
+                return known
+            future = self._new_future(call_id, keep=True, attached=True)
+            # Expected before it is asked for: the outcome may come in between.
+            self._watcher.expect(future)
         try:
             found = self.store.attach(call_id, self._id)
-        except FlyExecutorError:
-            self._watcher.drop(call_id)
+            if found is None:
+                raise ExpiredCallError(
+                    f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl) and has "
+                    "expired"
+                )
+        except FlyExecutorError as exc:
+            self._attached.pop(call_id, None)
+            self._watcher.fail([call_id], exc)  # another thread may have been given this future meanwhile
             raise
-        if found is None:
-            self._watcher.drop(call_id)
-            raise ExpiredCallError(
-                f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl) and has expired"
-            )
         if found.outcome:
             self._watcher.resolve(found.outcome)
         else:
@@ -318,6 +322,10 @@ class Client:
         fleet = self._fleets.get(lane.name)
         if fleet:
             fleet.start_soon(reservations)
+
+    def _is_unsent(self, call_id: str) -> bool:
+        with self._gate:  # whoever sends it has told the watcher of it, and is about to put it into the outbox
+            return self._outbox.holds(call_id)
 
     def _tell_waiting(self) -> None:
         """Inside a call: the worker lets others run while this one waits for the calls that it has submitted."""

@@ -5,6 +5,7 @@ connection of its own, sends its read, and receives the answer when it likes. Ow
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,6 +135,8 @@ class OutcomeReader(BlockingReader):
         self._parse = parse
         self._last = b"0-0"
         self._count = OUTCOMES_PER_READ
+        self.answered_at = 0.0  # when the last answer came (monotonic)
+        self.at_end = False  # whether that was all there was
 
         def commands(block_ms: int) -> Sequence[Sequence[Any]]:
             trim = [("XTRIM", stream, "MINID", _after(self._last))] if self._last != b"0-0" else []
@@ -147,12 +150,10 @@ class OutcomeReader(BlockingReader):
         between, the next read goes on after what was taken.
         """
         self.ask(block)
-        try:
-            entries = self._receive()
-        except RedisUnavailableError:
-            self._count = max(1, self._count // 4)  # on a link that breaks often a long answer never arrives whole
-            raise
-        self._count = min(OUTCOMES_PER_READ, self._count * 2)
+        # Unless all goes well: on a link that breaks often a long answer never arrives whole.
+        asked, self._count = self._count, max(1, self._count // 4)
+        entries = self._receive()
+        self.answered_at, self.at_end = time.monotonic(), len(entries) < asked
         news = self._parse([dict(zip(flat[::2], flat[1::2], strict=False)) for _, flat in entries])
         for entry, _ in entries:
             try:
@@ -162,6 +163,7 @@ class OutcomeReader(BlockingReader):
             self._last = entry
             if one is not None:
                 yield one
+        self._count = min(OUTCOMES_PER_READ, asked * 2)
 
 
 def _after(entry: bytes) -> str:

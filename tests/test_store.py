@@ -228,7 +228,7 @@ def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):
 def test_an_emptied_redis_is_told_apart(store, raw_redis):
     enqueue(store, calls("a"))
     raw_redis.flushall()
-    assert store.standing(["a"]) == [None]
+    assert store.standing(["a"]) == [False]
     with pytest.raises(RedisUnavailableError) as told:
         claim(store)
     assert told.value.lane_gone
