@@ -18,9 +18,19 @@ from flyexecutor.errors import RedisUnavailableError
 CONNECT_TIMEOUT = 5.0
 BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask again
 OUTCOMES_PER_READ = 200
-# Error codes of a server that fails over, loads or is busy: it will take the request later. Case as Redis sends it;
-# redis-py cuts off some codes, then the text tells.
-PASSING = ("READONLY", "read only replica", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
+# Error codes of a server that fails over, loads or is busy, or of enqueue.lua: it will take the request later. Case as
+# Redis sends it; redis-py cuts off some codes, then the text tells.
+PASSING = (
+    "EXPIRED",
+    "READONLY",
+    "read only replica",
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+)
 
 log = logging.getLogger("flyexecutor")
 

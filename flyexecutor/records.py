@@ -57,7 +57,7 @@ class Records:
         keys = list(self._keys(chunks))
         for n, key in enumerate(keys):
             piece = view[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES]
-            self._bulk.set(key, piece, ex=UNTAKEN_TTL + CHUNK_TTL * len(keys))
+            script("put")(self._bulk, (key,), (piece, UNTAKEN_TTL + CHUNK_TTL * len(keys)))
         return chunks, b""
 
     def put_part(self, part: Part) -> None:
