@@ -100,7 +100,7 @@ class Records:
             kept = [words[0] for words in heads if words[5:6] == ["="]]
             pipe = self._redis.pipeline(transaction=False)
             for call_id in kept:
-                pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome"])
+                pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome", "finished"])
             bodies = dict(zip(kept, pipe.execute(raise_on_error=False), strict=True)) if kept else {}
             for fields, words in zip(some, heads, strict=True):
                 one: Outcome | Report | None = None
@@ -124,7 +124,9 @@ class Records:
             found = kept[call_id]
             if isinstance(found, redis.RedisError):
                 raise found
-            chunks, body = (part or b"" for part in found)  # empty: it has expired meanwhile
+            chunks, body, finished = (part or b"" for part in found)
+            if finished.decode() != words[-1]:
+                chunks, body = b"", b""  # it has expired meanwhile, and its key may name another call
             words[4] = chunks.decode() or "-"
         return self._outcome(call_id, words, body, fields.get(b"logs", b""))
 

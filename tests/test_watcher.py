@@ -20,6 +20,7 @@ from flyexecutor.future import FlyFuture
 from flyexecutor.lane import Lane
 from flyexecutor.states import State
 from flyexecutor.store import Store
+from flyexecutor.stream import ItemStream
 from flyexecutor.trust import Trust
 from flyexecutor.watcher import Watcher
 from tests.conftest import APP
@@ -263,6 +264,14 @@ def test_a_call_that_is_not_in_the_outbox_yet_is_not_told_forgotten(make_executo
     call_id = client._trust.new_call_id()
     future = client.send(Call(call_id, b""), client._lane)
     assert future.cancel()
+
+
+def test_an_item_that_has_expired_is_told_as_expired():
+    stream: ItemStream[object] = ItemStream(TRUST)
+    stream.future = FlyFuture("id", None, keep=False, attached=False)
+    stream.take(1, 0, b"")
+    with pytest.raises(ExpiredCallError):
+        next(stream)
 
 
 # Two threads and one id

@@ -132,6 +132,23 @@ def test_a_call_whose_payload_has_expired_on_its_way_is_not_stored_and_may_be_se
     assert [call.sealed for call in claim(store)] == [LARGE]
 
 
+def test_an_outcome_that_expired_unread_is_not_taken_for_the_next_of_its_key(store, raw_redis, worker):
+    for client in ("c", "d"):
+        store.enqueue(LANE, [Call("key", b"", keyed=True)], client=client, result_ttl=60, reservation=f"{client}.1")
+        finish(store, *claim(store), sealed=bytes(20_000))
+        if client == "c":
+            raw_redis.delete(store._key("call", "key"))
+            ended = raw_redis.time()
+            while raw_redis.time()[1] // 1000 == ended[1] // 1000:
+                pass
+    sizes = []
+    for client in ("c", "d"):
+        reader = store.outcomes(client)
+        sizes += (len(outcome.sealed) for outcome in reader.read(5.0))
+        reader.close()
+    assert sizes == [0, 20_000]
+
+
 # What calls share
 
 
