@@ -100,7 +100,7 @@ class Client:
             self._trust,
             client=self._id,
             result_ttl=self.result_ttl,
-            unsent=self._outbox.holds,
+            unsent=self._is_unsent,
             moved=self._tend_lane,
             waiting=self._tell_waiting,
         )
@@ -377,6 +377,10 @@ class Client:
         fleet = self._fleets.get(lane.name)
         if fleet:
             fleet.start_soon(reservations)
+
+    def _is_unsent(self, call_id: str) -> bool:
+        with self._gate:  # whoever sends it has told the watcher of it, and is about to put it into the outbox
+            return self._outbox.holds(call_id)
 
     def _tell_waiting(self, call_id: str, waiting: bool) -> None:
         """Inside a call: the worker lets others run while this one waits for the calls that it has submitted."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from flyexecutor.call import Call, Part
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
-from flyexecutor.records import INLINE_BYTES, UNTAKEN_TTL
+from flyexecutor.records import UNTAKEN_TTL
 from flyexecutor.store import BATCH_BYTES, Store
 
 BATCH_CALLS = 500
@@ -131,9 +131,11 @@ class Outbox:
                 self._changed.wait()
             if not self._waiting and not self._unused:
                 return None
-            size, name = 0, ""
+            size, name, parts = 0, "", set(self._parts)
             for call_id, (number, call, lane) in self._waiting.items():
-                size += min(len(call.sealed), INLINE_BYTES)
+                # All that is sent before its script is: it must not take so long that the first has expired.
+                size += len(call.sealed) + sum(len(part.sealed) for part in call.parts if part.id not in parts)
+                parts |= {part.id for part in call.parts}
                 full = size > BATCH_BYTES or len(self._sending) == BATCH_CALLS
                 if self._sending and (full or lane.name != name):
                     break
@@ -159,6 +161,7 @@ class Outbox:
                     reservation=f"{self._client}.{first}",
                 )
             except RedisUnavailableError as exc:
+                self._parts = dict.fromkeys(self._parts, -PART_KNOWN_FOR)  # nobody has looked after them
                 if self._gives_up(exc):
                     self._done(batch, exc)
                     self._failed(batch, exc)

@@ -20,9 +20,19 @@ BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask ag
 BUSY_BLOCK = 5.0  # seconds, while a call runs: what waits for this worker then must not wait for long
 LATE = 3.0  # seconds that an answer may be late; the connection is dead then, even if nobody says so (a NAT forgot it)
 OUTCOMES_PER_READ = 200
-# Error codes of a server that fails over, loads or is busy: it will take the request later. Case as Redis sends it;
-# redis-py cuts off some codes, then the text tells.
-PASSING = ("READONLY", "read only replica", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
+# Error codes of a server that fails over, loads or is busy, or of enqueue.lua: it will take the request later. Case as
+# Redis sends it; redis-py cuts off some codes, then the text tells.
+PASSING = (
+    "EXPIRED",
+    "READONLY",
+    "read only replica",
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+)
 
 log = logging.getLogger("flyexecutor")
 
@@ -148,6 +158,8 @@ class OutcomeReader(BlockingReader):
         self._parse = parse
         self._last = b"0-0"
         self._count = OUTCOMES_PER_READ
+        self.answered_at = 0.0  # when the last answer came (monotonic)
+        self.at_end = False  # whether that was all there was
 
         def commands(block_ms: int) -> Sequence[Sequence[Any]]:
             trim = [("XTRIM", stream, "MINID", _after(self._last))] if self._last != b"0-0" else []
@@ -161,12 +173,10 @@ class OutcomeReader(BlockingReader):
         between, the next read goes on after what was taken.
         """
         self.ask(block)
-        try:
-            entries = self._receive()
-        except RedisUnavailableError:
-            self._count = max(1, self._count // 4)  # on a link that breaks often a long answer never arrives whole
-            raise
-        self._count = min(OUTCOMES_PER_READ, self._count * 2)
+        # Unless all goes well: on a link that breaks often a long answer never arrives whole.
+        asked, self._count = self._count, max(1, self._count // 4)
+        entries = self._receive()
+        self.answered_at, self.at_end = time.monotonic(), len(entries) < asked
         news = self._parse([dict(zip(flat[::2], flat[1::2], strict=False)) for _, flat in entries])
         for entry, _ in entries:
             try:
@@ -176,6 +186,7 @@ class OutcomeReader(BlockingReader):
             self._last = entry
             if one is not None:
                 yield one
+        self._count = min(OUTCOMES_PER_READ, asked * 2)
 
 
 def _after(entry: bytes) -> str:

@@ -54,15 +54,15 @@ class Records:
             return "-", sealed
         view = memoryview(sealed)
         chunks = f"{name}:{count_chunks(sealed)}"
-        keys = self._keys(chunks)
+        keys = list(self._keys(chunks))
         for n, key in enumerate(keys):
             piece = view[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES]
-            self._bulk.set(key, piece, ex=UNTAKEN_TTL + CHUNK_TTL * len(keys))
+            script("put")(self._bulk, (key,), (piece, UNTAKEN_TTL + CHUNK_TTL * len(keys)))
         return chunks, b""
 
     def put_part(self, part: Part) -> None:
         """Store what calls share, unless it is there already; it is then kept for long enough to send a call."""
-        keys = self._keys(_name_part(part))
+        keys = list(self._keys(_name_part(part)))
         if not script("keep")(self._redis, keys, (UNTAKEN_TTL,)):
             self.put(part.id, part.sealed, always=True)
 
@@ -100,27 +100,33 @@ class Records:
             kept = [words[0] for words in heads if words[5:6] == ["="]]
             pipe = self._redis.pipeline(transaction=False)
             for call_id in kept:
-                pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome"])
-            bodies = dict(zip(kept, pipe.execute(), strict=True)) if kept else {}
+                pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome", "finished"])
+            bodies = dict(zip(kept, pipe.execute(raise_on_error=False), strict=True)) if kept else {}
             for fields, words in zip(some, heads, strict=True):
+                one: Outcome | Report | None = None
                 try:
-                    yield self._report(fields) if b"report" in fields else self._ended(fields, words, bodies)
-                except (KeyError, ValueError) as exc:
+                    one = self._report(fields) if b"report" in fields else self._ended(fields, words, bodies)
+                except Exception as exc:
+                    if isinstance(exc, redis.RedisError) and "WRONGTYPE" not in str(exc):
+                        raise
                     # Whoever wrote it must not be able to stop this client from reading on.
                     log.error("an entry of the outcome stream is not an outcome and is passed over: %r", exc)
-                    yield None
+                yield one
 
     def _report(self, fields: Mapping[bytes, bytes]) -> Report:
         call_id, attempt, kind, number, chunks = fields[b"report"].decode().split()
         return Report(call_id, int(attempt), kind, int(number), self._get(chunks, fields[b"body"]))
 
-    def _ended(
-        self, fields: Mapping[bytes, bytes], head: Sequence[str], kept: Mapping[str, Sequence[bytes | None]]
-    ) -> Outcome:
+    def _ended(self, fields: Mapping[bytes, bytes], head: Sequence[str], kept: Mapping[str, Any]) -> Outcome:
         call_id, *words = head
         body = fields[b"body"]
         if call_id in kept:
-            chunks, body = (part or b"" for part in kept[call_id])  # empty: it has expired meanwhile
+            found = kept[call_id]
+            if isinstance(found, redis.RedisError):
+                raise found
+            chunks, body, finished = (part or b"" for part in found)
+            if finished.decode() != words[-1]:
+                chunks, body = b"", b""  # it has expired meanwhile, and its key may name another call
             words[4] = chunks.decode() or "-"
         return self._outcome(call_id, words, body, fields.get(b"logs", b""))
 
@@ -149,9 +155,9 @@ class Records:
                 return b""  # it has expired: no payload is empty
         return b"".join(pieces)
 
-    def _keys(self, chunks: str) -> list[str]:
+    def _keys(self, chunks: str) -> Iterator[str]:
         name, _, number = chunks.rpartition(":")
-        return [f"{self._prefix}:chunk:{name}:{n}" for n in range(1, int(number) + 1)]
+        return (f"{self._prefix}:chunk:{name}:{n}" for n in range(1, int(number) + 1))
 
 
 def further_fields(call: Call) -> list[str | bytes]:

@@ -287,10 +287,10 @@ class Store(LaneStore):
         ]
 
     @translated
-    def standing(self, call_ids: Sequence[str]) -> list[State | None]:
-        """How calls stand; None for one that Redis does not know (any more)."""
-        states = script("standing")(self._redis, [self._key("call", call_id) for call_id in call_ids], ())
-        return [State(state.decode()) if state else None for state in states]
+    def standing(self, call_ids: Sequence[str]) -> list[bool]:
+        """Whether each call is known and has not ended."""
+        keys = [self._key("call", call_id) for call_id in call_ids]
+        return list(map(bool, script("standing")(self._redis, keys, ())))
 
     @translated
     def drop_outcome(self, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, Self, TypeVar
 
 from flyexecutor import payload
-from flyexecutor.errors import FlyExecutorError
+from flyexecutor.errors import ExpiredCallError, FlyExecutorError
 from flyexecutor.future import FlyFuture
 from flyexecutor.trust import Trust
 
@@ -36,6 +36,8 @@ class ItemStream(Iterator[T], Generic[T]):
         while (item := self._arrived.get()) is not None:
             attempt, number, sealed = item
             if number == self._delivered:
+                if not sealed:
+                    raise ExpiredCallError(f"item {number} of the call {self.future.id} has expired (result_ttl)")
                 opened = self._trust.open_item(self.future.id, attempt, number, sealed)
                 self._delivered += 1
                 value: T = payload.load_value(opened.encoding, opened.body)

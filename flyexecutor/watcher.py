@@ -59,9 +59,10 @@ class Watcher:
         self._waiting = waiting  # a call is pending, or no longer
         self._streams: dict[str, Callable[[int, int, bytes], None]] = {}  # who takes the items of a call
         self._reader = store.outcomes(client)
-        self._check_at = 0.0  # when to ask how the calls stand (monotonic), and
-        self._lost_at: float | None = None  # since when Redis can't be reached,
-        self._pause = FIRST_PAUSE  # before it is tried again; all three the thread's own
+        self._check_at = 0.0  # when to ask how the calls stand (monotonic),
+        self._heard_at = 0.0  # when a read last came back, and
+        self._away = 0.0  # the longest time between two reads since the last check,
+        self._pause = FIRST_PAUSE  # before Redis is tried again; all four the thread's own
         self._changed = threading.Condition()  # guards what follows
         self._pending: dict[str, FlyFuture[object]] = {}
         self._submitted = 0  # of the pending, those that are not attached
@@ -136,16 +137,14 @@ class Watcher:
 
     def run(self) -> None:
         """The thread."""
-        self._check_at = time.monotonic() + READ_FOR
+        self._begin()
         while self._park():
-            began = time.monotonic()
             try:
-                if began >= self._check_at:
+                if time.monotonic() >= self._check_at:
                     self._check()
                 self._read(self._check_at - time.monotonic())
                 self._pause = FIRST_PAUSE
             except RedisUnavailableError as exc:
-                self._lost_at = self._lost_at or began
                 self._check_at = 0.0  # as soon as it is there again
                 self._wait_out(exc)
                 self._pause = min(LONGEST_PAUSE, self._pause * 2)
@@ -157,8 +156,12 @@ class Watcher:
         with self._changed:
             while not self._pending and not self._closed and not self._drained:
                 self._changed.wait()
-                self._check_at = time.monotonic() + READ_FOR
+                self._begin()
             return not self._closed and not (self._drained and not self._submitted)
+
+    def _begin(self) -> None:
+        self._heard_at = time.monotonic()
+        self._check_at = self._heard_at + READ_FOR
 
     def _wait_out(self, error: RedisUnavailableError) -> None:
         with self._changed:
@@ -166,44 +169,52 @@ class Watcher:
                 log.warning("futures wait: %s", error)
                 self._changed.wait_for(lambda: self._closed, self._pause)
 
-    def _read(self, block: float) -> int:
-        """Wait up to `block` seconds for news; answers how much there was."""
-        heard = 0
-        for news in self._reader.read(max(0.0, block)):
-            heard += 1
-            self._pause = FIRST_PAUSE  # a link that breaks often brings something each time
-            try:
-                self._hear(news)
-            except BaseException:  # whatever it is, the other futures wait for this thread
-                log.exception("what call %s has told could not be passed on", news.id)
-        return heard
+    def _read(self, block: float) -> None:
+        """Wait up to `block` seconds for news."""
+        self._away = max(self._away, time.monotonic() - self._heard_at)
+        try:
+            for news in self._reader.read(max(0.0, block)):
+                self._pause = FIRST_PAUSE  # a link that breaks often brings something each time
+                try:
+                    self._hear(news)
+                except BaseException:  # whatever it is, the other futures wait for this thread
+                    log.exception("what call %s has told could not be passed on", news.id)
+        finally:
+            self._heard_at = max(self._heard_at, self._reader.answered_at)
 
     def _check(self) -> None:
         """Ask how the calls stand: one may have ended and nobody told us, or Redis may have been emptied."""
         sent = [future.id for future in self.pending() if not self._unsent(future.id)]
-        stand: dict[str, State | None] = {}
+        ended: list[str] = []
         for at in range(0, len(sent), CHECK_AT_ONCE):
             some = sent[at : at + CHECK_AT_ONCE]
-            stand.update(zip(some, self._store.standing(some), strict=True))
-        away = time.monotonic() - self._lost_at if self._lost_at else 0.0
-        ended = [call_id for call_id, state in stand.items() if state is None or state.final]
+            stand = zip(some, self._store.standing(some), strict=True)
+            ended += (call_id for call_id, is_open in stand if not is_open)
         # A call of map() leaves no record, only an outcome in our stream: all that had ended when we asked is there.
-        while ended and self._read(0):
-            pass
+        unread = bool(ended)
+        while unread:
+            self._read(0)
+            unread = not self._reader.at_end
         for call_id in ended:
             if call_id in self._pending:
-                self._look_up(call_id, away)
-        self._lost_at = None
+                try:
+                    self._look_up(call_id)
+                except RedisUnavailableError:
+                    raise
+                except BaseException as exc:
+                    log.exception("the record of call %s can't be read", call_id)
+                    self.fail([call_id], FlyExecutorError(f"the record of call {call_id} can't be read: {exc!r}"))
+        self._away = 0.0
         self._check_at = time.monotonic() + READ_FOR
 
-    def _look_up(self, call_id: str, away: float) -> None:
+    def _look_up(self, call_id: str) -> None:
         """End the future of a call that has ended, or is nowhere."""
         found = self._store.attach(call_id, self._client)
         if found:
             if found.outcome:
                 self.resolve(found.outcome)
-        elif away > self._result_ttl:
-            self.fail([call_id], _expired(call_id, f"while Redis could not be reached, for {away:.0f} s"))
+        elif self._away > self._result_ttl:
+            self.fail([call_id], _expired(call_id, f"while nobody here could ask for it, for {self._away:.0f} s"))
         else:
             self.fail(
                 [call_id],

@@ -275,7 +275,7 @@ def test_reservations_whose_answer_was_lost_are_answered_again(store):
 def test_an_emptied_redis_is_told_apart(store, raw_redis):
     enqueue(store, calls("a"))
     raw_redis.flushall()
-    assert store.standing(["a"]) == [None]
+    assert store.standing(["a"]) == [False]
     with pytest.raises(RedisUnavailableError) as told:
         claim(store)
     assert told.value.lane_gone

@@ -6,13 +6,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from flyexecutor import CallForgottenError, ExpiredCallError, records
+from flyexecutor import CallForgottenError, ExpiredCallError, FlyExecutorError, RedisUnavailableError, records
 from flyexecutor import payload as payloads
 from flyexecutor import watcher as watchers
 from flyexecutor.call import Call, Outcome
@@ -20,6 +20,7 @@ from flyexecutor.future import FlyFuture
 from flyexecutor.lane import Lane
 from flyexecutor.states import State
 from flyexecutor.store import Store
+from flyexecutor.stream import ItemStream
 from flyexecutor.trust import Trust
 from flyexecutor.watcher import Watcher
 from tests.conftest import APP
@@ -65,11 +66,11 @@ class Client:
         )
         return futures
 
-    def work(self, value: object = None) -> None:
-        """Run what waits: each call returns `value`, or raises it."""
+    def work(self, value: object = None, most: int = 1000) -> None:
+        """Run what waits, in order: each call returns `value`, or raises it."""
         dumped = payloads.dump_exception(value) if isinstance(value, Exception) else payloads.dump_value(value)
         outcomes = []
-        for call in self.worker.claim(LANE.name, "m", "iad", [], 1000):
+        for call in self.worker.claim(LANE.name, "m", "iad", [], most):
             sealed = TRUST.seal_outcome(call.id, call.attempt, dumped.body, dumped.encoding)
             outcomes.append(Outcome(call.id, call.attempt, State.SUCCEEDED, "m", "iad", sealed))
         for at in range(0, len(outcomes), 20):
@@ -174,7 +175,130 @@ def test_a_callback_that_is_interrupted_in_the_main_thread_interrupts_it(client)
         future.add_done_callback(interrupt)
 
 
+def test_a_record_that_is_damaged_ends_its_own_future_alone(client, raw_redis, monkeypatch):
+    monkeypatch.setattr(watchers, "READ_FOR", 0.1)
+    first, second = client.submit(2)
+    raw_redis.hset(client.store._key("call", first.id), "state", "nonsense")
+    raw_redis.delete(client.store._key("call", second.id))
+    raw_redis.set(client.store._key("call", second.id), "no call")
+    assert isinstance(first.exception(WAIT), FlyExecutorError)
+    assert isinstance(second.exception(WAIT), CallForgottenError)
+    (third,) = client.submit(1)
+    client.worker.cancel([third.id])
+    with pytest.raises(CancelledError):
+        third.result(WAIT)
+
+
+@pytest.mark.parametrize(
+    "head", ["id SUCCEEDED 1 m r - 1 2 3 4", "id SUCCEEDED 1 m r = 1 2 3", "id SUCCEEDED 1 m r x:1 1 2 3"]
+)
+def test_an_entry_that_is_damaged_keeps_no_other_from_being_heard(client, raw_redis, head):
+    (future,) = client.submit(1)
+    raw_redis.set(client.store._key("call", "id"), "no call")
+    raw_redis.hset(client.store._key("chunk", "x:1"), "no", "chunk")
+    raw_redis.xadd(client.store._key("outcomes", "c"), {"head": head, "body": ""})
+    client.work("well")
+    assert future.result(WAIT) == "well"
+
+
+def test_pieces_that_nobody_stored_are_not_counted_to_their_end(client, raw_redis):
+    (future,) = client.submit(1)
+    head = f"{future.id} SUCCEEDED 1 m r x:{10**15} 1 2 3"
+    raw_redis.xadd(client.store._key("outcomes", "c"), {"head": head, "body": ""})
+    assert isinstance(future.exception(WAIT), ExpiredCallError)
+
+
 # What Redis knows and does not
+
+
+def test_what_ended_behind_entries_that_are_passed_over_is_not_told_forgotten(client, raw_redis, monkeypatch):
+    monkeypatch.setattr(watchers, "READ_FOR", 0.1)
+    asked, ask = [], client.store.standing
+
+    def ask_late(ids: Any) -> Any:
+        if not asked:
+            asked.append(True)
+            for _ in range(250):
+                raw_redis.xadd(client.store._key("outcomes", "c"), {"head": "nonsense"})
+            client.work("well")
+        return ask(ids)
+
+    monkeypatch.setattr(client.store, "standing", ask_late)
+    (future,) = client.submit(1, keep=False)
+    assert future.result(WAIT) == "well"
+
+
+def test_an_outcome_that_expired_while_a_callback_held_up_the_thread_is_told_as_expired(store, raw_redis, monkeypatch):
+    monkeypatch.setattr(watchers, "READ_FOR", 0.1)
+    with contextlib.closing(Client(store, store, 1.0)) as client:
+        first, second = client.submit(2)
+        busy = threading.Event()
+
+        def wait_long(_future: object) -> None:
+            busy.set()
+            while raw_redis.exists(store._key("call", second.id)):
+                pass
+
+        first.add_done_callback(wait_long)
+        client.work(most=1)
+        assert busy.wait(WAIT)
+        client.work()
+        assert isinstance(second.exception(WAIT), ExpiredCallError)
+
+
+def test_a_call_that_is_not_in_the_outbox_yet_is_not_told_forgotten(make_executor, monkeypatch):
+    monkeypatch.setattr(watchers, "READ_FOR", 0.05)
+    client = make_executor()._client
+    told, look_up, put = threading.Event(), client._watcher._look_up, client._outbox.put
+
+    def tell(call_id: str) -> None:
+        look_up(call_id)
+        told.set()
+
+    def put_late(*call: Any) -> None:
+        told.wait(0.3)
+        put(*call)
+
+    monkeypatch.setattr(client._watcher, "_look_up", tell)
+    monkeypatch.setattr(client._outbox, "put", put_late)
+    call_id = client._trust.new_call_id()
+    future = client.send(Call(call_id, b""), client._lane)
+    assert future.cancel()
+
+
+def test_an_item_that_has_expired_is_told_as_expired():
+    stream: ItemStream[object] = ItemStream(TRUST)
+    stream.future = FlyFuture("id", None, keep=False, attached=False)
+    stream.take(1, 0, b"")
+    with pytest.raises(ExpiredCallError):
+        next(stream)
+
+
+# Two threads and one id
+
+
+def test_two_threads_that_submit_with_one_key_have_one_future(make_executor, monkeypatch):
+    executor = make_executor().with_options(key="key")
+    both = threading.Barrier(2)
+    monkeypatch.setattr(executor._client, "_start_threads", lambda: both.wait(WAIT))
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: executor.submit(print), range(2))
+    assert first is second
+
+
+def test_who_attaches_while_another_thread_fails_to_is_told(make_executor, monkeypatch):
+    executor = make_executor()
+    call_id = executor._trust.new_call_id()
+    others = []
+
+    def refuse(*_: object) -> None:
+        others.append(executor.future(call_id))  # as another thread would
+        raise RedisUnavailableError("away")
+
+    monkeypatch.setattr(executor._client.store, "attach", refuse)
+    with pytest.raises(RedisUnavailableError):
+        executor.future(call_id)
+    assert isinstance(others[0].exception(WAIT), RedisUnavailableError)
 
 
 def test_what_ended_unread_after_a_silence_is_not_told_forgotten(client, monkeypatch):
@@ -250,9 +374,10 @@ def test_large_outcomes_arrive_over_a_link_that_breaks_again_and_again(make_far_
     assert all(future.result(0) == value for future in futures)
 
 
-def test_many_outcomes_that_are_not_large_arrive_over_a_link_that_breaks_again_and_again(make_far_client, wire):
+@pytest.mark.parametrize("keep", [False, True])
+def test_many_outcomes_that_are_not_large_arrive_over_a_link_that_breaks_again_and_again(make_far_client, wire, keep):
     client = make_far_client()
-    futures = client.submit(100, keep=False)
+    futures = client.submit(100, keep=keep)
     value = os.urandom(records.INLINE_BYTES // 2)
     wire.cut_after(3 * records.INLINE_BYTES)
     client.work(value)

@@ -103,7 +103,89 @@ def test_a_large_item_of_a_call_that_does_not_run_goes_at_once(store, chunks, wo
     assert len(chunks()) == 2
 
 
+def test_a_large_call_that_is_sent_again_and_not_to_the_end_is_kept_as_long(store, chunks, monkeypatch):
+    enqueue(store, Call("a", LARGE))
+    monkeypatch.setattr("flyexecutor.store.script", lambda _name: refuse)
+    with pytest.raises(RedisUnavailableError):
+        enqueue(store, Call("a", LARGE))
+    assert all(left > MINUTES for left in chunks())
+
+
+def test_a_large_outcome_that_is_sent_again_and_not_to_the_end_is_kept_as_long(store, chunks, worker, monkeypatch):
+    enqueue(store, Call("a", b""))
+    (call,) = claim(store)
+    finish(store, call, sealed=LARGE)
+    monkeypatch.setattr("flyexecutor.store.script", lambda _name: refuse)
+    with pytest.raises(RedisUnavailableError):
+        finish(store, call, sealed=LARGE)
+    assert all(left > MINUTES for left in chunks())
+
+
+def test_a_call_whose_payload_has_expired_on_its_way_is_not_stored_and_may_be_sent_again(store, worker, monkeypatch):
+    with monkeypatch.context() as late:
+        late.setattr(store._bulk, "evalsha", lambda *_: None)
+        with pytest.raises(RedisUnavailableError) as told:
+            enqueue(store, Call("a", LARGE))
+    assert not told.value.permanent
+    assert claim(store) == []
+    enqueue(store, Call("a", LARGE))
+    assert [call.sealed for call in claim(store)] == [LARGE]
+
+
+def test_an_outcome_that_expired_unread_is_not_taken_for_the_next_of_its_key(store, raw_redis, worker):
+    for client in ("c", "d"):
+        store.enqueue(LANE, [Call("key", b"", keyed=True)], client=client, result_ttl=60, reservation=f"{client}.1")
+        finish(store, *claim(store), sealed=bytes(20_000))
+        if client == "c":
+            raw_redis.delete(store._key("call", "key"))
+            ended = raw_redis.time()
+            while raw_redis.time()[1] // 1000 == ended[1] // 1000:
+                pass
+    sizes = []
+    for client in ("c", "d"):
+        reader = store.outcomes(client)
+        sizes += (len(outcome.sealed) for outcome in reader.read(5.0))
+        reader.close()
+    assert sizes == [0, 20_000]
+
+
 # What calls share
+
+
+def test_what_calls_share_is_stored_again_when_it_is_gone(store, raw_redis, worker):
+    box = Outbox(store, client="c", result_ttl=60, stored=lambda *_: None, failed=lambda *_: None)
+    part = Part("part", LARGE)
+    for name in ("a", "b"):
+        box.put(Call(name, b"", parts=[part]), LANE)
+        box._send(box._gather())
+        assert [[one.sealed for one in call.parts] for call in claim(store)] == [[LARGE]]
+        raw_redis.delete(*raw_redis.keys("*:chunk:*"))
+
+
+def test_what_was_not_looked_after_while_redis_was_away_is_before_the_next_call_is_sent():
+    away, looked = [False, True], []
+
+    class Away:
+        address = "redis://fake"
+
+        def put_part(self, part):
+            looked.append(part.id)
+
+        def enqueue(self, *_, **__):
+            if away.pop():
+                refuse()
+
+    box = Outbox(Away(), client="c", result_ttl=60, stored=lambda *_: None, failed=lambda *_: None)
+    box.put(Call("a", b"", parts=[Part("part", b"")]), LANE)
+    box._send(box._gather())
+    assert looked == ["part", "part"]
+
+
+def test_no_more_is_sent_before_a_batch_than_it_may_hold():
+    box = Outbox(None, client="c", result_ttl=60, stored=lambda *_: None, failed=lambda *_: None)
+    for n in range(20):
+        box.put(Call(f"call {n}", bytes(1_000_000), parts=[Part(f"part {n}", bytes(1_000_000))]), LANE)
+    assert len(box._gather()) == 4
 
 
 def test_what_calls_share_goes_minutes_after_the_last_call_that_needed_it(store, chunks, raw_redis, worker):
@@ -127,7 +209,7 @@ def test_what_calls_share_is_not_sent_again_while_it_is_there(store, chunks, wor
     store.put_part(part)
     enqueue(store, Call("a", b"", parts=[part]))
     store._redis.expire(store._key("chunk", "part:1"), 10)
-    monkeypatch.setattr(store._bulk, "set", refuse)
+    monkeypatch.setattr(store._bulk, "evalsha", refuse)
     store.put_part(part)
     assert min(chunks()) > UNTAKEN_TTL - 10
     finish(store, *claim(store))
@@ -168,6 +250,15 @@ def test_a_part_that_may_expire_is_looked_after_before_the_next_call_is_sent():
 
 
 # Who hears of a call
+
+
+def test_who_attaches_to_a_call_of_a_short_result_ttl_keeps_its_other_outcomes_for_as_long(store, raw_redis, worker):
+    enqueue(store, Call("a", b""), name="c.1")
+    store.enqueue(LANE, [Call("b", b"")], client="d", result_ttl=1, reservation="d.1")
+    store.attach("b", "c")
+    finish(store, *claim(store))
+    assert raw_redis.ttl(store._key("outcomes", "c")) > 900
+    assert raw_redis.ttl(store._key("outcomes", "d")) == 1
 
 
 def test_however_many_attach_to_a_call_few_are_told_at_once(store, raw_redis, worker):

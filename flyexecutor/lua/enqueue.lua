@@ -3,7 +3,8 @@
 -- ARGV: 1 prefix  2 lane  3 max_workers  4 concurrency  5 life of a reservation (ms)  6 reservation name  7 client
 --       8 result_ttl (s)  9 ttl of a call that has not ended (s)  10 window of the lane's load (ms), then per call: id
 --       retries keep chunks body n and n further names and values of its record
--- Answers the names of the reservations that this client must turn into machines.
+-- Answers the names of the reservations that this client must turn into machines; an error, and nothing has changed, if
+-- a large payload is no longer there.
 -- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
 -- and left no record, and answers the reservations that were granted the first time. A call with a key may be there from
 -- another client: this one then hears of its outcome too.
@@ -11,7 +12,20 @@ local queue, workers, starts = KEYS[1], KEYS[2], KEYS[3]
 local prefix, lane, at, ttl = ARGV[1], ARGV[2], now_ms(), ARGV[9]
 local sent = prefix .. ':sent:' .. ARGV[7]
 need_queue(queue)
-local n = 11
+local n, there = 11, {}
+while n <= #ARGV do
+  there[ARGV[n + 3]] = 0
+  for m = n + 6, n + 5 + ARGV[n + 5], 2 do
+    if ARGV[m] == 'parts' then
+      for part in string.gmatch(ARGV[m + 1], '%S+') do there[part] = 0 end
+    end
+  end
+  n = n + 6 + ARGV[n + 5]
+end
+for chunks in pairs(there) do
+  if not all_there(prefix, chunks) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
+end
+n = 11
 local again = redis.call('GET', sent) == ARGV[6]
 redis.call('SET', sent, ARGV[6], 'EX', 300)
 while n <= #ARGV do

@@ -134,6 +134,11 @@ local function keep_chunks(prefix, chunks, ttl)
   for _, key in ipairs(chunk_keys(prefix, chunks)) do redis.call('EXPIRE', key, ttl) end
 end
 
+local function all_there(prefix, chunks)
+  local keys = chunk_keys(prefix, chunks)
+  return #keys == 0 or redis.call('EXISTS', unpack(keys)) == #keys
+end
+
 -- What several calls share, told as "NAME:how many" with a space in between: one more call needs it, or one less. Whoever
 -- stored it may die and leave it behind: so it goes by itself, some minutes after the last call that needed it.
 local function use_parts(prefix, parts, ttl)
@@ -160,10 +165,13 @@ local function read_record(prefix, id)
 end
 
 local function tell(prefix, watch, ttl, ...)
+  local first = true
   for client in string.gmatch(watch, '%S+') do
     local stream = prefix .. ':outcomes:' .. client
     redis.call('XADD', stream, '*', ...)
-    redis.call('EXPIRE', stream, ttl)
+    -- ttl is that of who submitted it; others may have something in their streams that is kept for longer.
+    if first or redis.call('TTL', stream) < tonumber(ttl) then redis.call('EXPIRE', stream, ttl) end
+    first = false
   end
 end
 
