@@ -217,7 +217,10 @@ class Launcher:
             finally:
                 self._done()
 
-        threading.Thread(target=run, name="flyexecutor launch", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="flyexecutor launch", daemon=True).start()
+        except RuntimeError:
+            run()  # the interpreter exits: from Python 3.12 on it starts no thread then, and waits for this one
 
 
 def create_machine(
