@@ -1,6 +1,6 @@
 # make demo    the demo on http://127.0.0.1:$(PORT)/, with a local Machines API, Redis and mailbox; Ctrl-C ends it
 # make test    all tests, in parallel        make check   formatting, lint, types, direction of imports
-#              make test T=tests/test_store.py runs one file, T="-k word" what has the word in its name
+#              make test T=tests/test_store.py runs one file, T="tests -k word" what has the word in its name
 # make chaos   1,000 calls while everything goes wrong
 # make soak    calls of every kind through a faulty wire, for SECONDS=120, by SEED
 # make mutants small changes of the code that no test notices; docs/mutants.md lists those that none can
@@ -8,7 +8,7 @@
 # Needs Python >= 3.11, make and git. Everything else is installed into .venv, or (as root, on Debian) by apt.
 PYTHON ?= python3
 PORT ?= 8123
-# More processes than cores: most tests wait, for machines that start. Each process has a local Fly and a Redis of its own.
+# More than cores: most tests wait, for machines that start. Each process has a local Fly and a Redis of its own.
 PROCESSES ?= 6
 BIN := .venv/bin
 PYXY = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')

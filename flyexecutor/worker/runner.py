@@ -44,6 +44,7 @@ from flyexecutor.worker.pipe import (
 )
 
 USUAL = payload.Manner()
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
 class Runner:
@@ -237,7 +238,8 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     """Run until the worker closes its end, a call ends this process, or SIGTERM comes."""
     faulthandler.enable(faults_fd)
     # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    if OOM_SCORE.exists():
+        OOM_SCORE.write_text("1000")
     context.channel = Channel(told_fd)
     trust = Trust(bytes.fromhex(os.environ[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])
     runner = Runner(trust, context.channel, mark.encode())

@@ -40,6 +40,19 @@ def test_a_plain_exit_does_not_wait_for_what_runs(local_fly, executor, tmp_path)
     assert executor.future(ran.stdout.strip()).result(WAIT)
 
 
+def test_a_plain_exit_asks_for_the_machines_that_its_calls_need(local_fly, tmp_path):
+    gate = tasks.Gate.make(tmp_path)
+    ran = run(
+        "import pathlib\nfrom flyexecutor import FlyMachineExecutor\nfrom tests import tasks\n"
+        f"ex = FlyMachineExecutor(max_workers=1, idle_timeout=1.0, env={{'TEST': {str(tmp_path)!r}}})\n"
+        f"ex.submit(tasks.Gate(pathlib.Path({str(tmp_path)!r})).enter)\n",
+        local_fly,
+    )
+    assert "Traceback" not in ran.stderr  # from Python 3.12 on no thread starts any longer
+    gate.wait_for_entry()  # nobody else started it
+    gate.open()
+
+
 def test_a_with_block_waits_for_what_was_submitted(local_fly, tmp_path):
     ran = run(
         "import pathlib\nfrom flyexecutor import FlyMachineExecutor\nfrom tests import tasks\n"
