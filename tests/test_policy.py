@@ -45,8 +45,9 @@ def test_machines_at_work_or_on_their_way_are_not_counted_on():
     assert plan(snapshot(there, workers=["a"], starts=["b"], reservations=["r"])) == [Create("r", keeper=False)]
 
 
-def test_at_the_limit_one_that_is_leaving_is_awaited_instead_of_creating_one_too_many():
-    leaving = machine("a", "started")
+@pytest.mark.parametrize("state", ["started", "stopping", "suspending"])
+def test_at_the_limit_one_that_is_leaving_is_awaited_instead_of_creating_one_too_many(state):
+    leaving = machine("a", state)
     assert plan(snapshot([leaving], reservations=["r"], max_workers=1)) == [Start("r", leaving)]
     assert plan(snapshot([leaving], reservations=["r"], max_workers=2)) == [Create("r", keeper=False)]
     assert plan(snapshot([leaving], reservations=["r"], creating=1, max_workers=2)) == [Start("r", leaving)]
@@ -71,7 +72,10 @@ def test_each_machine_that_leaves_is_awaited_once_and_is_not_stopped_meanwhile()
     assert plan(seen) == [Start("r1", first), Start("r2", second), Create("r3", keeper=False)]
 
 
-@pytest.mark.parametrize("state", ["stopped", "suspended", "failed", "destroyed", "destroying"])
+GONE = ["stopped", "suspended", "failed", "destroyed", "destroying", "replaced", "migrated", "launch_failed"]
+
+
+@pytest.mark.parametrize("state", GONE)
 def test_a_worker_whose_machine_does_not_run_is_buried(state):
     dead = machine("a", state)
     assert Bury("a", "7", dead) in plan(snapshot([dead], workers=["a"]))
@@ -135,7 +139,9 @@ def test_a_machine_that_runs_for_nobody_is_stopped_once_it_had_time_to_join():
     assert plan(snapshot([machine("c", "started", age=130, schedule="daily")])) == []
 
 
-@pytest.mark.parametrize("state", ["starting", "stopping", "suspending", "replacing"])
+@pytest.mark.parametrize(
+    "state", ["creating", "starting", "stopping", "restarting", "suspending", "updating", "replacing"]
+)
 def test_a_machine_that_hangs_in_a_passing_state_is_lost(state):
     stuck = machine("a", state, age=301)
     assert plan(snapshot([machine("a", state, age=300)], workers=["a"])) == []
@@ -147,11 +153,12 @@ def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
     def of(name, state, lane, family="f", **more):
         return machine(name, state, lane=lane, family=family, **more)
 
-    old, at_work = of("a", "suspended", "old"), of("b", "started", "old")
+    at_work = of("b", "started", "old")
+    old = [of(state, state, "old") for state in ("suspended", "stopped", "created", "failed")]
     still_used, other = of("c", "suspended", "used"), of("d", "suspended", "x", family="g")
     ours, scheduled = of("e", "suspended", "new"), of("f", "stopped", "old", schedule="daily")
-    everything = [old, at_work, still_used, other, ours, scheduled]
-    assert retire(everything, "f", frozenset({"new", "used"})) == [old]
+    everything = [*old, at_work, still_used, other, ours, scheduled]
+    assert retire(everything, "f", frozenset({"new", "used"})) == old
 
 
 def test_a_machine_that_is_being_created_for_a_reservation_is_not_taken_for_another():

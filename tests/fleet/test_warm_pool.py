@@ -123,7 +123,8 @@ def test_a_suspended_machine_that_is_ended_by_hand_is_not_missed(make_executor, 
 
 def test_a_machine_ends_at_its_max_lifetime_although_it_has_work(make_executor, local_fly, until):
     executor = make_executor(idle_timeout=30.0, max_workers=1, max_lifetime=1.0)
-    machine = executor.submit(tasks.machine_id).result(WAIT)
+    executor.submit(tasks.increment, 1)
+    (machine,) = until(lambda: [m.id for m in executor.machines() if m.lane == executor._lane.name])
     with contextlib.closing(MachinesClient(local_fly.api_url, local_fly.app, local_fly.token)) as api:
 
         def its_end():
