@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -41,6 +42,26 @@ class Gate:
         (self.folder / "entered").write_text(machine)
         (self.folder / "open").read_text()
         return machine
+
+
+class LockEvent:
+    """Like threading.Event, for calls in other processes: who waits wants the lock on a file, which `set` gives up."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held = path.open("w")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_path": self._path}
+
+    def wait(self) -> bool:
+        with self._path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return True
+
+    def set(self) -> None:
+        self._held.close()
 
 
 def increment(number: int) -> int:

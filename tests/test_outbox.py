@@ -130,13 +130,6 @@ def test_a_batch_is_bounded_in_calls_and_bytes(box, monkeypatch):
     assert box.store.batches == [["a", "b"], ["c"], ["d"], ["e"], ["f", "g"], ["h"]]
 
 
-def test_a_body_that_is_stored_apart_counts_in_a_batch_only_as_what_is_not(box, monkeypatch):
-    monkeypatch.setattr(outbox, "BATCH_BYTES", 100)
-    monkeypatch.setattr(outbox, "INLINE_BYTES", 50)
-    run(box, "a", "b", "c", size=1000)
-    assert box.store.batches == [["a", "b"], ["c"]]
-
-
 def test_a_batch_is_for_one_lane(box):
     for name, lane in (("a", LANE), ("b", OTHER), ("c", OTHER), ("d", LANE)):
         box.put(call(name), lane)

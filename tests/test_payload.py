@@ -78,13 +78,13 @@ def test_what_the_user_registered_with_cloudpickle_stays_so_and_what_we_did_does
 def test_what_can_not_be_pickled_names_the_function():
     with pytest.raises(TypeError, match="lock") as raised:
         payload.dump_call(tasks.echo, (threading.Lock(),), {})
-    assert "echo" in raised.value.__notes__[0]
+    assert any("echo" in note for note in raised.value.__notes__)  # Python 3.14 has notes of its own
 
 
 def test_a_result_that_can_not_be_pickled_becomes_the_pickling_error():
     result = there_and_back(threading.Lock())
     assert isinstance(result.exception, TypeError)
-    assert "a lock" in result.exception.__notes__[0]
+    assert any("a lock" in note for note in result.exception.__notes__)
 
 
 def test_an_exception_comes_back_with_its_traceback_as_cause():

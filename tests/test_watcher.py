@@ -6,13 +6,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, wait
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from flyexecutor import CallForgottenError, ExpiredCallError, FlyExecutorError, RedisUnavailableError, records
+from flyexecutor import CallForgottenError, ExpiredCallError, FlyExecutorError, records
 from flyexecutor import payload as payloads
 from flyexecutor import watcher as watchers
 from flyexecutor.call import Call, Outcome
@@ -275,30 +275,6 @@ def test_an_item_that_has_expired_is_told_as_expired():
 
 
 # Two threads and one id
-
-
-def test_two_threads_that_submit_with_one_key_have_one_future(make_executor, monkeypatch):
-    executor = make_executor().with_options(key="key")
-    both = threading.Barrier(2)
-    monkeypatch.setattr(executor._client, "_start_threads", lambda: both.wait(WAIT))
-    with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(lambda _: executor.submit(print), range(2))
-    assert first is second
-
-
-def test_who_attaches_while_another_thread_fails_to_is_told(make_executor, monkeypatch):
-    executor = make_executor()
-    call_id = executor._trust.new_call_id()
-    others = []
-
-    def refuse(*_: object) -> None:
-        others.append(executor.future(call_id))  # as another thread would
-        raise RedisUnavailableError("away")
-
-    monkeypatch.setattr(executor._client.store, "attach", refuse)
-    with pytest.raises(RedisUnavailableError):
-        executor.future(call_id)
-    assert isinstance(others[0].exception(WAIT), RedisUnavailableError)
 
 
 def test_what_ended_unread_after_a_silence_is_not_told_forgotten(client, monkeypatch):

@@ -16,6 +16,7 @@ from typing import ClassVar
 import pytest
 
 from flyexecutor import FlyMachineExecutor, LocalFly
+from tests import tasks
 
 SUITE = "test.test_concurrent_futures"
 DEBIAN = Path(f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}/test")
@@ -90,6 +91,10 @@ class OnMachines(unittest.TestCase):
         gc.freeze()
         self.addCleanup(gc.unfreeze)
         self.executor = self.executor_type(max_workers=self.worker_count, **self.options)
+
+    def create_event(self):  # Python 3.14 asks for one that its calls can wait for
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        return tasks.LockEvent(Path(folder, "event"))
 
     def tearDown(self):
         self.executor.shutdown()
