@@ -502,7 +502,9 @@ class Soak:
         kinds: dict[str, list[int]] = defaultdict(list)
         for key in sorted(client.scan_iter(count=1000)):
             kind = key.decode().partition("}:")[2].partition(":")[0]
-            kinds[kind].append(ttl := client.ttl(key))
+            if (ttl := client.ttl(key)) == -2:
+                continue  # it has expired meanwhile
+            kinds[kind].append(ttl)
             if kind == "queue" and (entries := client.xlen(key)):
                 self._tell("left", f"{entries} entries in {key.decode()}: {client.xinfo_groups(key)}")
             if kind == "awake" and set(client.hkeys(key)) <= set(

@@ -147,10 +147,13 @@ def test_a_deaf_end_does_not_learn_that_the_other_has_closed():
 
 
 def test_a_client_is_reset_whose_server_is_not_there(closed_port):
-    with Wire("127.0.0.1", closed_port) as wire:
-        alone = socket.create_connection(("127.0.0.1", wire.port), timeout=20.0)
-        with alone, pytest.raises(ConnectionResetError):
-            alone.recv(100)
+    address = "127.0.0.1"
+    with (
+        Wire(address, closed_port) as wire,
+        pytest.raises(ConnectionResetError),
+        socket.create_connection((address, wire.port), timeout=20.0) as alone,
+    ):
+        alone.recv(100)
 
 
 def test_the_two_sides_of_a_server_have_wires_of_their_own(client, wire, redis_port):
