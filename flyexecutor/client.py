@@ -81,8 +81,9 @@ class Client:
         # `closed`: no call is sent after the last was waited for.
         self._futures: weakref.WeakValueDictionary[str, FlyFuture[object]] = weakref.WeakValueDictionary()
         self._flights: dict[str, Flight] = {}  # attaches that Redis has not answered yet
-        self._starting = threading.RLock()  # guards the three below; again by a finaliser that runs inside
+        self._starting = threading.RLock()  # guards the four below; again by a finaliser that runs inside
         self._started = False
+        self._threads = 0  # that run
         self._ended = False
         self._fleets: dict[str, Fleet] = {}
         settings = self._settings
@@ -279,16 +280,16 @@ class Client:
                 fleet.change_lane(lane)
 
     def close(self) -> None:
-        """End the threads and connections; what is pending ends with an error that says so."""
+        """End the threads; the last closes the connections. What is pending ends with an error that says so."""
         _clients.discard(self)
         self._outbox.close()
         with self._starting:
             self._ended = True
+            self._threads += 1  # this one
         for fleet in self._fleets.values():
             fleet.close()
         self._watcher.close()
-        self.store.close()
-        self.machines.close()
+        self._thread_ended()
 
     def close_when_drained(self, then: Callable[[], None]) -> None:
         """Close as soon as no submitted call is pending, and call `then`; in the watcher's thread, so that a
@@ -345,8 +346,28 @@ class Client:
                 return
             self._started = True
         for part in (self._outbox, self._watcher):
-            _start_thread(part.run, type(part).__name__.lower())
+            self._start_thread(part.run, type(part).__name__.lower())
         self._fleet_of(self._lane.name)
+
+    def _start_thread(self, run: Callable[[], None], name: str) -> None:
+        def run_and_end() -> None:
+            try:
+                run()
+            finally:
+                self._thread_ended()
+
+        with self._starting:
+            self._threads += 1
+        # Daemons: an interpreter that exits does not wait for outcomes; see leave_running.
+        threading.Thread(target=run_and_end, name=f"flyexecutor {name}", daemon=True).start()
+
+    def _thread_ended(self) -> None:
+        with self._starting:
+            self._threads -= 1
+            last = self._ended and not self._threads
+        if last:
+            self.store.close()
+            self.machines.close()
 
     def _fleet_of(self, name: str) -> Fleet | None:
         lane = self._lanes.get(name)
@@ -364,7 +385,7 @@ class Client:
                 needed=lambda: self._watcher.busy,
                 failed=self._no_machine,
             )
-        _start_thread(fleet.run, "fleet")
+        self._start_thread(fleet.run, "fleet")
         return fleet
 
     def _tend_lane(self, name: str) -> None:
@@ -397,11 +418,6 @@ class Client:
         sealed = [(call_id, self._trust.seal_outcome(call_id, 0, told, Encoding.TEXT)) for call_id in waiting]
         for at in range(0, len(sealed), AT_ONCE):
             self.store.fail(lane.name, sealed[at : at + AT_ONCE])
-
-
-def _start_thread(run: Callable[[], None], name: str) -> None:
-    # Daemons: an interpreter that exits does not wait for outcomes; see leave_running.
-    threading.Thread(target=run, name=f"flyexecutor {name}", daemon=True).start()
 
 
 _clients: "weakref.WeakSet[Client]" = weakref.WeakSet()

@@ -2,8 +2,8 @@
 
 Owns a thread and the reservations that this client was granted. `start_soon` wakes it; while a call is pending it looks
 again every few seconds, since no one else tells it of a lost machine; with none pending it is parked and sends nothing.
-`close` ends it. Killed: its reservations expire, and the next client's fleet starts the machines. One client of many
-looks for all of them; when it dies, its turn ends, and another takes it.
+`close` ends it, and what it was granted is given back. Killed: its reservations expire, and the next client's fleet
+starts the machines. One client of many looks for all of them; when it dies, its turn ends, and another takes it.
 """
 
 import logging
@@ -83,6 +83,8 @@ class Fleet:
                 self._owed.update(reservations)
                 self._look_at = self._granted_at = time.monotonic()
             self._changed.notify_all()
+        if self._closed:
+            self._give_back()
 
     def change_lane(self, lane: Lane) -> None:
         """The limits of the lane have changed."""
@@ -122,7 +124,7 @@ class Fleet:
             return self._changed.wait_for(lambda: not (self._owed or self._launcher.busy), timeout)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, once it has given back what it will not start."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -137,10 +139,24 @@ class Fleet:
                 next_create = self._create()
             except BaseException as exc:  # noqa: BLE001 - calls wait for this thread, whatever it was
                 next_create = self._stumble(exc)
+        with self._changed:
+            self._owed.update(self._launcher.drop_creates())
+            self._changed.wait_for(lambda: not self._launcher.busy)  # its threads use our connections
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Closed: let others start what we have not. What can't be given back now expires soon."""
+        with self._changed:
+            owed, self._owed = self._owed, set()
+        try:
+            for reservation in owed:
+                self._store.release(self.lane, reservation)
+        except RedisUnavailableError as exc:
+            log.info("reservations were not given back: %s", exc)
 
     def _create(self) -> float | None:
         """Create what may be created now. Answers when the next may be."""
-        while (wait := self._launcher.next_create()) is not None:
+        while not self._closed and (wait := self._launcher.next_create()) is not None:
             if wait > 0:
                 return time.monotonic() + wait
             self._launcher.create_next(self._needed())

@@ -142,6 +142,12 @@ class Launcher:
         with self._lock:
             self._creates.append(action)
 
+    def drop_creates(self) -> list[str]:
+        """Create no more; answers the reservations of those that waited."""
+        with self._lock:
+            waiting, self._creates = self._creates, deque()
+            return [action.reservation for action in waiting]
+
     def keep_creates(self, starts: frozenset[str]) -> None:
         """Drop the creates whose reservation has expired: others have been granted in its place."""
         with self._lock:

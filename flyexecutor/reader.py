@@ -168,6 +168,10 @@ class OutcomeReader(BlockingReader):
 
         super().__init__(client, address, commands)
 
+    def rewind(self) -> None:
+        """Read from the beginning: the stream is another one."""
+        self._last = b"0-0"
+
     def read(self, block: float) -> Iterator[Outcome | Report]:
         """Wait up to `block` seconds for news. What is large is fetched when its turn comes: if Redis goes away in
         between, the next read goes on after what was taken.

@@ -216,6 +216,7 @@ class Watcher:
         elif self._away > self._result_ttl:
             self.fail([call_id], _expired(call_id, f"while nobody here could ask for it, for {self._away:.0f} s"))
         else:
+            self._reader.rewind()  # the clock of whoever is there now may be behind: older ids are new
             self.fail(
                 [call_id],
                 CallForgottenError(

@@ -272,3 +272,41 @@ def test_a_fleet_that_is_closed_while_creates_wait_ends_and_secures_nothing(run,
         one.fleet.secure(WAIT)
     one.thread.join(WAIT)
     one.fleet._launcher._creates.clear()
+
+
+# Closed
+
+
+def test_a_fleet_that_is_closed_gives_back_what_it_was_granted(run):
+    one = run()
+    one.machines.gate.clear()  # it looks, and Fly does not answer
+    one.submit(3)
+    while not one.machines.count("list"):
+        pass
+    assert len(one.store.look(one.lane, "other").starts) == 3
+    one.fleet.close()
+    one.machines.gate.set()
+    one.thread.join(WAIT)
+    assert len(one.store.look(one.lane, "other").reservations) == 3  # the next client has them at once
+
+
+def test_what_is_granted_after_the_close_is_given_back(run):
+    one = run()
+    one.fleet.close()
+    one.thread.join(WAIT)
+    one.submit()
+    assert len(one.store.look(one.lane, "other").reservations) == 1
+
+
+def test_a_closed_fleet_waits_for_the_starts_that_are_under_way(run, monkeypatch):
+    one = run("m1")
+    asked, answer = threading.Event(), threading.Event()
+    monkeypatch.setattr(one.machines, "start", lambda _: asked.set() or answer.wait(WAIT))
+    one.submit()
+    assert asked.wait(WAIT)
+    one.fleet.close()
+    one.thread.join(0.05)
+    assert one.thread.is_alive()
+    answer.set()
+    one.thread.join(WAIT)
+    assert not one.thread.is_alive()

@@ -746,11 +746,20 @@ def test_what_machines_cost_and_what_ran_on_them_is_metered(store, raw_redis):
     assert 0.035 < store.meter("lane").billed_seconds <= clock() - begun + 0.002
 
 
+def test_a_machine_whose_starter_died_and_that_never_joined_is_billed_as_long_as_it_was_awaited(store, raw_redis):
+    (reservation,) = enqueue(store, calls("a"))
+    store.assign(lane(boot_timeout=1.0 - GIVE_UP_WITHIN), reservation, "m1")
+    while store.look(lane(), "other").starts >= {"m1"}:  # it is dropped there when its time is over
+        assert store.meter("lane").billed_seconds <= 1.0
+    assert store.meter("lane").billed_seconds == 1.0
+    assert raw_redis.hgetall(store._key("awake", "lane")) == {}
+
+
 def test_a_machine_that_is_started_again_after_its_start_was_given_up_is_billed_for_both(store, raw_redis):
     first, second = enqueue(store, calls("a", "b"))
     assert store.assign(lane(), first, "m1")
     raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -10_000)
-    raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": 1})  # it did not come in time
+    raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": int(time.time() * 1000)})  # it did not come in time
     store.look(lane(), "look")
     assert store.assign(lane(), second, "m1")
     raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -5_000)

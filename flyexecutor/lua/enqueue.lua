@@ -67,7 +67,7 @@ while n <= #ARGV do
       local times = table.concat({is[7], is[8] or 0, is[9]}, ' ')
       tell_outcome(prefix, ARGV[7], ttl, '1', words, is[6], times, is[10], '')
     else
-      add_watcher(key, is[2], ARGV[7])
+      add_watcher(key, is[2], ARGV[7], '1')
     end
   end
   n = n + 6 + further
@@ -84,4 +84,4 @@ if again then
   end
   if #held > 0 then return held end
 end
-return reserve(queue, workers, starts, ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), at)
+return reserve(prefix, lane, queue, workers, starts, ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), at)

@@ -29,7 +29,7 @@ local GROUP = 'workers'
 local DAY = 86400
 local UNUSED_TTL = 300  -- seconds that what calls share is kept for further ones
 local STREAM_BYTES = 16384  -- a larger body that the record keeps is not told again to each who watches
-local WATCHERS = 16  -- who hear of a call at once; who was there before them looks each READ_FOR seconds (watcher.py)
+local WATCHERS = 16  -- who hear of a call at once; who came before them asks by itself (watcher.py: READ_FOR)
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -105,8 +105,12 @@ end
 
 -- How many machines shall be had, less those that are there or on their way; reserves the difference.
 -- Answers the names of the new reservations.
-local function reserve(queue, workers, starts, name, max_workers, concurrency, hold_ms, at)
-  redis.call('ZREMRANGEBYSCORE', starts, '-inf', at)
+local function reserve(prefix, lane, queue, workers, starts, name, max_workers, concurrency, hold_ms, at)
+  local over = redis.call('ZRANGEBYSCORE', starts, '-inf', at, 'WITHSCORES')
+  for n = 1, #over, 2 do
+    redis.call('ZREM', starts, over[n])
+    if redis.call('HEXISTS', workers, over[n]) == 0 then close_bill(prefix, lane, over[n], over[n + 1]) end
+  end
   local wanted = math.min(math.ceil(redis.call('XLEN', queue) / concurrency), max_workers)
   local missing = wanted - redis.call('HLEN', workers) - redis.call('ZCARD', starts)
   local granted = {}
@@ -186,14 +190,14 @@ local function tell_outcome(prefix, watch, ttl, keep, words, chunks, times, body
   end
 end
 
--- A further client wants to hear of a call.
-local function add_watcher(key, watch, client)
+-- A further client wants to hear of a call. If its record is not kept all must be told, and none can find out.
+local function add_watcher(key, watch, client, keep)
   local watchers = {}
   for one in string.gmatch(watch, '%S+') do
     if one == client then return end
     watchers[#watchers + 1] = one
   end
-  if #watchers >= WATCHERS then table.remove(watchers, 2) end  -- never who submitted it: `map` keeps no record
+  if keep == '1' and #watchers >= WATCHERS then table.remove(watchers, 2) end  -- not who submitted it
   watchers[#watchers + 1] = client
   redis.call('HSET', key, 'watch', table.concat(watchers, ' '))
 end

@@ -6,6 +6,10 @@ local total, busy = redis.call('XLEN', KEYS[1]), 0
 if total > 0 then busy = running(KEYS[1]) end
 local is = redis.call('HMGET', ARGV[1] .. ':meter:' .. lane, 'billed', 'useful', 'calls', 'starts')
 local billed = tonumber(is[1] or 0)
-for _, since in ipairs(redis.call('HVALS', ARGV[1] .. ':awake:' .. lane)) do billed = billed + math.max(0, at - since) end
+local awake = redis.call('HGETALL', ARGV[1] .. ':awake:' .. lane)
+for n = 1, #awake, 2 do
+  local till = redis.call('ZSCORE', KEYS[3], awake[n]) or at  -- who started it died, and it never came
+  billed = billed + math.max(0, math.min(at, till) - awake[n + 1])
+end
 return {total - busy, busy, redis.call('HLEN', KEYS[2]), redis.call('ZCOUNT', KEYS[3], at, '+inf'), billed,
   tonumber(is[2] or 0), tonumber(is[3] or 0), tonumber(is[4] or 0)}

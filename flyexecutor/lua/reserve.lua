@@ -10,5 +10,5 @@ local due = tend_due(ARGV[1], KEYS[1])
 take_from_the_buried(ARGV[1], KEYS[1], KEYS[2])
 local at, hold_ms = now_ms(), tonumber(ARGV[5])
 for n = 6, #ARGV do redis.call('ZADD', KEYS[3], 'XX', at + hold_ms, ARGV[n]) end
-local granted = reserve(KEYS[1], KEYS[2], KEYS[3], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), hold_ms, at)
+local granted = reserve(ARGV[1], lane_of(ARGV[1], KEYS[1]), KEYS[1], KEYS[2], KEYS[3], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), hold_ms, at)
 return {granted, redis.call('HGETALL', KEYS[2]), redis.call('ZRANGE', KEYS[3], 0, -1), due}

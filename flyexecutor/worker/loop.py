@@ -252,7 +252,7 @@ class Worker:
         for call in calls:
             self._claimed.append(call)
             if call.parts:
-                self._parts = {part.id: part for part in call.parts}
+                self._parts = {part.id: part for part in call.parts if part.sealed}
         self._give()
 
     def _give(self) -> None:

@@ -151,7 +151,7 @@ class Runner:
         frames += [
             pack_given(Given(PART, part.id, sealed=part.sealed)) for part in call.parts if part.id not in self._parts
         ]
-        self._parts |= named
+        self._parts |= {part.id for part in call.parts if part.sealed}  # an empty one has expired, and may come back
         return frames
 
     def warm_up(self, sealed: bytes) -> None:
