@@ -317,13 +317,13 @@ def test_no_command_but_doctor_starts_a_thread_that_it_does_not_need(make_execut
     future = make_executor().submit(tasks.hang, gate)
     gate.wait_for_entry()
     started = []
-    start = client._start_thread
+    start = client.Client._start_thread
 
-    def note(run_it, name):
+    def note(self, run_it, name):
         started.append(name)
-        start(run_it, name)
+        start(self, run_it, name)
 
-    monkeypatch.setattr(client, "_start_thread", note)
+    monkeypatch.setattr(client.Client, "_start_thread", note)
     for arguments in (("ps",), ("logs", future.id), ("reap", "--dry-run"), ("doctor", "--no-call")):
         assert run(*arguments).exit_code == 0
     assert started == []

@@ -133,7 +133,7 @@ def test_an_item_that_is_forged_is_refused(make_executor, tmp_path, writer):
 
     stream = executor.stream(make)
     gate.wait_for_entry()
-    report = f"{stream.future.id} 1 item 0 0"
+    report = f"{stream.future.id} 1 item 0 -"
     writer.xadd(stream_of(executor, stream.future, writer), {"report": report, "body": b"cos\nsystem\n(S'true'\ntR."})
     with pytest.raises(PayloadError):
         next(stream)
