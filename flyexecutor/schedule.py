@@ -16,10 +16,8 @@ from flyexecutor.client import Client
 from flyexecutor.errors import SettingsError
 from flyexecutor.lane import SCHEDULE_KEY, Lane
 from flyexecutor.machine_config import config_of_machine
-from flyexecutor.machines import MachinesClient
 from flyexecutor.options import Options
 from flyexecutor.settings import SCHEDULED_VARIABLE
-from flyexecutor.store import Store
 from flyexecutor.trust import Trust
 
 EVERY = ("hourly", "daily", "weekly", "monthly")  # Fly's words
@@ -42,19 +40,9 @@ class Schedules:
     """The schedules of one executor's app."""
 
     def __init__(self, client: Client, trust: Trust, owner: str) -> None:
-        self._client = client
+        self._client = client  # asked for its store and machines each time: after a fork it has others
         self._trust = trust
         self._owner = owner
-
-    # Asked for each time: after a fork the client has others.
-
-    @property
-    def _store(self) -> Store:
-        return self._client.store
-
-    @property
-    def _machines(self) -> MachinesClient:
-        return self._client.machines
 
     def add(
         self,
@@ -94,14 +82,14 @@ class Schedules:
         config["metadata"][SCHEDULE_KEY] = name
         config["schedule"] = every
         full_name = f"fx-schedule-{hashlib.sha256(f'{self._owner} {name}'.encode()).hexdigest()[:16]}"
-        machine = self._machines.create(full_name, config, lane.region or None, lane.name)
+        machine = self._client.machines.create(full_name, config, lane.region or None, lane.name)
         return Schedule(name, every, machine.id, machine.state, ())
 
     def list(self) -> "list[Schedule]":
         """See `FlyMachineExecutor.schedules`."""
         return [
-            Schedule(m.schedule_name, m.schedule, m.id, m.state, self._store.runs(m.schedule_name))
-            for m in self._machines.list_all()
+            Schedule(m.schedule_name, m.schedule, m.id, m.state, self._client.store.runs(m.schedule_name))
+            for m in self._client.machines.list_all()
             if m.schedule and m.owner == self._owner and m.state not in ENDING
         ]
 
@@ -113,4 +101,4 @@ class Schedules:
             names = ", ".join(schedule.name for schedule in known) or "none"
             raise SettingsError(f"no schedule is named {name!r}: there is {names}")
         for schedule in found:
-            self._machines.destroy(schedule.machine_id, force=True)
+            self._client.machines.destroy(schedule.machine_id, force=True)

@@ -15,8 +15,6 @@ from flyexecutor.guests import Prices, can_suspend, guest_of, name_guest
 from flyexecutor.lane import Lane, Machine
 from flyexecutor.lane_store import Meter
 from flyexecutor.launch import create_machine
-from flyexecutor.machines import MachinesClient
-from flyexecutor.store import Store
 
 ORPHAN_AFTER = 3600.0  # seconds without a call in its lane, after which a machine that rests is an orphan
 RUNS_FOR_NOBODY = 300.0  # seconds that a machine may run without a worker
@@ -65,23 +63,13 @@ class Stock:
     """The machines of one executor's app."""
 
     def __init__(self, client: Client, prices: Prices, owner: str) -> None:
-        self._client = client
+        self._client = client  # asked for its store and machines each time: after a fork it has others
         self._prices = prices
         self._owner = owner  # of the machines that are ours
 
-    # Asked for each time: after a fork the client has others.
-
-    @property
-    def _store(self) -> Store:
-        return self._client.store
-
-    @property
-    def _machines(self) -> MachinesClient:
-        return self._client.machines
-
     def stats(self, lane: Lane) -> Stats:
         """See `FlyMachineExecutor.stats`."""
-        seen: Meter = self._store.meter(lane.name)
+        seen: Meter = self._client.store.meter(lane.name)
         price = self._prices.per_second_of(lane.config, lane.region)
         return Stats(
             queued=seen.queued,
@@ -97,16 +85,17 @@ class Stock:
 
     def machines(self) -> list[MachineInfo]:
         """See `FlyMachineExecutor.machines`."""
-        return [self._describe(machine) for machine in self._machines.list_all()]
+        return [self._describe(machine) for machine in self._client.machines.list_all()]
 
     def prepare(self, lane: Lane, number: int, timeout: float) -> None:
         """See `FlyMachineExecutor.prepare`."""
         deadline = time.monotonic() + timeout
-        kept = [m for m in self._machines.list(lane.name) if m.keeper and m.state not in {"failed", "destroying"}]
+        machines = self._client.machines
+        kept = [m for m in machines.list(lane.name) if m.keeper and m.state not in {"failed", "destroying"}]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = can_suspend(guest_of(lane.config))
         for _ in range(number - len(kept)):
-            wait = self._store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
+            wait = self._client.store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
             if time.monotonic() + wait > deadline:
                 raise MachineStartError(
                     f"{len(kept)} of {number} machines were made within {timeout:g} s: Fly allows one a second; give "
@@ -114,34 +103,34 @@ class Stock:
                 )
             time.sleep(wait)
             name = f"stock-{secrets.token_hex(6)}"
-            kept.append(create_machine(self._machines, lane, name, lane.region or None, keeper=True, launch=boots))
+            kept.append(create_machine(machines, lane, name, lane.region or None, keeper=True, launch=boots))
         for machine in kept:
             if boots:
                 self._await_rest(machine, lane, deadline)
 
     def reap(self, older_than: float, *, dry_run: bool = False) -> list[MachineInfo]:
         """See `FlyMachineExecutor.reap`. dry_run: answer what would be destroyed, and destroy nothing."""
-        used = self._store.lanes_since(older_than)
+        used = self._client.store.lanes_since(older_than)
         now = time.time()
         reaped = []
-        for machine in self._machines.list_all():
+        for machine in self._client.machines.list_all():
             if machine.schedule or machine.owner != self._owner:
                 continue
             unused = machine.lane not in used and now - machine.changed_at > older_than
             rests = machine.state in policy.RESTING and unused
             runs = machine.state in policy.LEAVING and now - machine.changed_at > RUNS_FOR_NOBODY
-            if rests or (runs and not self._store.is_worker(machine.lane, machine.id)):
+            if rests or (runs and not self._client.store.is_worker(machine.lane, machine.id)):
                 if not dry_run:
-                    self._machines.destroy(machine.id, force=runs)
+                    self._client.machines.destroy(machine.id, force=runs)
                     log.info("machine %s (%s) was an orphan and is destroyed", machine.id, machine.state)
                 reaped.append(self._describe(machine))
         return reaped
 
     def _await_rest(self, machine: Machine, lane: Lane, deadline: float) -> None:
         while time.monotonic() < deadline:
-            if self._store.is_worker(lane.name, machine.id) and self._store.meter(lane.name).running:
+            if self._client.store.is_worker(lane.name, machine.id) and self._client.store.meter(lane.name).running:
                 return  # it has found work already
-            seen = self._machines.get(machine.id)
+            seen = self._client.machines.get(machine.id)
             if (
                 seen is None
                 or seen.state == "failed"
@@ -155,7 +144,7 @@ class Stock:
             if seen.state in policy.STARTABLE:
                 return
             try:
-                self._machines.wait(seen, "suspended", max(1.0, min(10.0, deadline - time.monotonic())))
+                self._client.machines.wait(seen, "suspended", max(1.0, min(10.0, deadline - time.monotonic())))
             except MachinesError as exc:
                 if exc.status != 408:
                     raise
