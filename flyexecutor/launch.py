@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError, MachineStartError
+from flyexecutor.guests import can_suspend, guest_of
 from flyexecutor.lane import Exit, Lane, Machine
 from flyexecutor.machine_config import config_of_machine
 from flyexecutor.machines import MachinesClient, is_capacity
@@ -128,9 +129,11 @@ class Launcher:
             self._launched(asked_at)
 
     def _await_rest(self, machine: Machine) -> None:
-        state = "suspended" if machine.state == "suspending" or machine.keeper else "stopped"
+        # One that still runs has just left, and is about to rest in its own way.
+        suspends = machine.keeper and can_suspend(guest_of(self.lane.config))
+        state = {"suspending": "suspended", "stopping": "stopped"}.get(machine.state)
         try:
-            self._machines.wait(machine, state, REST_PATIENCE)
+            self._machines.wait(machine, state or ("suspended" if suspends else "stopped"), REST_PATIENCE)
         except MachinesError as exc:
             if exc.status != 408:
                 raise  # at rest in the other way: the start will tell

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -63,8 +64,8 @@ class Launch:
         self.launcher.create_next(True)
         self.wait()
 
-    def start(self):
-        told = self.launcher.start(policy.Start("r", RESTS))
+    def start(self, machine=RESTS):
+        told = self.launcher.start(policy.Start("r", machine))
         if told:
             self.wait()
         return told
@@ -136,6 +137,25 @@ def test_a_start_is_assigned_before_it_is_asked_for(make):
     assert one.start()
     assert [verb for verb, *_ in one.fly.asked] == ["assign", "start"]
     assert len(one.launched) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "keeper", "memory_mb", "awaited"),
+    [
+        ("stopped", True, 256, []),
+        ("stopping", True, 256, ["stopped"]),
+        ("suspending", True, 256, ["suspended"]),
+        ("started", True, 256, ["suspended"]),
+        ("started", True, 4096, ["stopped"]),
+        ("started", False, 256, ["stopped"]),
+    ],
+)
+def test_what_is_about_to_rest_is_started_once_it_rests_in_its_own_way(make, state, keeper, memory_mb, awaited):
+    one = make()
+    one.launcher.lane = replace(one.launcher.lane, config={"guest": {"memory_mb": memory_mb}})
+    assert one.start(replace(RESTS, state=state, keeper=keeper))
+    assert [told[0] for told in one.fly.of("wait")] == awaited
+    assert one.fly.of("start") == [["m1"]]
 
 
 def test_a_machine_that_somebody_else_has_is_not_started(make):
