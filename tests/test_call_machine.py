@@ -30,7 +30,7 @@ LANES = {name: Lane(name, {}, (), 10, 1, 600.0, load_window=600.0) for name in (
 MACHINES = {"m1": "lane", "m2": "lane", "m3": "lane", "big": "larger"}
 CLIENTS = ("c1", "c2")
 FINISHED = (State.SUCCEEDED, State.FAILED, State.KILLED)
-RESULT_TTL, DAY = 600, 86400
+RESULT_TTL = 600
 PREFIX = f"fly:{{{APP}}}:"
 client, machine, number = st.sampled_from(CLIENTS), st.sampled_from(list(MACHINES)), st.integers(0, 1000)
 a_call_is_there = precondition(lambda self: self.calls)
@@ -492,7 +492,7 @@ class Calls(RuleBasedStateMachine):
             if call.keep:
                 assert (int(attempt), call.state.final) == (call.attempt, True)
             else:  # an attempt that came late
-                assert left[chunk] <= DAY
+                assert left[chunk] <= RESULT_TTL
         others = {key.split(":")[0] for key in left} - {"call", "chunk"}
         base_line = {
             "queue",

@@ -519,6 +519,22 @@ def test_what_was_cancelled_after_its_delivery_leaves_nothing_when_its_worker_is
     assert store.meter("lane").queued == 0
 
 
+@pytest.mark.parametrize("meanwhile", [State.RUNNING, State.FAILED])
+def test_a_buried_worker_gives_back_only_what_still_waits_for_it(store, meanwhile):
+    join(store, "m1")
+    enqueue(store, calls("a", retries=0))
+    delivered = deliver(store, "m1")
+    bury(store, "m1")
+    if meanwhile is State.RUNNING:
+        claim(store, machine="m2")
+    else:
+        store.fail("lane", [("a", b"none")])
+    with pytest.raises(RedisUnavailableError, match="buried"):
+        store.claim("lane", "m1", "iad", delivered, 5)
+    assert store.info("a").state is meanwhile
+    assert (store.meter("lane").queued, store.meter("lane").running) == (0, int(meanwhile is State.RUNNING))
+
+
 # What stays
 
 
