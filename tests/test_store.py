@@ -559,6 +559,7 @@ def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_par
 
 def test_what_a_call_was_given_goes_when_it_ends_or_is_sent_again(store, raw_redis, small_parts):
     enqueue(store, calls("a", sealed=bytes(300)))
+    assert min(seconds_left(raw_redis, "chunk")) > 86400
     finish(store, *claim(store))
     assert seconds_left(raw_redis, "chunk") == set()
     enqueue(store, calls("a", sealed=bytes(300)))  # its answer was lost
@@ -575,6 +576,23 @@ def test_what_a_second_client_sends_for_a_call_that_waits_goes_and_what_the_firs
     assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
     (one,) = claim(store)
     assert one.sealed == bytes(300)
+
+
+@pytest.mark.parametrize("what", ["part", "body"])
+def test_a_batch_is_refused_as_a_whole_if_something_large_is_no_longer_there(store, monkeypatch, what):
+    parts = [Part("p", b"never stored")] if what == "part" else []
+    batch = [Call("a", b"sealed", 1, expires=1000.0, expired=b"by 12:30", parts=parts), *calls("b")]
+    with monkeypatch.context() as away:
+        if what == "body":
+            away.setattr(store._records, "put", lambda *_: ("gone:1", b""))
+        with pytest.raises(RedisUnavailableError, match="before the call came") as told:
+            enqueue(store, batch)
+    assert not told.value.permanent
+    assert (store.info("a"), store.info("b"), store.meter("lane").queued) == (None, None, 0)
+    for part in parts:
+        store.put_part(part)
+    enqueue(store, batch)
+    assert store.meter("lane").queued == 2
 
 
 def test_a_large_outcome_that_comes_late_goes(store, raw_redis, small_parts):
@@ -605,6 +623,8 @@ def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by
     assert raw_redis.ttl(f"fly:{{{APP}}}:due:lane") > 0
     raw_redis.delete(f"fly:{{{APP}}}:due:lane")
     one, two, three = claim(store, 3)
+    fields = "state lane entry queued attempt losses retries keep ttl watch chunks call expires expired batch bigger"
+    assert raw_redis.hgetall(f"fly:{{{APP}}}:call:d").keys() == set(fields.split())
     store.retry("lane", one, 60.0)
     store.outgrow("lane", "m1", "iad", two, "too large", b"")
     store.kill(three.id)
@@ -786,6 +806,7 @@ def test_what_machines_cost_and_what_ran_on_them_is_metered(store, raw_redis):
     bury(store, "m1")
     assert store.meter("lane").starts == 2
     assert 0.035 < store.meter("lane").billed_seconds <= clock() - begun + 0.002
+    assert raw_redis.hlen(f"fly:{{{APP}}}:awake:lane") == 0
 
 
 def test_a_machine_that_is_started_again_after_its_start_was_given_up_is_billed_for_both(store, raw_redis):
@@ -1023,7 +1044,6 @@ def test_a_batch_tells_the_state_of_each_call_and_what_is_no_longer_known(store)
 
 
 def test_a_lane_of_which_nothing_is_known_costs_nothing(store):
-    store.tend_due("lane")
     meter = store.meter("lane")
     assert (meter.queued, meter.running, meter.workers, meter.starting) == (0, 0, 0, 0)
     assert (meter.billed_seconds, meter.useful_seconds, meter.calls, meter.starts) == (0.0, 0.0, 0, 0)
@@ -1077,26 +1097,33 @@ def test_a_body_that_the_record_keeps_is_told_to_each_only_if_it_is_small(store,
     enqueue(store, calls("a", keep=keep))
     store.attach("a", "c2")
     finish(store, *claim(store), sealed=bytes(size))
-    for client in ("c1", "c2"):
+    if keep:
+        enqueue(store, calls("a"), client="c3")  # with the same key
+    for client in ("c1", "c2", "c3")[: 2 + keep]:
         ((_, fields),) = raw_redis.xrange(f"fly:{{{APP}}}:outcomes:{client}")
         assert len(fields["body"]) == told
         (outcome,) = news(store, client)
         assert outcome.sealed == bytes(size)
 
 
-def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, raw_redis):
+@pytest.mark.parametrize("keyed", [True, False])
+def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, raw_redis, keyed):
     enqueue(store, calls("a"))
     for number in (*range(2, 18), 17, 1):
-        store.attach("a", f"c{number}")
+        if keyed:
+            enqueue(store, calls("a"), client=f"c{number}")
+        else:
+            store.attach("a", f"c{number}")
     finish(store, *claim(store))
     told = {number: raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c{number}") for number in range(1, 18)}
     assert told == {number: int(number != 2) for number in range(1, 18)}
 
 
 def test_calls_are_asked_for_in_one_trip_and_answered_in_order(store):
-    enqueue(store, calls("a", "b"))
+    enqueue(store, calls("a", "b", "c"))
     store.cancel(["b"])
-    assert store.standing(["b", "nowhere", "a"]) == [False, False, True]
+    claim(store)
+    assert store.standing(["b", "nowhere", "a", "c"]) == [False, False, True, True]
 
 
 def test_the_queue_counts_what_waits_and_what_runs_and_nothing_else(store, raw_redis):
