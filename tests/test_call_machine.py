@@ -107,7 +107,7 @@ class Calls(RuleBasedStateMachine):
         self.calls: dict[str, Modelled] = {}
         self.batch: list[str] = []
         self.workers: set[str] = set()
-        self.delivered: dict[str, list] = {name: [] for name in MACHINES}  # and not claimed yet
+        self.delivered: dict[str, list] = {name: [] for name in MACHINES}  # and not claimed yet, as the worker knows
         self.claimed: list[tuple[str, int, str]] = []  # every attempt that ever was, and its machine: some are late
         self.sent: dict[str, tuple] = {}  # client -> its last batch
         self.batches = self.payloads = 0
@@ -339,7 +339,6 @@ class Calls(RuleBasedStateMachine):
         for name in MACHINES:
             assert (name in self.store.look(LANES[MACHINES[name]], "look").workers) is (name in self.workers)
             if name not in self.workers:
-                self.delivered[name] = []
                 for _, call in self.held_by(name):
                     call.lose()
 
@@ -354,7 +353,6 @@ class Calls(RuleBasedStateMachine):
             call.lose(oom=oom)
         if not stale:
             self.workers.discard(machine)
-            self.delivered[machine] = []
 
     @a_call_is_there
     @rule(which=number, lane=st.sampled_from(list(LANES)))

@@ -264,11 +264,13 @@ def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):
 
 
 def test_reservations_whose_answer_was_lost_are_answered_again(store):
+    store.enqueue(lane(), calls("z"), client="c2", result_ttl=60, reservation="c1x1")
     first = enqueue(store, calls("a", "b"))
     assert len(first) == 2
-    assert set(enqueue(store, calls("a", "b"))) == set(first)
-    for reservation in first:
-        store.release(lane(), reservation)
+    assert enqueue(store, calls("a", "b")) == first
+    store.release(lane(), first[0])
+    assert enqueue(store, calls("a", "b")) == first[1:]
+    store.release(lane(), first[1])
     assert len(enqueue(store, calls("a", "b"))) == 2
 
 
@@ -825,6 +827,15 @@ def test_a_machine_that_is_started_again_after_its_start_was_given_up_is_billed_
     assert raw_redis.hlen(f"fly:{{{APP}}}:awake:lane") == 0
 
 
+def test_a_machine_whose_start_is_forgotten_is_billed_for_that_and_for_the_next(store, raw_redis):
+    first, second = enqueue(store, calls("a", "b"))
+    store.assign(lane(), first, "m1")
+    raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -10_000)
+    raw_redis.delete(f"fly:{{{APP}}}:starts:lane")
+    store.assign(lane(), second, "m1")
+    assert 10 <= store.meter("lane").billed_seconds < 15
+
+
 def test_a_machine_is_counted_on_for_as_long_as_it_may_boot_and_a_reservation_for_less(store, raw_redis):
     (reservation,) = enqueue(store, calls("a"))
 
@@ -1104,6 +1115,19 @@ def test_a_body_that_the_record_keeps_is_told_to_each_only_if_it_is_small(store,
         assert len(fields["body"]) == told
         (outcome,) = news(store, client)
         assert outcome.sealed == bytes(size)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_what_a_client_is_told_is_kept_as_long_as_the_call_of_it_that_is_kept_for_longest(store, raw_redis, order):
+    enqueue(store, calls("a"), client="c1", result_ttl=60)
+    enqueue(store, calls("b"), client="c2", result_ttl=600)
+    store.attach("a", "c2")
+    store.attach("b", "c1")
+    claimed = {one.id: one for one in claim(store, 2)}
+    for name in order:
+        finish(store, claimed[name])
+    for client in ("c1", "c2"):
+        assert 500 < raw_redis.ttl(f"fly:{{{APP}}}:outcomes:{client}") <= 600
 
 
 @pytest.mark.parametrize("keyed", [True, False])
