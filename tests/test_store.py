@@ -443,11 +443,12 @@ def test_a_claim_tells_what_the_worker_needs_to_know(store):
 # What is lost
 
 
-def test_a_call_that_was_delivered_and_not_claimed_is_not_lost_with_its_machine(store):
+@pytest.mark.parametrize("oom", [True, False])
+def test_a_call_that_was_delivered_and_not_claimed_is_not_lost_with_its_machine(store, oom):
     join(store, "m1")
-    enqueue(store, calls("a", retries=0))
+    enqueue(store, [Call("a", b"sealed", 0, bigger=("larger",))])
     assert deliver(store, "m1")
-    assert bury(store, "m1") == 1
+    assert bury(store, "m1", oom=oom) == 1
     (one,) = claim(store, machine="m2")
     assert (one.id, one.attempt) == ("a", 1)
     join(store, "m2")  # it restarted: that is the first loss, and one too many
@@ -488,8 +489,8 @@ def test_a_call_that_outgrows_each_machine_is_lost_with_the_last(store):
     lost = store.attach("a", "c").outcome
     assert (lost.state, lost.attempt, lost.region) == (State.LOST, 3, "iad")
     assert (lost.sealed, lost.logs) == (b"oom: too large", b"its logs")
-    moves = [(told.kind, told.attempt, told.body) for told in news(store)[:-1]]
-    assert moves == [(Report.MOVED, 1, b"larger"), (Report.MOVED, 2, b"largest")]
+    moves = [(told.kind, told.attempt, told.number, told.body) for told in news(store)[:-1]]
+    assert moves == [(Report.MOVED, 1, 0, b"larger"), (Report.MOVED, 2, 0, b"largest")]
 
 
 def test_a_call_whose_machine_was_out_of_memory_and_has_none_that_is_larger_is_lost(store):
@@ -497,7 +498,8 @@ def test_a_call_whose_machine_was_out_of_memory_and_has_none_that_is_larger_is_l
     enqueue(store, calls("a", retries=5))
     claim(store)
     bury(store, "m1", oom=True)
-    assert store.attach("a", "c").outcome.sealed == b"oom: gone"
+    outcome = store.attach("a", "c").outcome
+    assert (outcome.sealed, outcome.region) == (b"oom: gone", "iad")
 
 
 def test_a_worker_that_was_buried_finishes_its_call_and_gets_no_other(store):
@@ -689,6 +691,15 @@ def test_a_worker_that_leaves_hands_back_what_it_holds_or_loses_it_for_a_reason(
     assert store.info("a").state is state
     if reason:
         assert store.attach("a", "c").outcome.sealed == reason.encode()
+
+
+def test_a_worker_that_leaves_brings_no_call_back_whose_record_has_expired(store, raw_redis):
+    join(store, "m1")
+    enqueue(store, calls("a"))
+    claim(store)
+    raw_redis.delete(f"fly:{{{APP}}}:call:a")
+    store.leave("lane", "m1", must=True)
+    assert (store.info("a"), store.meter("lane").queued) == (None, 0)
 
 
 def test_a_worker_may_leave_an_emptied_redis(store):
