@@ -177,7 +177,7 @@ def test_a_buried_worker_frees_its_calls_unless_it_has_joined_again(any_store):
     assert any_store.bury(lane(), "m1", "another join", "gone", oom=False) == 0
     assert any_store.bury(lane(), "m1", joined, "it is gone", oom=False) == 1
     outcome = any_store.attach("a", "c").outcome
-    assert (outcome.state, outcome.sealed) == (State.LOST, b"it is gone")
+    assert (outcome.state, outcome.sealed, outcome.region) == (State.LOST, b"it is gone", "iad")
     assert any_store.look(lane(), "x").workers == {}
 
 
@@ -418,11 +418,12 @@ def test_a_call_that_expired_before_its_claim_fails_and_does_not_run(store, raw_
     assert (outcome.state, outcome.attempt, outcome.sealed) == (State.FAILED, 0, b"too late")
 
 
-def test_a_call_that_is_begun_in_time_does_not_expire_later(store):
+def test_a_call_that_is_begun_in_time_does_not_expire_later(store, raw_redis):
     enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
     assert 980 < store.tend_due("lane") <= 1000
     (one,) = claim(store)
     assert store.tend_due("lane") is None
+    assert raw_redis.hmget(f"fly:{{{APP}}}:call:a", "expires", "expired") == [None, None]
     store.hand_back("lane", [one])
     assert [(again.id, again.attempt) for again in claim(store)] == [("a", 2)]
 
@@ -432,9 +433,10 @@ def test_a_claim_tells_what_the_worker_needs_to_know(store):
     parts = [Part("p1", b"one"), Part("p2", b"two")]
     for part in parts:
         store.put_part(part)
-    enqueue(store, [Call("a", b"sealed", 1, timeout=2.5, parts=parts)])
-    (one,) = claim(store)
+    enqueue(store, [Call("a", b"sealed", 1, timeout=2.5, parts=parts), *calls("b")])
+    one, other = claim(store, 2)
     assert (one.timeout, one.raised, one.parts) == (2.5, 0, parts)
+    assert (other.timeout, other.raised, other.parts) == (0.0, 0, [])
     store.retry("lane", one, 0.0)
     (again,) = claim(store)
     assert (again.attempt, again.raised) == (2, 1)
@@ -453,6 +455,14 @@ def test_a_call_that_was_delivered_and_not_claimed_is_not_lost_with_its_machine(
     assert (one.id, one.attempt) == ("a", 1)
     join(store, "m2")  # it restarted: that is the first loss, and one too many
     assert store.info("a").state is State.LOST
+
+
+def test_what_runs_in_a_machine_that_is_no_worker_any_more_is_lost(store, raw_redis):
+    enqueue(store, [Call("a", b"sealed", 0, bigger=("larger",))])
+    claim(store)
+    raw_redis.delete(f"fly:{{{APP}}}:workers:lane")
+    store.look(lane(), "look")
+    assert store.attach("a", "c").outcome.sealed == b"its machine is gone"
 
 
 @pytest.mark.parametrize("oom", [True, False])
@@ -871,9 +881,10 @@ def test_a_fleet_is_told_when_something_is_due_and_has_it_queued(store, raw_redi
     store.retry("lane", *claim(store), 100.0)
     assert 80 < store.look(lane(), "look").due <= 100
     assert (store.info("a").state, store.meter("lane").queued) == (State.QUEUED, 0)
-    raw_redis.zadd(f"fly:{{{APP}}}:due:lane", {"r a": 1})
-    assert store.look(lane(), "look").due is None
-    assert store.meter("lane").queued == 1
+    for _ in range(2):  # what waits already is not queued twice
+        raw_redis.zadd(f"fly:{{{APP}}}:due:lane", {"r a": 1})
+        assert store.look(lane(), "look").due is None
+        assert store.meter("lane").queued == 1
 
 
 def test_a_call_that_is_cancelled_while_it_waits_for_its_retry_leaves_nothing(store, raw_redis):
