@@ -203,7 +203,6 @@ class Outbox:
             log.warning("calls wait in the outbox: %s", error)
         with self._changed:
             self._error = error
-            self._changed.notify_all()
         patience = OUTAGE if self._reached else FIRST_CONTACT
         return error.permanent or now - self._down_since > patience
 

@@ -1,7 +1,7 @@
 """Small changes of the Lua scripts, against the store's tests: `python -m tests.mutants_lua [--file F] [--line N]`.
 
 By hand, not in CI. Prints what no test noticed, and ends with 1 if any of that is not listed as equivalent in
-docs/mutants_lua.md. The scripts are changed in memory: each change has a process of its own, forked from one that has
+docs/mutants.md. The scripts are changed in memory: each change has a process of its own, forked from one that has
 collected the tests. Two of these run at a time, each with a Redis of its own.
 """
 
@@ -25,7 +25,7 @@ from flyexecutor.local.redis import start_server
 from flyexecutor.scripts import script
 
 FOLDER = Path(__file__).parent.parent / "flyexecutor" / "lua"
-EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants_lua.md"
+EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants.md"
 TESTS = ("tests/test_store.py", "tests/test_states.py", "tests/test_call_machine.py")
 OPTIONS = (
     "-x",

@@ -30,7 +30,7 @@ LANES = {name: Lane(name, {}, (), 10, 1, 600.0, load_window=600.0) for name in (
 MACHINES = {"m1": "lane", "m2": "lane", "m3": "lane", "big": "larger"}
 CLIENTS = ("c1", "c2")
 FINISHED = (State.SUCCEEDED, State.FAILED, State.KILLED)
-RESULT_TTL, DAY = 600, 86400
+RESULT_TTL = 600
 PREFIX = f"fly:{{{APP}}}:"
 client, machine, number = st.sampled_from(CLIENTS), st.sampled_from(list(MACHINES)), st.integers(0, 1000)
 a_call_is_there = precondition(lambda self: self.calls)
@@ -107,7 +107,7 @@ class Calls(RuleBasedStateMachine):
         self.calls: dict[str, Modelled] = {}
         self.batch: list[str] = []
         self.workers: set[str] = set()
-        self.delivered: dict[str, list] = {name: [] for name in MACHINES}  # and not claimed yet
+        self.delivered: dict[str, list] = {name: [] for name in MACHINES}  # and not claimed yet, as the worker knows
         self.claimed: list[tuple[str, int, str]] = []  # every attempt that ever was, and its machine: some are late
         self.sent: dict[str, tuple] = {}  # client -> its last batch
         self.batches = self.payloads = 0
@@ -339,7 +339,6 @@ class Calls(RuleBasedStateMachine):
         for name in MACHINES:
             assert (name in self.store.look(LANES[MACHINES[name]], "look").workers) is (name in self.workers)
             if name not in self.workers:
-                self.delivered[name] = []
                 for _, call in self.held_by(name):
                     call.lose()
 
@@ -354,7 +353,6 @@ class Calls(RuleBasedStateMachine):
             call.lose(oom=oom)
         if not stale:
             self.workers.discard(machine)
-            self.delivered[machine] = []
 
     @a_call_is_there
     @rule(which=number, lane=st.sampled_from(list(LANES)))
@@ -492,7 +490,7 @@ class Calls(RuleBasedStateMachine):
             if call.keep:
                 assert (int(attempt), call.state.final) == (call.attempt, True)
             else:  # an attempt that came late
-                assert left[chunk] <= DAY
+                assert left[chunk] <= RESULT_TTL
         others = {key.split(":")[0] for key in left} - {"call", "chunk"}
         base_line = {
             "queue",

@@ -49,19 +49,26 @@ class ScriptedStore:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """In the module under test time passes while it waits, and only then. Each wait first does a step of a test's."""
+    """In the module under test time passes while it waits, and only then. Each wait first does a step of a test's.
+
+    It goes on before its time only if that step has notified it.
+    """
     time = types.SimpleNamespace(now=0.0, pauses=[], steps=[])
 
     class Condition(threading.Condition):
+        def notify_all(self):
+            self.notified = True
+
         def wait(self, timeout=None):
             return self.wait_for(lambda: False, timeout)
 
         def wait_for(self, predicate, timeout=None):
             time.pauses.append(timeout)
-            assert time.steps or timeout is not None, "nobody would ever wake it"
+            self.notified = False
             if time.steps:
                 time.steps.pop(0)()
-            time.now += 0.0 if predicate() else timeout or 0.0
+            assert self.notified or timeout is not None, "nobody would ever wake it"
+            time.now += 0.0 if self.notified and predicate() else timeout or 0.0
             return predicate()
 
     monkeypatch.setattr(outbox, "threading", types.SimpleNamespace(**{**vars(threading), "Condition": Condition}))
@@ -99,6 +106,13 @@ def run(box, *names, size=1):
     box.run()
 
 
+def send(box, *calls):
+    """One batch, without an end of its thread."""
+    for one in calls:
+        box.put(one, LANE)
+    box._send(box._gather())
+
+
 def refusal(text="full"):
     error = RedisUnavailableError(text)
     error.permanent = True
@@ -128,6 +142,20 @@ def test_a_batch_is_bounded_in_calls_and_bytes(box, monkeypatch):
         box.put(call(name, size), LANE)
     run(box)
     assert box.store.batches == [["a", "b"], ["c"], ["d"], ["e"], ["f", "g"], ["h"]]
+
+
+def test_a_batch_has_five_hundred_calls_at_most(box):
+    run(box, *map(str, range(501)))
+    assert [len(batch) for batch in box.store.batches] == [500, 1]
+
+
+def test_what_calls_share_counts_for_the_batch_that_brings_it(box, monkeypatch):
+    monkeypatch.setattr(outbox, "BATCH_BYTES", 100)
+    part, other = Part("p", bytes(60)), Part("q", bytes(60))
+    for name, parts in (("a", (part,)), ("b", ()), ("c", (part,)), ("d", (other,)), ("e", (part,))):
+        box.put(call(name, parts=parts), LANE)
+    run(box)
+    assert box.store.batches == [["a", "b", "c"], ["d", "e"]]
 
 
 def test_a_batch_is_for_one_lane(box):
@@ -184,10 +212,12 @@ def test_redis_is_given_up_after_five_seconds_if_it_never_answered_and_after_a_m
     assert box.heard[reached : reached + 1] == [(["b" if reached else "a"], AWAY)]
 
 
-def test_the_time_until_it_is_given_up_is_waited_out(box, clock, monkeypatch):
-    monkeypatch.setattr(outbox, "FIRST_CONTACT", 0.05)
-    box.store.steps = [AWAY] * 3
-    run(box, "a")
+@pytest.mark.parametrize(("reached", "patience"), [(False, 5.0), (True, 60.0)])
+def test_the_time_until_it_is_given_up_is_waited_out(box, clock, monkeypatch, reached, patience):
+    monkeypatch.setattr(outbox, "BATCH_CALLS", 1)
+    clock.steps = [lambda: setattr(clock, "now", patience - 0.05)]
+    box.store.steps = [None] * reached + [AWAY] * 3
+    run(box, *"ab"[-1 - reached :])
     assert clock.pauses == [0.05, 0.1]
 
 
@@ -248,6 +278,14 @@ def test_flush_waits_for_what_was_put_before_and_not_for_what_comes_after(box, c
     assert (box.store.batches, box.holds("b"), clock.steps) == ([["a"]], True, [])
 
 
+@pytest.mark.parametrize("end", [lambda box: box.take_back("a"), send], ids=["taken back", "sent"])
+def test_flush_is_woken_when_there_is_nothing_left_to_wait_for(box, clock, end):
+    box.put(call("a"), LANE)
+    clock.steps = [lambda: end(box)]
+    box.flush(None)
+    assert not box.holds("a")
+
+
 def test_flush_raises_when_the_time_is_over_and_tells_what_it_is_that_it_waits_for(box, clock, monkeypatch):
     def while_redis_is_away():
         with pytest.raises(RedisUnavailableError, match=r"^away$"):
@@ -288,6 +326,18 @@ def test_only_while_redis_is_away_the_outbox_is_bounded(box, clock, monkeypatch)
     assert box.store.batches == [["a"], ["b"], ["c"], ["d"], ["f"]]
 
 
+def test_while_redis_is_away_256_mebibytes_are_held_and_no_more(box, clock):
+    def while_it_is_away():
+        box.put(call("b", 256 * 1024 * 1024 - 1), LANE)
+        with pytest.raises(RedisUnavailableError, match="away"):
+            box.put(call("c", 1), LANE)
+
+    box.store.steps = [AWAY]
+    clock.steps = [while_it_is_away]
+    run(box, "a")
+    assert box.store.batches == [["a"], ["b"]]
+
+
 def test_what_was_given_up_is_told_once_and_makes_room(box, clock, monkeypatch):
     monkeypatch.setattr(outbox, "HELD_BYTES", 10)
     box.store.steps = [refusal()]
@@ -320,6 +370,23 @@ def test_what_calls_share_is_stored_before_them_once_and_removed_when_nobody_nee
     (told,) = caplog.messages  # what could not be removed expires
     assert told.endswith(": away")
     assert box.store.batches == [["a", "b"], ["c"]]
+
+
+def test_what_calls_share_is_stored_again_when_no_call_has_needed_it_for_a_while(box, clock):
+    for name, later in (("a", 0.0), ("b", 99.0), ("c", 99.0)):
+        clock.now += later
+        send(box, call(name, parts=(Part("p", b""),)))
+    assert box.store.parts == ["+p"]
+    clock.now += 100.0
+    send(box, call("d", parts=(Part("p", b""),)))
+    assert box.store.parts == ["+p", "+p"]
+
+
+def test_what_calls_share_is_stored_again_after_an_outage(box):
+    send(box, call("a", parts=(Part("p", b""),)))
+    box.store.steps = [AWAY]
+    send(box, call("b", parts=(Part("p", b""),)))
+    assert box.store.parts == ["+p", "+p"]
 
 
 # With its thread

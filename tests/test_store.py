@@ -177,7 +177,7 @@ def test_a_buried_worker_frees_its_calls_unless_it_has_joined_again(any_store):
     assert any_store.bury(lane(), "m1", "another join", "gone", oom=False) == 0
     assert any_store.bury(lane(), "m1", joined, "it is gone", oom=False) == 1
     outcome = any_store.attach("a", "c").outcome
-    assert (outcome.state, outcome.sealed) == (State.LOST, b"it is gone")
+    assert (outcome.state, outcome.sealed, outcome.region) == (State.LOST, b"it is gone", "iad")
     assert any_store.look(lane(), "x").workers == {}
 
 
@@ -264,11 +264,13 @@ def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):
 
 
 def test_reservations_whose_answer_was_lost_are_answered_again(store):
+    store.enqueue(lane(), calls("z"), client="c2", result_ttl=60, reservation="c1x1")
     first = enqueue(store, calls("a", "b"))
     assert len(first) == 2
-    assert set(enqueue(store, calls("a", "b"))) == set(first)
-    for reservation in first:
-        store.release(lane(), reservation)
+    assert enqueue(store, calls("a", "b")) == first
+    store.release(lane(), first[0])
+    assert enqueue(store, calls("a", "b")) == first[1:]
+    store.release(lane(), first[1])
     assert len(enqueue(store, calls("a", "b"))) == 2
 
 
@@ -416,11 +418,12 @@ def test_a_call_that_expired_before_its_claim_fails_and_does_not_run(store, raw_
     assert (outcome.state, outcome.attempt, outcome.sealed) == (State.FAILED, 0, b"too late")
 
 
-def test_a_call_that_is_begun_in_time_does_not_expire_later(store):
+def test_a_call_that_is_begun_in_time_does_not_expire_later(store, raw_redis):
     enqueue(store, [Call("a", b"sealed", 1, expires=1000.0, expired=b"too late")])
     assert 980 < store.tend_due("lane") <= 1000
     (one,) = claim(store)
     assert store.tend_due("lane") is None
+    assert raw_redis.hmget(f"fly:{{{APP}}}:call:a", "expires", "expired") == [None, None]
     store.hand_back("lane", [one])
     assert [(again.id, again.attempt) for again in claim(store)] == [("a", 2)]
 
@@ -430,9 +433,10 @@ def test_a_claim_tells_what_the_worker_needs_to_know(store):
     parts = [Part("p1", b"one"), Part("p2", b"two")]
     for part in parts:
         store.put_part(part)
-    enqueue(store, [Call("a", b"sealed", 1, timeout=2.5, parts=parts)])
-    (one,) = claim(store)
+    enqueue(store, [Call("a", b"sealed", 1, timeout=2.5, parts=parts), *calls("b")])
+    one, other = claim(store, 2)
     assert (one.timeout, one.raised, one.parts) == (2.5, 0, parts)
+    assert (other.timeout, other.raised, other.parts) == (0.0, 0, [])
     store.retry("lane", one, 0.0)
     (again,) = claim(store)
     assert (again.attempt, again.raised) == (2, 1)
@@ -441,15 +445,24 @@ def test_a_claim_tells_what_the_worker_needs_to_know(store):
 # What is lost
 
 
-def test_a_call_that_was_delivered_and_not_claimed_is_not_lost_with_its_machine(store):
+@pytest.mark.parametrize("oom", [True, False])
+def test_a_call_that_was_delivered_and_not_claimed_is_not_lost_with_its_machine(store, oom):
     join(store, "m1")
-    enqueue(store, calls("a", retries=0))
+    enqueue(store, [Call("a", b"sealed", 0, bigger=("larger",))])
     assert deliver(store, "m1")
-    assert bury(store, "m1") == 1
+    assert bury(store, "m1", oom=oom) == 1
     (one,) = claim(store, machine="m2")
     assert (one.id, one.attempt) == ("a", 1)
     join(store, "m2")  # it restarted: that is the first loss, and one too many
     assert store.info("a").state is State.LOST
+
+
+def test_what_runs_in_a_machine_that_is_no_worker_any_more_is_lost(store, raw_redis):
+    enqueue(store, [Call("a", b"sealed", 0, bigger=("larger",))])
+    claim(store)
+    raw_redis.delete(f"fly:{{{APP}}}:workers:lane")
+    store.look(lane(), "look")
+    assert store.attach("a", "c").outcome.sealed == b"its machine is gone"
 
 
 @pytest.mark.parametrize("oom", [True, False])
@@ -486,8 +499,8 @@ def test_a_call_that_outgrows_each_machine_is_lost_with_the_last(store):
     lost = store.attach("a", "c").outcome
     assert (lost.state, lost.attempt, lost.region) == (State.LOST, 3, "iad")
     assert (lost.sealed, lost.logs) == (b"oom: too large", b"its logs")
-    moves = [(told.kind, told.attempt, told.body) for told in news(store)[:-1]]
-    assert moves == [(Report.MOVED, 1, b"larger"), (Report.MOVED, 2, b"largest")]
+    moves = [(told.kind, told.attempt, told.number, told.body) for told in news(store)[:-1]]
+    assert moves == [(Report.MOVED, 1, 0, b"larger"), (Report.MOVED, 2, 0, b"largest")]
 
 
 def test_a_call_whose_machine_was_out_of_memory_and_has_none_that_is_larger_is_lost(store):
@@ -495,7 +508,8 @@ def test_a_call_whose_machine_was_out_of_memory_and_has_none_that_is_larger_is_l
     enqueue(store, calls("a", retries=5))
     claim(store)
     bury(store, "m1", oom=True)
-    assert store.attach("a", "c").outcome.sealed == b"oom: gone"
+    outcome = store.attach("a", "c").outcome
+    assert (outcome.sealed, outcome.region) == (b"oom: gone", "iad")
 
 
 def test_a_worker_that_was_buried_finishes_its_call_and_gets_no_other(store):
@@ -519,6 +533,22 @@ def test_what_was_cancelled_after_its_delivery_leaves_nothing_when_its_worker_is
     assert store.meter("lane").queued == 0
 
 
+@pytest.mark.parametrize("meanwhile", [State.RUNNING, State.FAILED])
+def test_a_buried_worker_gives_back_only_what_still_waits_for_it(store, meanwhile):
+    join(store, "m1")
+    enqueue(store, calls("a", retries=0))
+    delivered = deliver(store, "m1")
+    bury(store, "m1")
+    if meanwhile is State.RUNNING:
+        claim(store, machine="m2")
+    else:
+        store.fail("lane", [("a", b"none")])
+    with pytest.raises(RedisUnavailableError, match="buried"):
+        store.claim("lane", "m1", "iad", delivered, 5)
+    assert store.info("a").state is meanwhile
+    assert (store.meter("lane").queued, store.meter("lane").running) == (0, int(meanwhile is State.RUNNING))
+
+
 # What stays
 
 
@@ -533,14 +563,17 @@ def test_a_record_lives_as_long_as_its_result_ttl_and_no_longer_holds_what_the_c
 
 def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_parts):
     enqueue(store, calls("a"), result_ttl=60)
-    finish(store, *claim(store), sealed=bytes(300))
-    left = seconds_left(raw_redis, "chunk")
-    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
-    assert 30 < min(left) <= max(left) <= 60
+    (one,) = claim(store)
+    for _ in range(2):  # an answer may get lost
+        finish(store, one, sealed=bytes(300))
+        left = seconds_left(raw_redis, "chunk")
+        assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+        assert 30 < min(left) <= max(left) <= 60
 
 
 def test_what_a_call_was_given_goes_when_it_ends_or_is_sent_again(store, raw_redis, small_parts):
     enqueue(store, calls("a", sealed=bytes(300)))
+    assert min(seconds_left(raw_redis, "chunk")) > 86400
     finish(store, *claim(store))
     assert seconds_left(raw_redis, "chunk") == set()
     enqueue(store, calls("a", sealed=bytes(300)))  # its answer was lost
@@ -557,6 +590,23 @@ def test_what_a_second_client_sends_for_a_call_that_waits_goes_and_what_the_firs
     assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
     (one,) = claim(store)
     assert one.sealed == bytes(300)
+
+
+@pytest.mark.parametrize("what", ["part", "body"])
+def test_a_batch_is_refused_as_a_whole_if_something_large_is_no_longer_there(store, monkeypatch, what):
+    parts = [Part("p", b"never stored")] if what == "part" else []
+    batch = [Call("a", b"sealed", 1, expires=1000.0, expired=b"by 12:30", parts=parts), *calls("b")]
+    with monkeypatch.context() as away:
+        if what == "body":
+            away.setattr(store._records, "put", lambda *_: ("gone:1", b""))
+        with pytest.raises(RedisUnavailableError, match="before the call came") as told:
+            enqueue(store, batch)
+    assert not told.value.permanent
+    assert (store.info("a"), store.info("b"), store.meter("lane").queued) == (None, None, 0)
+    for part in parts:
+        store.put_part(part)
+    enqueue(store, batch)
+    assert store.meter("lane").queued == 2
 
 
 def test_a_large_outcome_that_comes_late_goes(store, raw_redis, small_parts):
@@ -587,6 +637,8 @@ def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by
     assert raw_redis.ttl(f"fly:{{{APP}}}:due:lane") > 0
     raw_redis.delete(f"fly:{{{APP}}}:due:lane")
     one, two, three = claim(store, 3)
+    fields = "state lane entry queued attempt losses retries keep ttl watch chunks call expires expired batch bigger"
+    assert raw_redis.hgetall(f"fly:{{{APP}}}:call:d").keys() == set(fields.split())
     store.retry("lane", one, 60.0)
     store.outgrow("lane", "m1", "iad", two, "too large", b"")
     store.kill(three.id)
@@ -603,7 +655,7 @@ def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by
 # Who stays
 
 
-def test_a_machine_is_suspended_when_it_is_its_turn(store, monkeypatch):
+def test_a_machine_is_suspended_when_it_is_its_turn(store, raw_redis, monkeypatch):
     monkeypatch.setattr("flyexecutor.store.SUSPEND_EVERY", 100.0)
     join(store, "m1", "m2", "m3")
     assert store.leave("lane", "m1", must=False, suspends=True) is None
@@ -612,6 +664,7 @@ def test_a_machine_is_suspended_when_it_is_its_turn(store, monkeypatch):
     assert (second.why, third.why) == ("turn", "turn")
     assert 80 < second.seconds <= 100
     assert 180 < third.seconds <= 200
+    assert 280 < raw_redis.ttl(f"fly:{{{APP}}}:suspends") <= 300
     assert set(store.look(lane(), "look").workers) == {"m2", "m3"}
     assert store.leave("lane", "m2", must=False) is None  # it has waited
     assert store.leave("lane", "m3", must=True, suspends=True) is None
@@ -623,7 +676,8 @@ def test_a_worker_that_was_not_idle_for_long_leaves_only_if_fewer_would_do(store
     for one in claim(store, 2):
         finish(store, one)
     assert store.leave("lane", "m1", must=False, idle_left=5.0) is None
-    assert store.leave("lane", "m2", must=False, idle_left=5.0) == Stay(5.0, "needed")
+    for left in (5.0, 0.001):
+        assert store.leave("lane", "m2", must=False, idle_left=left) == Stay(left, "needed")
     assert store.leave("lane", "m2", must=False, idle_left=5.0, concurrency=2) is None
     assert store.leave("lane", "m3", must=False, idle_left=5.0, concurrency=2) == Stay(5.0, "needed")
     assert store.leave("lane", "m3", must=False) is None
@@ -649,6 +703,19 @@ def test_a_worker_that_leaves_hands_back_what_it_holds_or_loses_it_for_a_reason(
         assert store.attach("a", "c").outcome.sealed == reason.encode()
 
 
+def test_a_worker_that_leaves_brings_no_call_back_whose_record_has_expired(store, raw_redis):
+    join(store, "m1")
+    enqueue(store, calls("a"))
+    claim(store)
+    raw_redis.delete(f"fly:{{{APP}}}:call:a")
+    store.leave("lane", "m1", must=True)
+    assert (store.info("a"), store.meter("lane").queued) == (None, 0)
+
+
+def test_a_worker_may_leave_an_emptied_redis(store):
+    assert store.leave("lane", "m1", must=False) is None
+
+
 def test_a_suspended_worker_joins_again_once_somebody_has_started_its_machine(store):
     join(store, "m1")
     store.leave("lane", "m1", must=True)
@@ -671,6 +738,24 @@ def test_a_worker_is_spare_when_fewer_would_have_done_of_late(store):
     store.leave("lane", "m2", must=True)
     assert not store.finish("lane", "m1", "iad", [outcome], 1, concurrency=1).spare
     assert not store.finish("lane", "m2", "iad", [outcome], 1, concurrency=1).spare
+
+
+def test_the_last_worker_is_not_spare_right_after_a_call_however_long_that_was(store, raw_redis):
+    join(store, "m1")
+    enqueue(store, calls("a"))
+    (one,) = claim(store)
+    raw_redis.hincrby(f"fly:{{{APP}}}:load:lane", "at", -1_000_000_000)
+    outcome = Outcome(one.id, one.attempt, State.SUCCEEDED, "m1", "iad", b"value")
+    assert not store.finish("lane", "m1", "iad", [outcome], 1, concurrency=1).spare
+
+
+def test_a_worker_that_got_a_call_is_not_spare(store):
+    join(store, "m1", "m2", "m3")
+    enqueue(store, calls("a", "b"))
+    (one,) = claim(store)
+    outcome = Outcome(one.id, one.attempt, State.SUCCEEDED, "m1", "iad", b"value")
+    told = store.finish("lane", "m1", "iad", [outcome], 1, concurrency=1)
+    assert ([call.id for call in told.calls], told.spare) == (["b"], False)
 
 
 def workers_needed(store, concurrency=1):
@@ -744,6 +829,7 @@ def test_what_machines_cost_and_what_ran_on_them_is_metered(store, raw_redis):
     bury(store, "m1")
     assert store.meter("lane").starts == 2
     assert 0.035 < store.meter("lane").billed_seconds <= clock() - begun + 0.002
+    assert raw_redis.hlen(f"fly:{{{APP}}}:awake:lane") == 0
 
 
 def test_a_machine_whose_starter_died_and_that_never_joined_is_billed_as_long_as_it_was_awaited(store, raw_redis):
@@ -771,6 +857,15 @@ def test_a_machine_that_is_started_again_after_its_start_was_given_up_is_billed_
     assert raw_redis.hlen(f"fly:{{{APP}}}:awake:lane") == 0
 
 
+def test_a_machine_whose_start_is_forgotten_is_billed_for_that_and_for_the_next(store, raw_redis):
+    first, second = enqueue(store, calls("a", "b"))
+    store.assign(lane(), first, "m1")
+    raw_redis.hincrby(f"fly:{{{APP}}}:awake:lane", "m1", -10_000)
+    raw_redis.delete(f"fly:{{{APP}}}:starts:lane")
+    store.assign(lane(), second, "m1")
+    assert 10 <= store.meter("lane").billed_seconds < 15
+
+
 def test_a_machine_is_counted_on_for_as_long_as_it_may_boot_and_a_reservation_for_less(store, raw_redis):
     (reservation,) = enqueue(store, calls("a"))
 
@@ -795,9 +890,10 @@ def test_a_fleet_is_told_when_something_is_due_and_has_it_queued(store, raw_redi
     store.retry("lane", *claim(store), 100.0)
     assert 80 < store.look(lane(), "look").due <= 100
     assert (store.info("a").state, store.meter("lane").queued) == (State.QUEUED, 0)
-    raw_redis.zadd(f"fly:{{{APP}}}:due:lane", {"r a": 1})
-    assert store.look(lane(), "look").due is None
-    assert store.meter("lane").queued == 1
+    for _ in range(2):  # what waits already is not queued twice
+        raw_redis.zadd(f"fly:{{{APP}}}:due:lane", {"r a": 1})
+        assert store.look(lane(), "look").due is None
+        assert store.meter("lane").queued == 1
 
 
 def test_a_call_that_is_cancelled_while_it_waits_for_its_retry_leaves_nothing(store, raw_redis):
@@ -825,6 +921,18 @@ def test_what_a_running_call_says_is_told_and_kept_as_its_kind_demands(store):
         assert told == [("a", 1, "progress", 7, b"progress"), ("a", 1, "item", 7, b"item")]
 
 
+def test_what_is_large_of_what_a_call_says_lives_as_long_as_its_record_and_goes_if_it_comes_late(
+    store, raw_redis, small_parts
+):
+    enqueue(store, calls("a"), result_ttl=60)
+    (one,) = claim(store)
+    store.report([Report("a", one.attempt + 1, Report.ITEM, 0, bytes(300))])
+    assert seconds_left(raw_redis, "chunk") == set()
+    store.report([Report("a", one.attempt, Report.ITEM, 0, bytes(300))])
+    assert 30 < min(seconds_left(raw_redis, "chunk")) <= max(seconds_left(raw_redis, "chunk")) <= 60
+    assert not raw_redis.hexists(f"fly:{{{APP}}}:call:a", "item")
+
+
 def test_logs_are_told_with_a_failure_and_not_with_a_success(store):
     enqueue(store, calls("a", "b"))
     for one, state in zip(claim(store, 2), (State.SUCCEEDED, State.FAILED), strict=True):
@@ -846,7 +954,7 @@ def test_an_outcome_is_told_with_where_and_when_it_ran(store):
         assert told["a"].times == store.info("a").times
         assert 0 < told["a"].times.queued <= told["a"].times.started <= told["a"].times.finished
         assert (told["b"].state, told["b"].machine_id, told["b"].region) == (State.CANCELLED, "", "")
-        assert told["b"].times.started == 0.0
+        assert told["b"].times.started == store.attach("b", "c").outcome.times.started == 0.0
 
 
 def test_the_lanes_that_had_a_call_are_known_for_a_month(store, raw_redis):
@@ -865,7 +973,12 @@ def test_an_order_to_kill_is_given_once_to_the_machine_that_runs_the_call(store,
     orders.ask(5.0)
     assert orders.orders() == ["a"]
     orders.close()
-    assert store.info("b").state is State.CANCELLED
+    assert [store.kill(name) for name in ("b", "nowhere")] == [State.CANCELLED, None]
+    enqueue(store, calls("c"), client="c2")
+    finish(store, *claim(store))
+    assert store.kill("c") is State.SUCCEEDED
+    assert raw_redis.keys(f"fly:{{{APP}}}:orders:*") == [f"fly:{{{APP}}}:orders:m1"]
+    assert raw_redis.xlen(f"fly:{{{APP}}}:orders:m1") == 1
     assert 0 < raw_redis.ttl(f"fly:{{{APP}}}:orders:m1") <= 86400
 
 
@@ -973,7 +1086,6 @@ def test_a_batch_tells_the_state_of_each_call_and_what_is_no_longer_known(store)
 
 
 def test_a_lane_of_which_nothing_is_known_costs_nothing(store):
-    store.tend_due("lane")
     meter = store.meter("lane")
     assert (meter.queued, meter.running, meter.workers, meter.starting) == (0, 0, 0, 0)
     assert (meter.billed_seconds, meter.useful_seconds, meter.calls, meter.starts) == (0.0, 0.0, 0, 0)
@@ -1027,26 +1139,46 @@ def test_a_body_that_the_record_keeps_is_told_to_each_only_if_it_is_small(store,
     enqueue(store, calls("a", keep=keep))
     store.attach("a", "c2")
     finish(store, *claim(store), sealed=bytes(size))
-    for client in ("c1", "c2"):
+    if keep:
+        enqueue(store, calls("a"), client="c3")  # with the same key
+    for client in ("c1", "c2", "c3")[: 2 + keep]:
         ((_, fields),) = raw_redis.xrange(f"fly:{{{APP}}}:outcomes:{client}")
         assert len(fields["body"]) == told
         (outcome,) = news(store, client)
         assert outcome.sealed == bytes(size)
 
 
-def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, raw_redis):
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_what_a_client_is_told_is_kept_as_long_as_the_call_of_it_that_is_kept_for_longest(store, raw_redis, order):
+    enqueue(store, calls("a"), client="c1", result_ttl=60)
+    enqueue(store, calls("b"), client="c2", result_ttl=600)
+    store.attach("a", "c2")
+    store.attach("b", "c1")
+    claimed = {one.id: one for one in claim(store, 2)}
+    for name in order:
+        finish(store, claimed[name])
+    for client in ("c1", "c2"):
+        assert 500 < raw_redis.ttl(f"fly:{{{APP}}}:outcomes:{client}") <= 600
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, raw_redis, keyed):
     enqueue(store, calls("a"))
     for number in (*range(2, 18), 17, 1):
-        store.attach("a", f"c{number}")
+        if keyed:
+            enqueue(store, calls("a"), client=f"c{number}")
+        else:
+            store.attach("a", f"c{number}")
     finish(store, *claim(store))
     told = {number: raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c{number}") for number in range(1, 18)}
     assert told == {number: int(number != 2) for number in range(1, 18)}
 
 
 def test_calls_are_asked_for_in_one_trip_and_answered_in_order(store):
-    enqueue(store, calls("a", "b"))
+    enqueue(store, calls("a", "b", "c"))
     store.cancel(["b"])
-    assert store.standing(["b", "nowhere", "a"]) == [False, False, True]
+    claim(store)
+    assert store.standing(["b", "nowhere", "a", "c"]) == [False, False, True, True]
 
 
 def test_the_queue_counts_what_waits_and_what_runs_and_nothing_else(store, raw_redis):

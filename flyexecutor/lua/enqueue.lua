@@ -55,11 +55,7 @@ while n <= #ARGV do
   else
     local is = redis.call('HMGET', key, 'state', 'watch', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',
       'started', 'finished', 'outcome', 'chunks')
-    if is[9] or is[11] ~= chunks then
-      drop_chunks(prefix, chunks)
-    else
-      keep_chunks(prefix, chunks, ttl)  -- stored again, for minutes
-    end
+    if is[9] or is[11] ~= chunks then drop_chunks(prefix, chunks) end
     if again then
       -- It has been told all there is.
     elseif is[9] then

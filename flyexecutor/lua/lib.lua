@@ -169,13 +169,11 @@ local function read_record(prefix, id)
 end
 
 local function tell(prefix, watch, ttl, ...)
-  local first = true
   for client in string.gmatch(watch, '%S+') do
     local stream = prefix .. ':outcomes:' .. client
     redis.call('XADD', stream, '*', ...)
-    -- ttl is that of who submitted it; others may have something in their streams that is kept for longer.
-    if first or redis.call('TTL', stream) < tonumber(ttl) then redis.call('EXPIRE', stream, ttl) end
-    first = false
+    -- There may be something in it that is kept for longer: ttl is that of the call, not of the client.
+    if redis.call('TTL', stream) < tonumber(ttl) then redis.call('EXPIRE', stream, ttl) end
   end
 end
 
