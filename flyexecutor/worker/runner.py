@@ -136,7 +136,10 @@ class Runner:
         manner, result = self._call(call)
         raised = result.exception
         if raised is None:
-            kind, dumped = RETURNED, payload.dump_value(result.value)
+            try:
+                kind, dumped = RETURNED, payload.dump_value(result.value)
+            except BaseException as exc:  # noqa: BLE001 - user code pickles itself, and may be stopped there
+                kind, dumped = RAISED, payload.dump_exception(exc)
         elif isinstance(raised, PayloadError | InitializerError):
             kind, dumped = RAISED, payload.dump_error(raised, _text(raised.__cause__))
         elif manner.retry and manner.retry.wants(raised, call.raised):

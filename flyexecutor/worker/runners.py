@@ -166,7 +166,7 @@ class Runner:
             write_frames(self._given, [pack_given(Given(WARM, sealed=sealed))])
 
     def hear(self) -> list[Answer | Told]:
-        """What it tells; blocks only if nothing is readable. Raises EOFError when it has closed the pipe, or spoiled it."""
+        """What it tells; blocks only if nothing is readable. Raises EOFError if the pipe is closed or spoiled."""
         heard: list[Answer | Told] = []
         for told in map(unpack_told, self._reader.read_some()):
             if told.kind == SKIPPED:
