@@ -81,8 +81,9 @@ class Client:
         # `closed`: no call is sent after the last was waited for.
         self._futures: weakref.WeakValueDictionary[str, FlyFuture[object]] = weakref.WeakValueDictionary()
         self._flights: dict[str, Flight] = {}  # attaches that Redis has not answered yet
-        self._starting = threading.RLock()  # guards the three below; again by a finaliser that runs inside
-        self._started = False
+        self._starting = (
+            threading.RLock()
+        )  # guards the two below and `_unstarted`; again by a finaliser that runs inside
         self._ended = False
         self._fleets: dict[str, Fleet] = {}
         settings = self._settings
@@ -104,6 +105,7 @@ class Client:
             moved=self._tend_lane,
             waiting=self._tell_waiting,
         )
+        self._unstarted = [(self._outbox.run, "outbox"), (self._watcher.run, "watcher")]  # what has no thread yet
 
     # The way of a call
 
@@ -340,13 +342,16 @@ class Client:
         return FlyFuture(call_id, self, keep=keep, attached=attached)
 
     def _start_threads(self) -> None:
-        with self._starting:
-            if self._started:
-                return
-            self._started = True
-        for part in (self._outbox, self._watcher):
-            _start_thread(part.run, type(part).__name__.lower())
-        self._fleet_of(self._lane.name)
+        while self._unstarted:
+            with self._starting:
+                if not self._unstarted:
+                    return
+                run, name = self._unstarted.pop(0)
+            try:
+                _start_thread(run, name)
+            except BaseException:
+                self._unstarted.insert(0, (run, name))  # there may be room for a thread when the next call comes
+                raise
 
     def _fleet_of(self, name: str) -> Fleet | None:
         lane = self._lanes.get(name)
@@ -364,7 +369,8 @@ class Client:
                 needed=lambda: self._watcher.busy,
                 failed=self._no_machine,
             )
-        _start_thread(fleet.run, "fleet")
+            self._unstarted.append((fleet.run, "fleet"))
+        self._start_threads()
         return fleet
 
     def _tend_lane(self, name: str) -> None:
