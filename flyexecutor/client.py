@@ -81,8 +81,8 @@ class Client:
         # `closed`: no call is sent after the last was waited for.
         self._futures: weakref.WeakValueDictionary[str, FlyFuture[object]] = weakref.WeakValueDictionary()
         self._flights: dict[str, Flight] = {}  # attaches that Redis has not answered yet
-        self._starting = threading.RLock()  # guards the four below; again by a finaliser that runs inside
-        self._started = False
+        # Guards the three below and `_unstarted`; again by a finaliser that runs inside.
+        self._starting = threading.RLock()
         self._threads = 0  # that run
         self._ended = False
         self._fleets: dict[str, Fleet] = {}
@@ -105,6 +105,7 @@ class Client:
             moved=self._tend_lane,
             waiting=self._tell_waiting,
         )
+        self._unstarted = [(self._outbox.run, "outbox"), (self._watcher.run, "watcher")]  # what has no thread yet
 
     # The way of a call
 
@@ -341,13 +342,16 @@ class Client:
         return FlyFuture(call_id, self, keep=keep, attached=attached)
 
     def _start_threads(self) -> None:
-        with self._starting:
-            if self._started:
-                return
-            self._started = True
-        for part in (self._outbox, self._watcher):
-            self._start_thread(part.run, type(part).__name__.lower())
-        self._fleet_of(self._lane.name)
+        while self._unstarted:
+            with self._starting:
+                if not self._unstarted:
+                    return
+                run, name = self._unstarted.pop(0)
+            try:
+                self._start_thread(run, name)
+            except BaseException:
+                self._unstarted.insert(0, (run, name))  # there may be room for a thread when the next call comes
+                raise
 
     def _start_thread(self, run: Callable[[], None], name: str) -> None:
         def run_and_end() -> None:
@@ -359,7 +363,11 @@ class Client:
         with self._starting:
             self._threads += 1
         # Daemons: an interpreter that exits does not wait for outcomes; see leave_running.
-        threading.Thread(target=run_and_end, name=f"flyexecutor {name}", daemon=True).start()
+        try:
+            threading.Thread(target=run_and_end, name=f"flyexecutor {name}", daemon=True).start()
+        except BaseException:
+            self._thread_ended()
+            raise
 
     def _thread_ended(self) -> None:
         with self._starting:
@@ -385,7 +393,8 @@ class Client:
                 needed=lambda: self._watcher.busy,
                 failed=self._no_machine,
             )
-        self._start_thread(fleet.run, "fleet")
+            self._unstarted.append((fleet.run, "fleet"))
+        self._start_threads()
         return fleet
 
     def _tend_lane(self, name: str) -> None:

@@ -187,14 +187,14 @@ def load_call(encoding: Encoding, body: memoryview) -> Invocation:
 
 
 def dump_value(value: Any) -> Dumped:
-    """Pickle what a call returned; a value that can't be pickled becomes the pickling error."""
+    """Pickle what a call returned. Raises what pickling raises, with a note that names its type."""
     try:
         if type(value) in _PLAIN:
             return _encode(_COUNT.pack(0) + pickle.dumps((True, value), protocol=5))
         return _encode(_dump((True, value)))
-    except BaseException as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
+    except BaseException as exc:
         exc.add_note(f"flyexecutor could not pickle the result, a {type(value).__qualname__}")
-        return dump_exception(exc)
+        raise
 
 
 def dump_exception(exc: BaseException) -> Dumped:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flyexecutor import payload
 from flyexecutor.retry import Retry
+from flyexecutor.worker import context
 from flyexecutor.worker.context import Stopped
 
 
@@ -26,13 +27,15 @@ def run_chunk(
         try:
             value = fn(*args)
             results.append(run_coroutine(value) if isinstance(value, Coroutine) else value)
-        except Stopped:
-            raise  # or the next item would begin
-        except BaseException as exc:  # noqa: BLE001 - whatever user code raises is the item's result
+        except BaseException as exc:
+            if isinstance(exc, Stopped) or (context.channel and context.channel.forked):
+                raise  # or the next item would begin
             again = retry.wants(exc, 0)
             results.append(Failed(payload.dump_exception(exc), again))
             if not (return_exceptions or again):
                 break
+        if context.channel and context.channel.forked:
+            break  # the items that follow are the runner's
     return results
 
 

@@ -305,6 +305,7 @@ class Worker:
         try:
             heard = runner.hear()
         except EOFError:
+            runner.end_if_cut_off()
             return  # its death has its own signal
         for told in heard:
             if isinstance(told, Answer):
@@ -389,7 +390,7 @@ class Worker:
             self._outcomes.append(self._tell.killed(call, f"by {death}", death.logs))
         elif stopping == TIMED_OUT:
             self._outcomes.append(self._tell.timed_out(call, death))
-        elif death.code == -signal.SIGKILL:
+        elif death.code == -signal.SIGKILL and not death.cut_off:
             # Nobody here sends it but the kernel, when memory is short (Linux: the OOM killer).
             reason = f"its process ended with {death}, which is how the kernel ends what needs too much memory"
             self._elsewhere.append((call, lambda: self._outgrow(call, reason, death.logs)))

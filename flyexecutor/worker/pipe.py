@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 READ_BYTES = 1 << 20
 PIPE_BYTES = 64 * 1024  # what a pipe takes without its reader (Linux, pipe(7)): more may block the writer
-_LENGTH = struct.Struct(">I")
+_HEAD = struct.Struct(">2sI")  # of a frame: its mark and length
+_MARK = b"fx"
 _GIVEN = struct.Struct(">c48sII")
 _TOLD = struct.Struct(">c48sIIdd")
 
@@ -63,12 +64,12 @@ def pack_told(told: Told) -> bytes:
 def unpack_told(frame: bytes) -> Told:
     """The reverse of `pack_told`."""
     kind, call_id, attempt, number, seconds, longest = _TOLD.unpack_from(frame)
-    return Told(kind, call_id.decode(), attempt, number, seconds, longest, frame[_TOLD.size :])
+    return Told(kind, call_id.decode(errors="replace"), attempt, number, seconds, longest, frame[_TOLD.size :])
 
 
 def write_frames(fd: int, frames: Iterable[bytes]) -> None:
     """Write frames; blocks while the pipe is full."""
-    view = memoryview(b"".join(part for frame in frames for part in (_LENGTH.pack(len(frame)), frame)))
+    view = memoryview(b"".join(part for frame in frames for part in (_HEAD.pack(_MARK, len(frame)), frame)))
     while view:
         view = view[os.write(fd, view) :]
 
@@ -81,18 +82,22 @@ class FrameReader:
         self._buffer = bytearray()
 
     def read_some(self) -> list[bytes]:
-        """Read once (blocks if there is nothing) and answer the frames that are complete. Raises EOFError."""
+        """Read once (blocks if there is nothing) and answer the frames that are complete. Raises EOFError; also if what
+        comes is no frame: user code can write there, too.
+        """
         data = os.read(self.fd, READ_BYTES)
         if not data:
             raise EOFError
         self._buffer += data
         frames = []
         at = 0
-        while len(self._buffer) - at >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, at)
-            if len(self._buffer) - at - _LENGTH.size < length:
+        while len(self._buffer) - at >= _HEAD.size:
+            mark, length = _HEAD.unpack_from(self._buffer, at)
+            if mark != _MARK:
+                raise EOFError
+            if len(self._buffer) - at - _HEAD.size < length:
                 break
-            at += _LENGTH.size
+            at += _HEAD.size
             frames.append(bytes(self._buffer[at : at + length]))
             at += length
         del self._buffer[:at]

@@ -69,14 +69,13 @@ class Runner:
 
     def end(self, exc: BaseException | None) -> NoReturn:
         """End this process as the interpreter would, but at once: no thread that user code has left keeps it."""
-        code = 0
-        if isinstance(exc, SystemExit):
-            code = payload.exit_code(exc)
-        elif exc:
-            self._say(_text(exc))
-            code = 1
-        self._mend_output()
-        os._exit(code & 0xFF)
+        code = payload.exit_code(exc) if isinstance(exc, SystemExit) else int(exc is not None)
+        try:
+            if not isinstance(exc, SystemExit):
+                self._say(_text(exc))
+            self._mend_output()
+        finally:
+            os._exit(code & 0xFF)  # also if user code has closed all that could be written to
 
     def work(self, given_fd: int, tokens_fd: int) -> None:
         """Run what comes until the worker closes its end."""
@@ -137,7 +136,10 @@ class Runner:
         manner, result = self._call(call)
         raised = result.exception
         if raised is None:
-            kind, dumped = RETURNED, payload.dump_value(result.value)
+            try:
+                kind, dumped = RETURNED, payload.dump_value(result.value)
+            except BaseException as exc:  # noqa: BLE001 - user code pickles itself, and may be stopped there
+                kind, dumped = RAISED, payload.dump_exception(exc)
         elif isinstance(raised, PayloadError | InitializerError):
             kind, dumped = RAISED, payload.dump_error(raised, _text(raised.__cause__))
         elif manner.retry and manner.retry.wants(raised, call.raised):

@@ -40,6 +40,7 @@ from flyexecutor.worker.pipe import (
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL, for the `finally` blocks of a call that is stopped
 STOPPED = 128 + signal.SIGTERM  # the exit code of a runner that ended on SIGTERM
+DYING = 1.0  # seconds between the end of its pipe and that of a process, at most
 FAULT_BYTES = 8 * 1024
 ANSWERS = frozenset({RETURNED, RAISED, AGAIN})
 
@@ -62,10 +63,13 @@ class Death:
     code: int  # negative: the signal
     faults: str  # what faulthandler wrote
     logs: bytes  # the end of what its last call printed
+    cut_off: bool  # we ended it, since it could not answer any more
 
     def __str__(self) -> str:
         if self.code == STOPPED:
             return "signal SIGTERM"
+        if self.cut_off:
+            return "signal SIGKILL, since it had closed the pipe to its worker, or written into it"
         return f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
 
 
@@ -81,6 +85,7 @@ class Runner:
         self.stopping: str | None = None  # why its call is being stopped
         self.output = Output()
         self._kill_at = 0.0  # when to use force, if it is being stopped
+        self._cut_off = False  # what it tells can't be heard any more
         self._bytes = 0  # of the calls in the pipe, at most
         self._taken_back = 0  # calls that it will answer as skipped
         self._parts: set[str] = set()  # what its calls share and it has
@@ -161,7 +166,7 @@ class Runner:
             write_frames(self._given, [pack_given(Given(WARM, sealed=sealed))])
 
     def hear(self) -> list[Answer | Told]:
-        """What it tells; blocks only if nothing is readable. Raises EOFError when it has closed the pipe."""
+        """What it tells; blocks only if nothing is readable. Raises EOFError if the pipe is closed or spoiled."""
         heard: list[Answer | Told] = []
         for told in map(unpack_told, self._reader.read_some()):
             if told.kind == SKIPPED:
@@ -207,6 +212,15 @@ class Runner:
         if self.stopping and time.monotonic() >= self._kill_at:
             self._process.kill()
 
+    def end_if_cut_off(self) -> None:
+        """After EOFError: it dies, most likely; but if user code has closed the pipe, no answer would ever come."""
+        try:
+            self._process.wait(DYING)
+        except subprocess.TimeoutExpired:
+            self._cut_off = True
+            self._process.kill()
+            self._process.wait()
+
     def died(self) -> bool:
         """Whether the process has ended."""
         return self._process.poll() is not None
@@ -223,7 +237,7 @@ class Runner:
         code = self._process.wait()
         self._faults.seek(0)
         faults = self._faults.read(FAULT_BYTES).decode(errors="replace")
-        return Death(code, faults, self.output.rest())
+        return Death(code, faults, self.output.rest(), self._cut_off)
 
     def close(self) -> None:
         """End the process, by force if it still runs."""

@@ -37,6 +37,17 @@ def test_the_call_is_stopped_and_its_finally_blocks_run(impatient, gate):
     assert future.state() is State.FAILED
 
 
+def test_a_call_whose_result_takes_too_long_to_pickle_fails_for_its_timeout(impatient, gate):
+    class Result:
+        def __reduce__(self):
+            return str, (gate.enter(),)
+
+    future = impatient.submit(Result)
+    gate.wait_for_entry()
+    assert isinstance(future.exception(WAIT), CallTimeoutError)
+    assert future.state() is State.FAILED
+
+
 def test_the_error_tells_where_the_call_was_and_what_it_printed(impatient, gate):
     future = impatient.submit(tasks.print_and_enter, gate, "half way")
     gate.wait_for_entry()

@@ -2,6 +2,7 @@
 
 import threading
 
+from flyexecutor import State
 from tests import tasks
 
 WAIT = 30.0
@@ -19,4 +20,5 @@ def test_a_result_that_can_not_be_pickled_fails_its_future_and_the_worker_lives(
     error = future.exception(WAIT)
     assert "this object stays here" in str(error)
     assert "Unpicklable" in "".join(error.__notes__)
+    assert future.state() is State.FAILED
     assert executor.submit(tasks.increment, 1).result(WAIT) == 2

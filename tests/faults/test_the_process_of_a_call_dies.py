@@ -1,5 +1,6 @@
 """os._exit, segfault: that call fails with how it died; its process is replaced; others go on. sys.exit fails alike."""
 
+import os
 import signal
 import sys
 import threading
@@ -55,3 +56,24 @@ def test_a_thread_that_goes_on_does_not_keep_the_call_from_ending(executor):
     assert isinstance(error, WorkerCrashedError)
     assert "exit code 1" in str(error)
     assert any("done here" in note for note in error.__notes__)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xff\xff\xff\xff junk", b"\0\0\0\3abc"])
+def test_a_call_that_spoils_the_pipe_to_its_worker_costs_no_other_call(make_executor, junk):
+    executor = make_executor(max_workers=1)
+    machine = executor.submit(tasks.machine_id).result(WAIT)
+
+    def spoil():
+        for fd in range(3, 30):
+            try:
+                os.write(fd, junk) if junk else os.close(fd)
+            except OSError:
+                continue
+        signal.pause()
+
+    bad, behind = executor.submit(spoil), executor.submit(tasks.machine_id)
+    error = bad.exception(WAIT)
+    assert isinstance(error, WorkerCrashedError)
+    assert "had closed the pipe to its worker" in str(error)
+    assert behind.result(WAIT) == machine
+    assert bad.attempt == 1
