@@ -189,9 +189,10 @@ class Client:
                 return known
             others = self._flights.get(call_id)
             if others is None:
-                flight = self._flights[call_id] = Flight(self._new_future(call_id, attached=True))
+                flight = Flight(self._new_future(call_id, attached=True))
                 # Expected before it is asked for: the outcome may come in between.
                 self._watcher.expect(flight.future)
+                self._flights[call_id] = flight  # last: an interrupt before that leaves none that never lands
         if others is not None:
             return others.landed.result() or self.attach(call_id)
         try:

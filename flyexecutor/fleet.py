@@ -54,7 +54,7 @@ class Fleet:
         self._pause = FIRST_PAUSE
         self._woken = False
         self._closed = False
-        self._granted_at = 0.0  # when we last were granted a reservation
+        self._wanted_at = 0.0  # when calls were last stored, or a reservation granted to us
         self._secured_at = (
             0.0  # what was stored until then has a worker, or a machine that Fly has accepted, or has ended
         )
@@ -79,9 +79,10 @@ class Fleet:
         """Turn these reservations into machines, and see that pending calls have machines. Returns at once."""
         with self._changed:
             self._woken = True
+            self._wanted_at = time.monotonic()
             if reservations:
                 self._owed.update(reservations)
-                self._look_at = self._granted_at = time.monotonic()
+                self._look_at = self._wanted_at
             self._changed.notify_all()
         if self._closed:
             self._give_back()
@@ -95,13 +96,13 @@ class Fleet:
 
     def secure(self, timeout: float | None) -> None:
         """Return when a worker is there for what was stored so far, or Fly has accepted a machine for it: a worker does
-        not leave while calls wait. Also when these calls have ended.
+        not leave while calls wait. Also when these calls have ended. What another client was granted is no machine yet.
 
         timeout: seconds; None: as long as a machine may take to boot. Raises MachineStartError that says what is so.
         """
         with self._changed:
-            granted_at = self._granted_at
-            if self._secured_at >= granted_at:
+            wanted_at = self._wanted_at
+            if self._secured_at >= wanted_at:
                 return
         try:
             self._see_worker()
@@ -109,8 +110,8 @@ class Fleet:
             self._obstacle = exc
         with self._changed:
             patience = self.lane.boot_timeout + GIVE_UP_WITHIN if timeout is None else timeout
-            self._changed.wait_for(lambda: self._closed or self._secured_at >= granted_at, patience)
-            if self._secured_at >= granted_at:
+            self._changed.wait_for(lambda: self._closed or self._secured_at >= wanted_at, patience)
+            if self._secured_at >= wanted_at:
                 return
             raise MachineStartError(
                 "the calls are stored, but no machine for them could be asked for yet "
@@ -193,7 +194,7 @@ class Fleet:
         ours = {name for name in look.starts if name in owed or name.startswith(f"{self._client}.look")}
         reservations = sorted(ours - under_way)
         if look.reservations:
-            self._granted_at = time.monotonic()
+            self._wanted_at = time.monotonic()
         if look.workers:
             self._secure(began)
         booting = self._launcher.booting(look.starts, boots)

@@ -308,3 +308,21 @@ def test_the_id_of_a_call_that_can_not_be_pickled_answers_its_error_and_its_key_
     assert good.result(WAIT) == 5
     assert isinstance(keyed.submit(tasks.echo, threading.Lock()).exception(), TypeError)
     assert executor.future(good.id) is good
+
+
+def test_an_attach_that_is_interrupted_before_it_asks_leaves_none_that_others_wait_for(make_executor, monkeypatch):
+    executor = make_executor(max_workers=1)
+    future = executor.submit(tasks.increment, 1)
+    assert future.result(WAIT) == 2
+    call_id = future.id
+
+    def interrupted(_future):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(executor._client._watcher, "expect", interrupted)
+        executor._client._futures.clear()
+        with pytest.raises(KeyboardInterrupt):
+            executor.future(call_id)
+    assert executor._client._flights == {}
+    assert executor.future(call_id).result(WAIT) == 2

@@ -76,6 +76,19 @@ def test_flush_tells_that_the_calls_are_stored_and_no_machine_was_had(make_execu
     assert future.result(WAIT) == 2
 
 
+def test_flush_does_not_count_on_a_machine_that_another_client_is_still_asking_for(make_executor, inject, quick_fleet):
+    inject(latency=(2.0, 2.0))
+    other, executor = make_executor(max_workers=1), make_executor(max_workers=1)
+    other.submit(tasks.increment, 1)
+    with pytest.raises(MachineStartError):
+        other.flush(0.1)  # stored, with the only reservation that there may be
+    executor.submit(tasks.increment, 1)
+    with pytest.raises(MachineStartError):
+        executor.flush(0.1)
+    inject()
+    executor.flush(WAIT)
+
+
 def test_flush_without_a_limit_ends_with_the_calls_that_no_machine_can_be_had_for(make_executor):
     executor = make_executor(token="wrong-token-x")
     future = executor.submit(tasks.increment, 1)
