@@ -203,7 +203,7 @@ def dump_exception(exc: BaseException) -> Dumped:
     `sys.exit` is told as the crash that it would be elsewhere. An exception that does not survive pickling and
     unpickling is tried here, where its traceback is at hand, and becomes a `RemoteError` with its type and message.
     """
-    text = "".join(traceback.format_exception(exc))
+    text = tell(exc)
     if isinstance(exc, SystemExit):
         said = f": {describe(exc)}" if isinstance(exc.code, str) else ""
         return dump_error(WorkerCrashedError(f"the call ended with exit code {exit_code(exc)}{said}"), text)
@@ -217,6 +217,16 @@ def dump_exception(exc: BaseException) -> Dumped:
             RemoteError(f"{said} (the exception itself can't be brought back: {describe(failure)})"), text
         )
     return _encode(body)
+
+
+def tell(exc: BaseException | None) -> str:
+    """An exception with its traceback, as text."""
+    if exc is None:
+        return ""
+    try:
+        return "".join(traceback.format_exception(exc))
+    except BaseException as failure:  # noqa: BLE001 - user code; or a SyntaxError whose line is no text
+        return f"{type(exc).__qualname__}: {describe(exc)} (its traceback can't be told: {describe(failure)})\n"
 
 
 def describe(exc: BaseException) -> str:

@@ -304,6 +304,11 @@ def raise_untellable() -> NoReturn:
     raise UntellableError
 
 
+def raise_without_traceback() -> NoReturn:
+    """Python can't format this one."""
+    raise SyntaxError("wrong", ("file", 1, 1, 123))
+
+
 class NumberError(Exception):
     """Is a number once it is unpickled."""
 
@@ -344,6 +349,8 @@ def spoil_output(how: str) -> None:
         case "descriptors":
             os.close(1)
             os.close(2)
+        case "hasty":
+            os.set_blocking(1, False)
         case "dumb":
             sys.stdout = sys.stderr = Dumb()  # type: ignore[assignment]
 

@@ -232,6 +232,19 @@ def test_an_exception_that_can_not_travel_becomes_one_that_tells_of_it(runner, f
     assert f"in {fn.__name__}" in str(error.__cause__)
 
 
+def test_an_exception_whose_traceback_can_not_be_formatted_is_told_all_the_same(runner):
+    error = error_of(runner, tasks.raise_without_traceback)
+    assert isinstance(error, SyntaxError)
+    assert "its traceback can't be told" in str(error.__cause__)
+
+
+def test_an_initializer_that_forks_runs_the_call_once(runner, tmp_path):
+    manner = payload.Manner(initializer=payload.dump_alone((tasks.fork_and, ("return",))))
+    answer, _ = run(runner, tasks.append_line, tmp_path / "runs", "run", manner=manner)
+    assert value_of(answer).exception is None
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
 def test_a_call_that_is_stopped_ends_its_process_whatever_it_makes_of_that(runner, tmp_path):
     gate = tasks.Gate.make(tmp_path)
     runner.give(make_call(tasks.hang_and_turn_into, BaseExceptionGroup("some", [KeyboardInterrupt()]), gate))
@@ -244,12 +257,13 @@ def test_a_call_that_is_stopped_ends_its_process_whatever_it_makes_of_that(runne
 # What is printed
 
 
-@pytest.mark.parametrize("how", ["close", "none", "descriptors", "dumb"])
+@pytest.mark.parametrize("how", ["close", "none", "descriptors", "hasty", "dumb"])
 def test_a_call_that_spoils_its_output_keeps_its_result_and_later_calls_can_print(runner, how):
     assert value_of(run(runner, tasks.spoil_output, how)[0]).exception is None
     answer, _ = run(runner, tasks.print_twice, "later")
     assert value_of(answer).exception is None
     assert answer.logs == b"later\nlater\n"
+    assert value_of(run(runner, os.get_blocking, 1)[0]).value
 
 
 def test_a_call_that_spoils_its_output_and_raises_is_tried_again(runner):

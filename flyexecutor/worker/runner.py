@@ -15,7 +15,6 @@ import pickle
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import FrameType
@@ -72,7 +71,7 @@ class Runner:
         code = payload.exit_code(exc) if isinstance(exc, SystemExit) else int(exc is not None)
         try:
             if not isinstance(exc, SystemExit):
-                self._say(_text(exc))
+                self._say(payload.tell(exc))
             self._mend_output()
         finally:
             os._exit(code & 0xFF)  # also if user code has closed all that could be written to
@@ -113,7 +112,7 @@ class Runner:
             fn()
         except BaseException as exc:  # noqa: BLE001 - user code; the calls that need what it does will tell
             self._end_if_forked(exc)
-            self._say(f"{_text(exc)}flyexecutor: warmup raised this; calls run all the same\n")
+            self._say(f"{payload.tell(exc)}flyexecutor: warmup raised this; calls run all the same\n")
         self._end_if_forked(None)
         self._go_if_stopped()
         self._mend_output()
@@ -141,9 +140,9 @@ class Runner:
             except BaseException as exc:  # noqa: BLE001 - user code pickles itself, and may be stopped there
                 kind, dumped = RAISED, payload.dump_exception(exc)
         elif isinstance(raised, PayloadError | InitializerError):
-            kind, dumped = RAISED, payload.dump_error(raised, _text(raised.__cause__))
+            kind, dumped = RAISED, payload.dump_error(raised, payload.tell(raised.__cause__))
         elif manner.retry and manner.retry.wants(raised, call.raised):
-            self._say(f"{_text(raised)}flyexecutor: attempt {call.attempt} raised this; it is tried again\n")
+            self._say(f"{payload.tell(raised)}flyexecutor: attempt {call.attempt} raised this; it is tried again\n")
             seconds, longest = manner.retry.wait, manner.retry.longest_wait
             return Told(AGAIN, call.id, call.attempt, seconds=seconds, longest=longest)
         else:
@@ -187,6 +186,7 @@ class Runner:
 
     def _mend_output(self) -> None:
         """Flush what was printed; make anew what user code has closed, or replaced by what can't be flushed."""
+        os.set_blocking(self._output, True)  # it shares this with the other two
         for name, fd in (("stdout", 1), ("stderr", 2)):
             try:
                 os.fstat(fd)
@@ -215,6 +215,7 @@ class Runner:
         except BaseException as exc:
             said = payload.describe(exc)
             raise InitializerError(f"the initializer raised {type(exc).__qualname__}: {said}") from exc
+        self._end_if_forked(None)
         self._initialized.add(initializer)
 
 
@@ -223,10 +224,6 @@ def _take(tokens_fd: int) -> bool:
         return bool(os.read(tokens_fd, 1))
     except BlockingIOError:
         return False
-
-
-def _text(exc: BaseException | None) -> str:
-    return "".join(traceback.format_exception(exc)) if exc else ""
 
 
 def _leave_to_user_code() -> None:
