@@ -1164,6 +1164,14 @@ def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, ra
     assert told == {number: int(number != 2) for number in range(1, 18)}
 
 
+def test_a_call_without_a_record_tells_all_who_watch_it(store, raw_redis):
+    enqueue(store, calls("a", keep=False))
+    for number in range(2, 19):
+        store.attach("a", f"c{number}")
+    finish(store, *claim(store))
+    assert {raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c{number}") for number in range(1, 19)} == {1}
+
+
 def test_calls_are_asked_for_in_one_trip_and_answered_in_order(store):
     enqueue(store, calls("a", "b", "c"))
     store.cancel(["b"])
