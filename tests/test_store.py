@@ -126,16 +126,15 @@ def test_a_live_worker_needs_no_reservation(any_store):
     assert enqueue(any_store, calls("a")) == []
 
 
-def test_a_reservation_that_is_not_renewed_expires(store, monkeypatch):
-    for module in ("store", "lane_store"):
-        monkeypatch.setattr(f"flyexecutor.{module}.RESERVATION_TTL", 0.2)
+def test_a_reservation_that_is_not_renewed_expires(store, raw_redis):
+    starts = f"fly:{{{APP}}}:starts:lane"
     (kept,) = enqueue(store, calls("a"), where=lane(1))
-    deadline = time.monotonic() + 0.4
-    while time.monotonic() < deadline:  # renewed all the while
-        assert store.look(lane(1), "other", [kept]).reservations == []
-    while not (granted := store.look(lane(1), "other").reservations):
-        assert time.monotonic() < deadline + 5
-    assert granted == ["other:1"]
+    soon = raw_redis.time()[0] * 1000 + 5000
+    raw_redis.zadd(starts, {kept: soon})
+    assert store.look(lane(1), "other", [kept]).reservations == []
+    assert raw_redis.zscore(starts, kept) > soon
+    raw_redis.zadd(starts, {kept: 1})
+    assert store.look(lane(1), "other").reservations == ["other:1"]
 
 
 def test_a_machine_is_assigned_once_and_join_takes_it_off_the_way(any_store):
@@ -1172,6 +1171,14 @@ def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, ra
     finish(store, *claim(store))
     told = {number: raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c{number}") for number in range(1, 18)}
     assert told == {number: int(number != 2) for number in range(1, 18)}
+
+
+def test_a_call_without_a_record_tells_all_who_watch_it(store, raw_redis):
+    enqueue(store, calls("a", keep=False))
+    for number in range(2, 19):
+        store.attach("a", f"c{number}")
+    finish(store, *claim(store))
+    assert {raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c{number}") for number in range(1, 19)} == {1}
 
 
 def test_calls_are_asked_for_in_one_trip_and_answered_in_order(store):
