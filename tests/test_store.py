@@ -262,6 +262,13 @@ def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):
     assert {key: raw_redis.ttl(key) for key in keys if raw_redis.ttl(key) <= 0} == {}
 
 
+def test_who_submits_a_key_whose_call_has_ended_keeps_what_it_is_told_for_result_ttl(store, raw_redis):
+    enqueue(store, calls("a"))
+    finish(store, *claim(store))
+    enqueue(store, calls("a"), client="c2", result_ttl=60)
+    assert 0 < raw_redis.ttl(store._key("outcomes", "c2")) <= 60
+
+
 def test_reservations_whose_answer_was_lost_are_answered_again(store):
     store.enqueue(lane(), calls("z"), client="c2", result_ttl=60, reservation="c1x1")
     first = enqueue(store, calls("a", "b"))

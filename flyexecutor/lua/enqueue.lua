@@ -61,7 +61,7 @@ while n <= #ARGV do
     elseif is[9] then
       local words = table.concat({id, is[1], is[3], word(is[4]), word(is[5])}, ' ')
       local times = table.concat({is[7], is[8] or 0, is[9]}, ' ')
-      tell_outcome(prefix, ARGV[7], ttl, '1', words, is[6], times, is[10], '')
+      tell_outcome(prefix, ARGV[7], ARGV[8], '1', words, is[6], times, is[10], '')
     else
       add_watcher(key, is[2], ARGV[7], '1')
     end
