@@ -23,7 +23,7 @@ from flyexecutor.store import Store
 
 CREATE_EVERY = 1.0  # seconds, per app, with a burst of CREATE_BURST (Fly's documented rate limit)
 CREATE_BURST = 3
-REST_PATIENCE = 30.0  # seconds for a machine that is about to rest
+REST_PATIENCE = 5.0  # seconds for a machine that is about to rest; then it is started, and who refuses says why
 AVOID_FOR = 60.0  # seconds: a machine whose host had no room
 # Of a start: the machine has gone, or is in another state than it was when we looked. The next look shows it.
 OVERTAKEN = frozenset({404, 408, 409, 412})

@@ -5,6 +5,7 @@ import pytest
 from tests import chaos
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_whatever_goes_wrong_every_call_is_answered_once_and_nothing_runs_on(seed):
