@@ -21,6 +21,7 @@ from flyexecutor import FlyMachineExecutor
 from tests import tasks
 
 ex = FlyMachineExecutor(max_workers=1, idle_timeout=1.0)
+ex.submit(tasks.increment, 1).result()  # so that it has its threads: Python 3.12 starts none once it exits
 
 @atexit.register
 def in_time():
