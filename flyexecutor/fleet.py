@@ -55,12 +55,10 @@ class Fleet:
         self._woken = False
         self._closed = False
         self._wanted_at = 0.0  # when calls were last stored, or a reservation granted to us
-        self._secured_at = (
-            0.0  # what was stored until then has a worker, or a machine that Fly has accepted, or has ended
-        )
-        self._obstacle: BaseException | None = (
-            None  # why there is no machine yet; whoever has news sets it, as the next
-        )
+        # What was stored until then has a worker, or a machine that Fly has accepted, or has ended.
+        self._secured_at = 0.0
+        # Why there is no machine yet; whoever has news sets it, as the next.
+        self._obstacle: BaseException | None = None
         self._trouble_since: float | None = None
         self._launcher = Launcher(
             store,

@@ -235,9 +235,7 @@ class FlyFuture(Future[T]):
 def _call_back(fn: Callable[[Future[T]], object], future: Future[T]) -> None:
     try:
         fn(future)
-    except Exception:
-        raise  # Future itself logs it
-    except BaseException:
-        if threading.current_thread() is threading.main_thread():
-            raise
+    except BaseException as exc:
+        if isinstance(exc, Exception) or threading.current_thread() is threading.main_thread():
+            raise  # Future itself logs an Exception
         log.exception("a done callback of %r raised", future)

@@ -12,7 +12,7 @@ for n = 6, #ARGV, 6 do
   if is[1] == 'RUNNING' and is[2] == attempt then
     settle(prefix, id, {unpack(is, 4, 3 + #RECORD)}, state, attempt, machine, region, chunks, body, logs)
   elseif is[3] == chunks then
-    keep_chunks(prefix, chunks, is[6])  -- sent again after a lost answer, and stored again for minutes
+    keep_chunks(prefix, chunks, is[6])  -- sent again after a lost answer: stored again, perhaps for longer than its record
   elseif is[1] then
     drop_chunks(prefix, chunks)
   end  -- else `map` kept no record: a client may be about to read it

@@ -23,18 +23,19 @@ def run_chunk(
 ) -> list[Any]:
     """Call `fn` with each item's arguments. The list ends with the first item that raised, unless all are wanted."""
     results: list[Any] = []
+    channel = context.channel
     for args in chunk:
         try:
             value = fn(*args)
             results.append(run_coroutine(value) if isinstance(value, Coroutine) else value)
         except BaseException as exc:
-            if isinstance(exc, Stopped) or (context.channel and context.channel.forked):
+            if isinstance(exc, Stopped) or (channel and channel.forked):
                 raise  # or the next item would begin
             again = retry.wants(exc, 0)
             results.append(Failed(payload.dump_exception(exc), again))
             if not (return_exceptions or again):
                 break
-        if context.channel and context.channel.forked:
+        if channel and channel.forked:
             break  # the items that follow are the runner's
     return results
 
