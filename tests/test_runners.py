@@ -301,6 +301,11 @@ def test_a_pool_that_outlives_its_call_disturbs_no_later_one(runner):
     assert value_of(run(runner, tasks.increment, 1)[0]).value == 2
 
 
+def test_a_process_of_a_call_that_is_terminated_at_its_birth_ends(runner):
+    # Else a pool that is terminated waits for it for ever.
+    assert value_of(run(runner, tasks.end_children_at_their_birth, 100)[0]).value == 100
+
+
 def test_an_answer_that_is_not_for_the_call_at_the_head_is_passed_over(runner, tmp_path, caplog):
     gate = tasks.Gate.make(tmp_path)
     told, told_in = os.pipe()

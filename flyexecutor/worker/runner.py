@@ -14,6 +14,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -226,11 +227,28 @@ def _take(tokens_fd: int) -> bool:
         return False
 
 
-def _leave_to_user_code() -> None:
-    """In a process that a call has forked: signals do what they do elsewhere, and write no faults of the runner's."""
-    faulthandler.unregister(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.enable(2)
+class _Forking:
+    """SIGTERM in a process that a call has forked does what it does elsewhere, from the first moment on. CPython
+    forgets in the child what had come for the parent's handler, so that it is held back until it has none.
+    """
+
+    def __init__(self) -> None:
+        self._blocked = threading.local()  # what the thread that forks had blocked before
+        os.register_at_fork(before=self._hold, after_in_parent=self._let_go, after_in_child=self._leave_to_user_code)
+
+    def _hold(self) -> None:
+        self._blocked.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def _let_go(self) -> None:
+        # In the parent `Stopped` is raised here if SIGTERM has come meanwhile, and a hook's exceptions go no further:
+        # then the call is ended by force, or when it returns.
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked.before)
+
+    def _leave_to_user_code(self) -> None:
+        faulthandler.unregister(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        faulthandler.enable(2)  # and writes no faults of the runner's
+        self._let_go()
 
 
 def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int) -> None:
@@ -246,7 +264,7 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     # Before user code sees it, it is written where all threads are: that tells what the call was doing. One signal,
     # since a second could go to another thread and then interrupt nothing (Linux prefers a thread with none pending).
     faulthandler.register(signal.SIGTERM, faults_fd, chain=True)
-    os.register_at_fork(after_in_child=_leave_to_user_code)
+    _Forking()
     try:
         runner.work(given_fd, tokens_fd)
     except BaseException as exc:  # noqa: BLE001 - Stopped, or a fault of ours
