@@ -13,8 +13,8 @@ from flyexecutor.errors import SettingsError
 MEMORY_PER_CPU = {"shared": 256, "performance": 2048}  # MB, of a preset
 MOST_PER_CPU = {"shared": 2048, "performance": 8192}  # MB
 DEFAULT = "shared-cpu-1x"  # Fly's, when none is named
-SUSPEND_MB = 2048  # Fly suspends no larger machine, and none with a GPU, swap or schedule
-_GPUS = {"a10": "a10", "l40s": "l40s", "a100-40gb": "a100-pcie-40gb", "a100-80gb": "a100-sxm4-80gb"}
+SUSPEND_MB = 2048  # Fly suspends no larger machine, and none with swap or schedule
+_RETIRED = frozenset({"a10", "l40s", "a100-40gb", "a100-80gb", "gpu_kind", "gpus"})  # Fly, August 2026
 
 PRESETS: dict[str, dict[str, Any]] = {
     f"{prefix}-{cpus}x": {"cpu_kind": kind, "cpus": cpus, "memory_mb": MEMORY_PER_CPU[kind] * cpus}
@@ -23,10 +23,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         ("performance", "performance", (1, 2, 4, 6, 8, 10, 12, 14, 16)),
     )
     for cpus in sizes
-}
-PRESETS |= {
-    name: {"cpu_kind": "performance", "cpus": 8, "memory_mb": 32768, "gpu_kind": kind, "gpus": 1}
-    for name, kind in _GPUS.items()
 }
 
 
@@ -40,7 +36,6 @@ class Prices:
     shared_cpu: float = 1.94  # with 256 MB
     performance_cpu: float = 31.00  # with 2 GB
     gigabyte: float = 5.00  # of memory beyond that
-    gpus: Mapping[str, float] = field(default_factory=dict)  # by gpu_kind; no figure is known here
     regions: Mapping[str, float] = field(default_factory=dict)  # factors, where a region costs more
     source: str = "https://fly.io/blog/new-vms-more-ram-extra-cpu-and-a-dollar-menu/"
     date: str = "2020, and for shared-cpu-1x about the same in 2026"
@@ -48,11 +43,10 @@ class Prices:
     def per_second(self, guest: Mapping[str, Any], region: str = "") -> float | None:
         """Dollars for a second of this guest; None where the price is not known."""
         cpu = {"shared": self.shared_cpu, "performance": self.performance_cpu}.get(guest["cpu_kind"])
-        gpus = self.gpus.get(guest["gpu_kind"]) if guest.get("gpu_kind") else 0.0
-        if cpu is None or gpus is None:
+        if cpu is None:
             return None
         extra_mb = max(0, guest["memory_mb"] - MEMORY_PER_CPU[guest["cpu_kind"]] * guest["cpus"])
-        month = cpu * guest["cpus"] + self.gigabyte * extra_mb / 1024 + gpus * guest.get("gpus", 1)
+        month = cpu * guest["cpus"] + self.gigabyte * extra_mb / 1024
         return float(month * self.regions.get(region, 1.0) / (30 * 86400))
 
     def per_second_of(self, config: Mapping[str, Any], region: str) -> float | None:
@@ -64,12 +58,14 @@ def read_guest(guest: "str | Mapping[str, Any] | None") -> dict[str, Any] | None
     """A guest by Fly's name, or as Fly's `guest`, completed; None stays None. Raises SettingsError."""
     if guest is None:
         return None
-    if isinstance(guest, str):
-        if guest not in PRESETS:
-            raise SettingsError(f"guest is {guest!r}: it must be one of {', '.join(PRESETS)}, or Fly's guest as a dict")
+    if isinstance(guest, str) and guest in PRESETS:
         return dict(PRESETS[guest])
+    usual = f"it must be one of {', '.join(PRESETS)}, or Fly's guest as a dict"
+    words = {guest} if isinstance(guest, str) else set(guest) if isinstance(guest, Mapping) else set()
+    if words & _RETIRED:
+        raise SettingsError(f"guest is {guest!r}, and Fly has retired GPUs: {usual}")
     if not isinstance(guest, Mapping):
-        raise SettingsError(f"guest is {guest!r}: it must be a name as {DEFAULT!r}, or Fly's guest as a dict")
+        raise SettingsError(f"guest is {guest!r}: {usual}")
     told = {**PRESETS[DEFAULT], **guest}
     if "memory_mb" not in guest:
         told["memory_mb"] = MEMORY_PER_CPU.get(told["cpu_kind"], 256) * told["cpus"]
@@ -86,7 +82,7 @@ def guest_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def can_suspend(guest: Mapping[str, Any]) -> bool:
     """Whether Fly suspends such a machine; else it is stopped."""
-    return bool(guest["memory_mb"] <= SUSPEND_MB and not guest.get("gpu_kind"))
+    return bool(guest["memory_mb"] <= SUSPEND_MB)
 
 
 def larger_guests(guest: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -101,9 +97,6 @@ def larger_guests(guest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def name_guest(guest: Mapping[str, Any]) -> str:
     """Fly's name of it, with what differs: `shared-cpu-1x, 512 MB`."""
-    gpu = next((name for name, kind in _GPUS.items() if kind == guest.get("gpu_kind")), None)
-    if gpu:
-        return gpu
     prefix = "shared-cpu" if guest["cpu_kind"] == "shared" else guest["cpu_kind"]
     name = f"{prefix}-{guest['cpus']}x"
     usual = PRESETS.get(name, {}).get("memory_mb") == guest["memory_mb"]

@@ -81,7 +81,7 @@ def affordable(lane: Lane, prices: Prices, max_cost_per_hour: float) -> int:
     guest = guest_of(lane.config)
     price = prices.per_second(guest, lane.region)
     if price is None:
-        raise ValueError(f"the price of a {name_guest(guest)} is not known: give it, as prices=Prices(gpus={{...}})")
+        raise ValueError(f"the price of a {name_guest(guest)} is not known")
     number = int(max_cost_per_hour / (price * 3600) + 1e-9)
     if number < 1:
         raise ValueError(f"one {name_guest(guest)} costs about ${price * 3600:.4f} an hour (estimated)")

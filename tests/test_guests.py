@@ -11,7 +11,6 @@ MONTH = 30 * 86400
 def test_a_name_is_flys_guest():
     assert read_guest("shared-cpu-4x") == {"cpu_kind": "shared", "cpus": 4, "memory_mb": 1024}
     assert read_guest("performance-16x") == {"cpu_kind": "performance", "cpus": 16, "memory_mb": 32768}
-    assert read_guest("a100-80gb")["gpu_kind"] == "a100-sxm4-80gb"
     assert read_guest(None) is None
 
 
@@ -39,9 +38,17 @@ def test_more_memory_than_a_preset_has_is_told():
     ("guest", "suspends"),
     [("shared-cpu-1x", True), ("shared-cpu-8x", True), ("performance-1x", True), ("performance-2x", False)],
 )
-def test_what_has_up_to_two_gigabytes_and_no_gpu_may_be_suspended(guest, suspends):
+def test_what_has_up_to_two_gigabytes_may_be_suspended(guest, suspends):
     assert can_suspend(PRESETS[guest]) is suspends
-    assert not can_suspend({**PRESETS[guest], "gpu_kind": "a10", "gpus": 1})
+
+
+@pytest.mark.parametrize(
+    "guest", ["a10", "l40s", "a100-40gb", "a100-80gb", {"gpu_kind": "a10"}, {"cpus": 8, "gpus": 1}]
+)
+def test_gpus_are_refused_since_fly_has_retired_them(guest):
+    with pytest.raises(SettingsError, match="Fly has retired GPUs: it must be one of shared-cpu-1x, ") as told:
+        read_guest(guest)
+    assert repr(guest) in str(told.value)
 
 
 def test_larger_guests_double_up_to_what_fly_offers():
@@ -51,13 +58,11 @@ def test_larger_guests_double_up_to_what_fly_offers():
 
 
 def test_a_price_is_for_a_second_and_has_the_mark_up_of_its_region():
-    prices = Prices(shared_cpu=2.0, performance_cpu=30.0, gigabyte=5.0, gpus={"a10": 1000.0}, regions={"gru": 1.5})
+    prices = Prices(shared_cpu=2.0, performance_cpu=30.0, gigabyte=5.0, regions={"gru": 1.5})
     assert prices.per_second(PRESETS["shared-cpu-2x"]) * MONTH == pytest.approx(4.0)
     assert prices.per_second({"cpu_kind": "shared", "cpus": 1, "memory_mb": 1280}) * MONTH == pytest.approx(7.0)
     assert prices.per_second(PRESETS["performance-1x"], "gru") * MONTH == pytest.approx(45.0)
-    assert prices.per_second(PRESETS["a10"]) * MONTH == pytest.approx(30.0 * 8 + 5.0 * 16 + 1000.0)
 
 
 def test_what_is_not_known_has_no_price():
-    assert Prices().per_second(PRESETS["l40s"]) is None
     assert Prices().per_second({"cpu_kind": "quantum", "cpus": 1, "memory_mb": 256}) is None

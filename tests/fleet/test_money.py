@@ -37,10 +37,11 @@ def test_a_call_tells_what_it_cost(make_executor):
 
 
 def test_a_price_that_is_not_known_is_no_number(make_executor):
-    executor = make_executor(guest="l40s")
+    quantum = {"cpu_kind": "quantum"}
+    executor = make_executor(guest=quantum)
     assert executor.stats().dollars is None
-    with pytest.raises(SettingsError, match="the price of a l40s is not known"):
-        make_executor(guest="l40s", max_cost_per_hour=1.0)
+    with pytest.raises(SettingsError, match="the price of a quantum-1x, 256 MB is not known"):
+        make_executor(guest=quantum, max_cost_per_hour=1.0)
     with pytest.raises(SettingsError, match=r"max_cost_per_hour is 0.0001: one shared-cpu-1x costs about \$0.0027"):
         make_executor(max_cost_per_hour=0.0001)
 
