@@ -36,6 +36,9 @@ class Prices:
     shared_cpu: float = 1.94  # with 256 MB
     performance_cpu: float = 31.00  # with 2 GB
     gigabyte: float = 5.00  # of memory beyond that
+    transfer: float = (
+        0.02  # for each GB that machines send to Upstash (Fly, 2026: in North America and Europe; else more)
+    )
     regions: Mapping[str, float] = field(default_factory=dict)  # factors, where a region costs more
     source: str = "https://fly.io/blog/new-vms-more-ram-extra-cpu-and-a-dollar-menu/"
     date: str = "2020, and for shared-cpu-1x about the same in 2026"

@@ -48,6 +48,7 @@ class Meter:
     useful_seconds: float  # in which calls ran
     calls: int  # that have ended
     starts: int  # of machines
+    sent_bytes: int  # of what machines have sent to Redis: outcomes, items; in steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,8 @@ class LaneStore:
     def meter(self, lane: str) -> Meter:
         """What a lane has now, and what it has cost."""
         told = script("meter")(self._redis, self._lane_keys(lane), (self._prefix,))
-        queued, running, workers, starting, billed, useful, calls, starts = map(int, told)
-        return Meter(queued, running, workers, starting, billed / 1000, useful / 1000, calls, starts)
+        queued, running, workers, starting, billed, useful, calls, starts, sent = map(int, told)
+        return Meter(queued, running, workers, starting, billed / 1000, useful / 1000, calls, starts, sent)
 
     @translated
     def lanes_since(self, seconds: float) -> set[str]:

@@ -21,6 +21,7 @@ CHUNK_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
 UNFINISHED_TTL = 7 * 86400  # seconds that a call which never ends, and an unused queue, are kept
 UNTAKEN_TTL = 300  # seconds that a large payload is kept until a script takes it: whoever stored it may have died,
 CHUNK_TTL = 30  # and for each of its pieces, since the first must live until the last is stored
+SENT_AT_LEAST = 64 * 1024  # bytes that are noted for the bill at a time: a lone small outcome costs no command for that
 BODIES_AT_ONCE = 16  # bodies that are fetched from records in one round trip
 
 log = logging.getLogger("flyexecutor")
@@ -43,6 +44,13 @@ class Records:
         self._redis = client
         self._bulk = bulk  # tries again: for what may be sent twice
         self._prefix = prefix
+        self._sent = 0  # bytes of payloads, not yet noted for the bill
+
+    def take_sent(self) -> int:
+        """Bytes that were sent and that are to be noted now."""
+        sent = self._sent if self._sent >= SENT_AT_LEAST else 0
+        self._sent -= sent
+        return sent
 
     def put(self, name: str, sealed: bytes, *, always: bool = False) -> tuple[str, bytes]:
         """Store a large payload (or any) in keys of its own. Answers their name and number, and what to send inline.
@@ -50,6 +58,7 @@ class Records:
         name: must be nobody else's, since several attempts and clients may send something for one call. Storing the
         same again is harmless.
         """
+        self._sent += len(sealed)
         if len(sealed) <= INLINE_BYTES and not always:
             return "-", sealed
         view = memoryview(sealed)

@@ -34,7 +34,8 @@ class Stats:
     starts: int  # of machines: creations, starts, resumptions
     useful_seconds: float  # in which calls ran
     billed_seconds: float  # of machines
-    dollars: float | None  # for these, an estimate; None: the price is not known
+    sent_bytes: int  # of results and items, from machines to Redis, which Fly bills; in steps of 64 kB
+    dollars: float | None  # for billed seconds and sent bytes, an estimate; None: the price is not known
 
     @property
     def billed_over_useful(self) -> float | None:
@@ -80,7 +81,10 @@ class Stock:
             starts=seen.starts,
             useful_seconds=seen.useful_seconds,
             billed_seconds=seen.billed_seconds,
-            dollars=None if price is None else price * seen.billed_seconds,
+            sent_bytes=seen.sent_bytes,
+            dollars=None
+            if price is None
+            else price * seen.billed_seconds + self._prices.transfer * seen.sent_bytes / 1e9,
         )
 
     def machines(self) -> list[MachineInfo]:

@@ -156,7 +156,7 @@ class Store(LaneStore):
             chunks, inline = self._records.put(name_of(outcome), outcome.sealed)
             size += len(inline) + len(outcome.logs)
             told += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline, outcome.logs)
-        fixed = (self._prefix, machine_id, region, more, concurrency)
+        fixed = (self._prefix, machine_id, region, more, concurrency, self._records.take_sent())
         spare, claimed = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *told))
         return Claimed(self._records.claimed(claimed, known), bool(spare))
 

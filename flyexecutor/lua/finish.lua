@@ -1,18 +1,19 @@
 -- finish: RUNNING -> SUCCEEDED | FAILED | KILLED, for a batch; then claim: QUEUED -> RUNNING.
 -- KEYS: 1 queue
--- ARGV: 1 prefix  2 machine  3 region  4 further calls wanted  5 concurrency of the lane, then per outcome: id attempt
---       state chunks body logs
+-- ARGV: 1 prefix  2 machine  3 region  4 further calls wanted  5 concurrency of the lane  6 bytes sent, for the bill,
+--       then per outcome: id attempt state chunks body logs
 -- Answers {whether the worker is spare (0, 1), {head body} of each call claimed}.
 -- An outcome whose attempt is not the running one is late or fenced off, and changes nothing.
 -- Stored, published and acknowledged in one script: killed before it, the call runs again; after it, it has ended.
 local prefix, machine, region, lane = ARGV[1], ARGV[2], ARGV[3], lane_of(ARGV[1], KEYS[1])
-for n = 6, #ARGV, 6 do
+if ARGV[6] ~= '0' then redis.call('HINCRBY', prefix .. ':meter:' .. lane, 'sent', ARGV[6]) end
+for n = 7, #ARGV, 6 do
   local id, attempt, state, chunks, body, logs = unpack(ARGV, n, n + 5)
   local is = redis.call('HMGET', prefix .. ':call:' .. id, 'state', 'attempt', 'outcome_chunks', unpack(RECORD))
   if is[1] == 'RUNNING' and is[2] == attempt then
     settle(prefix, id, {unpack(is, 4, 3 + #RECORD)}, state, attempt, machine, region, chunks, body, logs)
   elseif is[3] == chunks then
-    keep_chunks(prefix, chunks, is[6])  -- sent again after a lost answer: stored again, perhaps for longer than its record
+    keep_chunks(prefix, chunks, is[6])  -- sent again after a lost answer: stored again, and perhaps for too long
   elseif is[1] then
     drop_chunks(prefix, chunks)
   end  -- else `map` kept no record: a client may be about to read it

@@ -15,7 +15,7 @@
 --   PREFIX:load:LANE (hash)       at peak before window: the most calls that there were at a time, now and in the window
 --                                 before (each `window` ms long)
 --   PREFIX:awake:LANE (hash)      machine -> since when it is billed (ms): from its start until it leaves or is buried
---   PREFIX:meter:LANE (hash)      billed and useful (ms), calls, starts: since the lane is known
+--   PREFIX:meter:LANE (hash)      billed and useful (ms), calls, starts, sent (bytes): since the lane is known
 --   PREFIX:creates (string)       when the app's next machine may be created (ms); see pace.lua
 --   PREFIX:suspends (string)      when the app's next machine may suspend itself (ms)
 --   PREFIX:runs:SCHEDULE (list)   the calls that a schedule has made, the newest first

@@ -1,5 +1,6 @@
 """What machines cost is measured, and agrees with Fly's own meter; what does nothing costs nothing."""
 
+import os
 import time
 
 import pytest
@@ -26,6 +27,15 @@ def test_billed_seconds_agree_with_the_meter_of_the_api(make_executor, local_fly
     (kept,) = (m for m in executor.machines() if m.id in machines)
     assert kept.billed_seconds == pytest.approx(billed[kept.id], abs=0.5)
     assert kept.dollars == pytest.approx(kept.billed_seconds * 1.94 / (30 * 86400))
+
+
+def test_what_machines_send_to_redis_is_billed_too(make_executor):
+    executor = make_executor(max_workers=1, prices=Prices(shared_cpu=0.0, transfer=1000.0))
+    results = [executor.submit(os.urandom, 300_000), executor.submit(os.urandom, 50_000), executor.submit(abs, 1)]
+    assert [len(one.result(WAIT)) for one in results[:2]] + [results[2].result(WAIT)] == [300_000, 50_000, 1]
+    stats = executor.stats()
+    assert 300_000 < stats.sent_bytes < 352_000
+    assert stats.dollars == pytest.approx(stats.sent_bytes * 1000.0 / 1e9)
 
 
 def test_a_call_tells_what_it_cost(make_executor):
