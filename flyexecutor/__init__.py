@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flyexecutor.future import FlyFuture as FlyFuture
     from flyexecutor.future import Kill as Kill
     from flyexecutor.future import Progress as Progress
+    from flyexecutor.guests import GuestName as GuestName
     from flyexecutor.guests import Prices as Prices
     from flyexecutor.local import LocalFly as LocalFly
     from flyexecutor.retry import Retry as Retry
@@ -53,6 +54,7 @@ _HOMES = {
     "CurrentCall": "worker.context",
     "FlyFuture": "future",
     "FlyMachineExecutor": "executor",
+    "GuestName": "guests",
     "ItemStream": "stream",
     "Kill": "future",
     "LocalFly": "local",

@@ -6,11 +6,11 @@ Step 1 of a call's way is here: `submit` makes the snapshot, in the caller's thr
 import concurrent.futures
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from flyexecutor import payload, plain
 from flyexecutor.batch import Batch
@@ -19,7 +19,7 @@ from flyexecutor.client import Client
 from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
-from flyexecutor.guests import Prices, read_guest
+from flyexecutor.guests import GuestName, Prices, read_guest
 from flyexecutor.lane import Lane
 from flyexecutor.lanes import Lanes, Limits
 from flyexecutor.local import LocalError, LocalFly
@@ -36,6 +36,7 @@ from flyexecutor.retry import Retry
 from flyexecutor.schedule import Schedule, Schedules
 from flyexecutor.settings import LANE_VARIABLE, Settings, machine_settings, read_settings
 from flyexecutor.sharing import Sharing, dump_function
+from flyexecutor.signatures import typed_map, typed_starmap, typed_submit_batch
 from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Stats, Stock
 from flyexecutor.stream import ItemStream
 from flyexecutor.trust import Encoding, Trust
@@ -90,7 +91,7 @@ class FlyMachineExecutor(Executor):
         max_workers: int = 10,
         concurrency: int = 1,
         regions: Sequence[str] | None = None,
-        guest: "str | Mapping[str, Any] | None" = None,
+        guest: GuestName | Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         volume: tuple[str, str] | None = None,
         warm: int = 10,
@@ -186,7 +187,11 @@ class FlyMachineExecutor(Executor):
         # A function that uses the executor travels with it: on its machine it is one of that machine's lane.
         return _executor_of_this_machine, ()
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> FlyFuture[T]:
+    @overload
+    def submit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> FlyFuture[T]: ...
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> FlyFuture[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FlyFuture[Any]:
         """Have `fn(*args, **kwargs)` run on a machine. Never waits for the network.
 
         The call is pickled now: changing an argument afterwards changes nothing. What can't be pickled is the future's
@@ -194,16 +199,17 @@ class FlyMachineExecutor(Executor):
         """
         return self._submit(fn, args, kwargs, self._options)
 
-    def map(
+    @typed_map
+    def map(  # type: ignore[override] # that of Executor takes whatever there is
         self,
-        fn: Callable[..., T],
+        fn: Callable[..., Any],
         /,
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
         return_exceptions: bool = False,
-    ) -> Iterator[T]:
+    ) -> Iterator[Any]:
         """`map(fn, *iterables)` over machines; results in order, kept nowhere once they are delivered.
 
         timeout: seconds from now in which each result must have come, else TimeoutError.
@@ -217,9 +223,10 @@ class FlyMachineExecutor(Executor):
         items = zip(*iterables, strict=False)
         return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
 
+    @typed_starmap
     def starmap(
         self,
-        fn: Callable[..., T],
+        fn: Callable[..., Any],
         iterable: Iterable[Iterable[Any]],
         /,
         *,
@@ -227,21 +234,22 @@ class FlyMachineExecutor(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
         return_exceptions: bool = False,
-    ) -> Iterator[T]:
+    ) -> Iterator[Any]:
         """Like `map`, for arguments that are tuples already: `fn(*args)` for each of them."""
         items = map(tuple, iterable)
         return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
 
+    @typed_map
     def map_unordered(
         self,
-        fn: Callable[..., T],
+        fn: Callable[..., Any],
         /,
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
         return_exceptions: bool = False,
-    ) -> Iterator[T]:
+    ) -> Iterator[Any]:
         """Like `map`, with results as they come."""
         items = zip(*iterables, strict=False)
         return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).unordered()
@@ -257,7 +265,8 @@ class FlyMachineExecutor(Executor):
         stream.future.add_done_callback(stream.end)
         return stream
 
-    def submit_batch(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> Batch[T]:
+    @typed_submit_batch
+    def submit_batch(self, fn: Callable[..., Any], /, *iterables: Iterable[Any]) -> Batch[Any]:
         """Submit a call for each item, as `map` does, under one id: `batch(id)` attaches to all of them."""
         self._check_function(fn)
         batch_id = self._trust.new_call_id()
@@ -297,7 +306,7 @@ class FlyMachineExecutor(Executor):
         expires: float | None = None,
         key: str | None = None,
         image: str | None = None,
-        guest: "str | Mapping[str, Any] | None" = None,
+        guest: GuestName | Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         regions: Sequence[str] | None = None,
         volume: tuple[str, str] | None = None,

@@ -6,7 +6,7 @@ configuration.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from flyexecutor.errors import SettingsError
 
@@ -16,14 +16,27 @@ DEFAULT = "shared-cpu-1x"  # Fly's, when none is named
 SUSPEND_MB = 2048  # Fly suspends no larger machine, and none with swap or schedule
 _RETIRED = frozenset({"a10", "l40s", "a100-40gb", "a100-80gb", "gpu_kind", "gpus"})  # Fly, August 2026
 
-PRESETS: dict[str, dict[str, Any]] = {
-    f"{prefix}-{cpus}x": {"cpu_kind": kind, "cpus": cpus, "memory_mb": MEMORY_PER_CPU[kind] * cpus}
-    for kind, prefix, sizes in (
-        ("shared", "shared-cpu", (1, 2, 4, 6, 8)),
-        ("performance", "performance", (1, 2, 4, 6, 8, 10, 12, 14, 16)),
-    )
-    for cpus in sizes
-}
+GuestName = Literal[
+    "shared-cpu-1x",
+    "shared-cpu-2x",
+    "shared-cpu-4x",
+    "shared-cpu-6x",
+    "shared-cpu-8x",
+    "performance-1x",
+    "performance-2x",
+    "performance-4x",
+    "performance-6x",
+    "performance-8x",
+    "performance-10x",
+    "performance-12x",
+    "performance-14x",
+    "performance-16x",
+]
+PRESETS: dict[str, dict[str, Any]] = {}
+for _name in get_args(GuestName):
+    _prefix, _, _cpus = _name.removesuffix("x").rpartition("-")
+    _kind = _prefix.removesuffix("-cpu")
+    PRESETS[_name] = {"cpu_kind": _kind, "cpus": int(_cpus), "memory_mb": MEMORY_PER_CPU[_kind] * int(_cpus)}
 
 
 @dataclass(frozen=True, slots=True)

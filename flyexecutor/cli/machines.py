@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import cast
 
 import click
 
@@ -19,6 +20,7 @@ from flyexecutor.cli.common import (
     where_options,
 )
 from flyexecutor.executor import FlyMachineExecutor
+from flyexecutor.guests import GuestName
 from flyexecutor.stock import ORPHAN_AFTER
 
 
@@ -88,7 +90,7 @@ def prepare(
     with FlyMachineExecutor(
         app,
         redis_url=redis_url,
-        guest=guest,
+        guest=cast(GuestName | None, guest),  # another name is refused when it is read
         regions=list(regions) or None,
         concurrency=concurrency,
         idle_timeout=idle_timeout,

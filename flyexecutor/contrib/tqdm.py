@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import as_completed
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from flyexecutor.future import FlyFuture, Progress
 
@@ -12,7 +12,10 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError("progress_bar needs tqdm: pip install tqdm") from None
 
 
-def progress_bar(futures: Iterable[FlyFuture[Any]], **options: Any) -> Iterator[FlyFuture[Any]]:
+F = TypeVar("F", bound=FlyFuture[Any])
+
+
+def progress_bar(futures: Iterable[F], **options: Any) -> Iterator[F]:
     """Iterate over futures as they end, with a tqdm bar.
 
     A call that uses `flyexecutor.progress(done, total)` moves the bar while it runs; its note is shown behind the bar.
@@ -22,14 +25,14 @@ def progress_bar(futures: Iterable[FlyFuture[Any]], **options: Any) -> Iterator[
     parts = dict.fromkeys(futures, 0.0)  # how much of each call is done
     with tqdm(total=len(futures), **options) as bar:
 
-        def show(future: FlyFuture[Any], part: float, note: str = "") -> None:
+        def show(future: F, part: float, note: str = "") -> None:
             parts[future] = max(parts[future], min(1.0, part))
             bar.n = round(sum(parts.values()), 2)
             if note:
                 bar.set_postfix_str(note, refresh=False)
             bar.refresh()
 
-        def listen(future: FlyFuture[Any]) -> None:
+        def listen(future: F) -> None:
             def heard(progress: Progress) -> None:
                 show(future, progress.done / progress.total if progress.total else 0.0, progress.note)
 
@@ -37,7 +40,6 @@ def progress_bar(futures: Iterable[FlyFuture[Any]], **options: Any) -> Iterator[
 
         for future in futures:
             listen(future)
-        for ended in as_completed(futures):
-            assert isinstance(ended, FlyFuture)
+        for ended in cast(Iterator[F], as_completed(futures)):
             show(ended, 1.0)
             yield ended
