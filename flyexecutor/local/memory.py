@@ -1,7 +1,8 @@
 """The kernel's part when a machine runs out of memory: the largest process of one that names a guest size is killed.
 
 A thread per such machine looks ten times a second, since a group of processes has no limit that the kernel would keep
-without root; it ends with the machine. Machines without a guest are as large as this computer.
+without root; it ends with the machine. Machines without a guest are as large as this computer. A process that has left
+its machine's session is not counted.
 """
 
 import contextlib
@@ -9,14 +10,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
+
+import psutil
 
 LOOK_EVERY = 0.1  # seconds
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class MemoryLimit:
-    """Watches the processes below one, until `end`."""
+    """Watches the processes of a machine, by the number of its main one, until `end`."""
 
     def __init__(self, pid: int, limit_bytes: int, killed: Callable[[int], None]) -> None:
         self._pid = pid
@@ -31,7 +32,7 @@ class MemoryLimit:
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_EVERY):
-            sizes = {pid: _resident_bytes(pid) for pid in _family(self._pid)}
+            sizes = _resident_bytes(self._pid)
             if sum(sizes.values()) > self._limit:
                 largest = max(sizes, key=lambda pid: sizes[pid])
                 self._killed(largest)
@@ -39,17 +40,12 @@ class MemoryLimit:
                     os.kill(largest, signal.SIGKILL)
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(OSError):  # it has just ended
-            found += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
-    return found
-
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-    except OSError:
-        return 0
+def _resident_bytes(session: int) -> dict[int, int]:
+    """The resident bytes of each process of a session; of none where the computer doesn't show them (no /proc)."""
+    sizes = {}
+    # By session, one system call for each process: psutil's tree of processes costs ten times that.
+    for pid in psutil.pids() if psutil.pid_exists(session) else ():
+        with contextlib.suppress(OSError, psutil.Error):  # it has just ended, or is not ours to see
+            if os.getsid(pid) == session:
+                sizes[pid] = psutil.Process(pid).memory_info().rss
+    return sizes

@@ -4,7 +4,6 @@ Each process that the server starts leads a process group and has a file in the 
 that guard or server can end all of them although the other, who started them, is gone.
 """
 
-import contextlib
 import os
 import shutil
 import signal
@@ -42,31 +41,53 @@ def start(
 
 def pause_group(pid: int) -> bool:
     """Stop all processes of a group where they are; False if the leader, our child, has ended instead."""
-    try:
-        os.killpg(pid, signal.SIGSTOP)
-        # A process with threads stops a moment after the signal, which is waited for. But one whose child was stopped
-        # between vfork and exec stops after the resume only: waitid without a limit would hold the machine for ever.
-        for _ in range(int(PAUSE_TIMEOUT / 0.001) if hasattr(os, "waitid") else 0):  # macOS has it since Python 3.13
-            # WNOWAIT: its end is for whoever waits for the process.
-            if seen := os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG):
-                return seen.si_code == os.CLD_STOPPED
-            time.sleep(0.001)
-    except (ProcessLookupError, ChildProcessError):
+    if not _signal_group(pid, signal.SIGSTOP):
         return False
+    # A process with threads stops a moment after the signal, which is waited for. But one whose child was stopped
+    # between vfork and exec stops after the resume only: a wait without a limit would hold the machine for ever.
+    for _ in range(int(PAUSE_TIMEOUT / 0.001)):
+        stopped = _is_stopped(pid)
+        if stopped is not None:
+            return stopped
+        time.sleep(0.001)
     return True
 
 
 def resume_group(pid: int) -> None:
     """Let a paused group go on."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGCONT)
+    _signal_group(pid, signal.SIGCONT)
 
 
 def end_group(run: Path, pid: int) -> None:
     """Kill what is left of a group; its leader has ended or is to end now."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+    _signal_group(pid, signal.SIGKILL)
     (run / f"{pid}.group").unlink(missing_ok=True)
+
+
+def _signal_group(pid: int, number: int) -> bool:
+    """Whether there was somebody to have the signal."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):  # macOS refuses where all have ended and none is buried
+        return False
+    return True
+
+
+def _is_stopped(pid: int) -> bool | None:
+    """Whether a child has stopped (True), has ended (False) or neither yet. Leaves its end to whoever waits for it."""
+    if not hasattr(os, "waitid"):  # macOS has it since Python 3.13
+        import psutil  # noqa: PLC0415 - where there is waitid, who starts this module needs it not
+
+        try:
+            status = psutil.Process(pid).status()
+        except psutil.NoSuchProcess:
+            return False
+        return {psutil.STATUS_STOPPED: True, psutil.STATUS_ZOMBIE: False}.get(status)
+    try:
+        seen = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return None if seen is None else seen.si_code == os.CLD_STOPPED
 
 
 def clean_up(run: Path) -> None:
