@@ -62,8 +62,9 @@ class LocalFly:
         resume: float = 0.0,
         suspend: float = 0.0,
     ) -> None:
-        if importlib.util.find_spec("flask") is None:
-            raise LocalError("the local Machines API needs Flask: pip install 'flyexecutor[local]'")
+        for name in ("flask", "psutil"):
+            if importlib.util.find_spec(name) is None:
+                raise LocalError(f"the local Machines API needs {name}: pip install 'flyexecutor[local]'")
         if speed <= 0 or min(boot, resume, suspend) < 0:
             raise LocalError(f"speed={speed} must be above 0, and none of {boot=}, {resume=}, {suspend=} below")
         self.app = app

