@@ -96,6 +96,10 @@ _HOMES = {
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the table above is the one list of them
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -229,11 +229,11 @@ class Client:
             raise ExpiredCallError(
                 f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl) and has expired"
             )
+        if found.progress:
+            self._watcher.progress(call_id, found.progress)
         if found.outcome:
             self._watcher.resolve(found.outcome)
         else:
-            if found.progress:
-                self._watcher.progress(call_id, found.progress)
             self._start_threads()
             self._tend_lane(found.lane)
             self._watcher.fail_if_closed()

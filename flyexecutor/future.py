@@ -4,11 +4,12 @@ Owns nothing but its own state. The watcher resolves it and tells it what the ca
 through the `Control` that the client gives it. Never unpickles.
 """
 
+import asyncio
 import functools
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures._base import CANCELLED
 from enum import StrEnum
@@ -79,6 +80,12 @@ class FlyFuture(Future[T]):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]} call={self.id}>"
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """`await future`, on an event loop of asyncio, as `asyncio.wrap_future` has it: when the task that awaits is
+        cancelled the call is taken back if no worker has claimed it, and else it goes on.
+        """
+        return asyncio.wrap_future(self).__await__()
 
     def info(self) -> CallInfo:
         """Where the call stands, where it ran, and its times. One round trip to Redis; none for a call of `map` that
@@ -170,7 +177,10 @@ class FlyFuture(Future[T]):
         super().add_done_callback(functools.partial(_call_back, fn))
 
     def progress(self) -> Progress | None:
-        """What the call last said with `flyexecutor.progress(done, total, note)`; None if nothing. No round trip."""
+        """What the call last said with `flyexecutor.progress(done, total, note)`; None if nothing. No round trip.
+
+        Kept with its outcome: also for whoever attaches later.
+        """
         return self._progress
 
     def add_progress_callback(self, fn: Callable[[Progress], object]) -> None:

@@ -211,6 +211,8 @@ class Watcher:
         """End the future of a call that has ended, or is nowhere."""
         found = self._store.attach(call_id, self._client)
         if found:
+            if found.progress:
+                self.progress(call_id, found.progress)
             if found.outcome:
                 self.resolve(found.outcome)
         elif self._away > self._result_ttl:

@@ -177,6 +177,10 @@ def raise_at_first(path: Path, times: int, error: BaseException) -> int:
     return attempts
 
 
+def note_progress(note: str) -> None:
+    flyexecutor.progress(1, None, note)
+
+
 def report_progress(gate: Gate) -> None:
     flyexecutor.progress(1, 4, "a quarter")
     gate.enter()

@@ -13,6 +13,21 @@ def test_all_is_what_can_be_imported():
         flyexecutor.Nothing  # noqa: B018
 
 
+def test_dir_and_tab_completion_show_what_was_not_imported_yet():
+    script = """
+import rlcompleter, flyexecutor, sys
+assert "flyexecutor.executor" not in sys.modules
+print(*dir(flyexecutor))
+sys.modules["tqdm"] = None  # what is not installed
+complete = rlcompleter.Completer({"flyexecutor": flyexecutor}).complete
+print(*iter(lambda n=iter(range(1000)): complete("flyexecutor.", next(n)), None))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    shown, completed = ran.stdout.splitlines()
+    assert set(flyexecutor.__all__) <= set(shown.split())
+    assert {f"flyexecutor.{name}" for name in flyexecutor.__all__} <= {one.rstrip("()") for one in completed.split()}
+
+
 def test_every_error_of_ours_is_public():
     errors = {
         name for name, kind in vars(flyexecutor.errors).items() if isinstance(kind, type) and name != "BrokenExecutor"

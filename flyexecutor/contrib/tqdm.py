@@ -6,11 +6,6 @@ from typing import Any, TypeVar, cast
 
 from flyexecutor.future import FlyFuture, Progress
 
-try:
-    from tqdm.auto import tqdm
-except ModuleNotFoundError:
-    raise ModuleNotFoundError("progress_bar needs tqdm: pip install tqdm") from None
-
 
 F = TypeVar("F", bound=FlyFuture[Any])
 
@@ -21,6 +16,10 @@ def progress_bar(futures: Iterable[F], **options: Any) -> Iterator[F]:
     A call that uses `flyexecutor.progress(done, total)` moves the bar while it runs; its note is shown behind the bar.
     options: for tqdm, as `desc` or `disable`.
     """
+    try:  # here, not above: tab completion imports this for its name, with tqdm or without
+        from tqdm.auto import tqdm  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("progress_bar needs tqdm: pip install tqdm") from None
     futures = list(futures)
     parts = dict.fromkeys(futures, 0.0)  # how much of each call is done
     with tqdm(total=len(futures), **options) as bar:

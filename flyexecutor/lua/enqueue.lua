@@ -54,8 +54,11 @@ while n <= #ARGV do
     end
   else
     local is = redis.call('HMGET', key, 'state', 'watch', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',
-      'started', 'finished', 'outcome', 'chunks')
+      'started', 'finished', 'outcome', 'chunks', 'progress')
     if is[9] or is[11] ~= chunks then drop_chunks(prefix, chunks) end
+    if is[12] and not again then
+      tell(prefix, ARGV[7], ARGV[8], 'report', table.concat({id, is[3], 'progress', 0, '-'}, ' '), 'body', is[12])
+    end
     if again then
       -- It has been told all there is.
     elseif is[9] then

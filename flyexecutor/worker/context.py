@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from flyexecutor.worker.pipe import NESTED, PROGRESS, Told, pack_told, write_frames
 
 PROGRESS_EVERY = 0.1  # seconds
+MOST_NOTE = 1000  # characters: it is kept with the call's outcome, and shown on a line
 
 
 class Stopped(SystemExit):
@@ -112,7 +113,7 @@ def current_call() -> CurrentCall | None:
 def progress(done: float, total: float | None = None, note: str = "") -> None:
     """Inside a call: tell how far it is; `future.progress()` and a progress bar show it. Elsewhere nothing happens.
 
-    Cheap enough for a tight loop: the newest value is sent about ten times a second.
+    Cheap enough for a tight loop: the newest value is sent about ten times a second. Of a note 1,000 characters are kept.
     """
     if channel:
-        channel.tell_progress(json.dumps([done, total, note]).encode())
+        channel.tell_progress(json.dumps([done, total, str(note)[:MOST_NOTE]]).encode())

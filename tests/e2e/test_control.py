@@ -1,5 +1,6 @@
 """What a future tells of its call while it runs, and how the call is stopped by hand."""
 
+import secrets
 import threading
 
 import pytest
@@ -136,6 +137,28 @@ def test_whoever_attaches_sees_the_progress_so_far(make_executor, gate):
     future.result(WAIT)
 
 
+def test_the_last_progress_is_kept_after_the_end_for_whoever_attaches_later(executor, make_executor):
+    future, silent = executor.submit(tasks.note_progress, "done"), executor.submit(tasks.increment, 1)
+    assert (future.result(WAIT), silent.result(WAIT)) == (None, 2)
+    other = make_executor()
+    assert future.progress() == other.future(future.id).progress() == Progress(1, None, "done")
+    assert silent.progress() is other.future(silent.id).progress() is None
+
+
+def test_a_second_submit_with_the_key_of_a_call_that_has_ended_has_its_progress(executor, make_executor):
+    key = secrets.token_hex()
+    executor.with_options(key=key).submit(tasks.note_progress, "done").result(WAIT)
+    again = make_executor().with_options(key=key).submit(tasks.note_progress, "not run")
+    again.result(WAIT)
+    assert (again.progress(), again.attempt) == (Progress(1, None, "done"), 1)
+
+
+def test_the_note_of_a_progress_is_cut_where_it_would_fill_redis(executor):
+    future = executor.submit(tasks.note_progress, "x" * 1_000_000)
+    future.result(WAIT)
+    assert future.progress() == Progress(1, None, "x" * 1000)
+
+
 def test_a_progress_bar_moves_with_its_calls_and_reaches_the_end(make_executor, gate, monkeypatch):
     seen = []
 
@@ -143,7 +166,7 @@ def test_a_progress_bar_moves_with_its_calls_and_reaches_the_end(make_executor, 
         def refresh(self, *args, **kwargs):
             seen.append((self.n, self.total, self.postfix))
 
-    monkeypatch.setattr("flyexecutor.contrib.tqdm.tqdm", Bar)
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     executor = make_executor(max_workers=2)
     futures = [executor.submit(tasks.report_progress, gate), executor.submit(tasks.increment, 1)]
     bar = progress_bar(futures, disable=False)

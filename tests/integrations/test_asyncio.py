@@ -20,6 +20,36 @@ def test_a_call_can_be_awaited(executor):
     assert asyncio.run(main()) == [2, 3]
 
 
+def test_a_future_is_awaited_as_it_is(executor):
+    async def main():
+        one, two = executor.submit(tasks.increment, 1), executor.submit(tasks.raise_value_error, "no good")
+        return await asyncio.wait_for(asyncio.gather(one, two, return_exceptions=True), WAIT), await one, one
+
+    (one, two), again, future = asyncio.run(main())
+    assert (one, again, str(two), future.result()) == (2, 2, "no good", 2)
+
+
+def test_a_task_that_awaits_a_queued_call_cancels_it_when_it_is_cancelled(make_executor, tmp_path):
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+    running, queued = executor.submit(gate.enter), executor.submit(tasks.increment, 1)
+
+    async def wait_for(future):
+        await future
+
+    async def main():
+        waiting = [asyncio.create_task(wait_for(future)) for future in (running, queued)]
+        await asyncio.to_thread(gate.wait_for_entry)
+        for task in waiting:
+            task.cancel()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [type(one) for one in asyncio.run(main())] == [asyncio.CancelledError] * 2
+    assert (running.cancelled(), queued.cancelled()) == (False, True)
+    gate.open()
+    assert running.result(WAIT)
+
+
 def test_an_exception_of_a_call_is_raised_by_await(executor):
     async def main():
         await asyncio.get_running_loop().run_in_executor(executor, tasks.raise_value_error, "no good")
