@@ -29,6 +29,7 @@ class Call:
     batch: str = ""  # the id of the batch that it belongs to
     bigger: Sequence[str] = ()  # lanes of ever larger machines, for when it runs out of memory
     parts: Sequence[Part] = ()
+    name: str = ""  # for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class ClaimedCall:
     timeout: float = 0.0
     raised: int = 0  # attempts that ended with an exception which is retried
     parts: Sequence[Part] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class CallInfo:
     expires_at: float | None = None  # until then the outcome of a call that has ended can be had by its id
     lane: str = ""  # the name of the machine configuration that it needs
     dollars: float | None = None  # an estimate, for the time that its last attempt ran; None: not known
+    name: str = ""  # of its function, or as `with_options(name=...)` says; not signed
 
     @property
     def queue_seconds(self) -> float | None:

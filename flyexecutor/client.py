@@ -125,7 +125,7 @@ class Client:
             known = self._futures.get(call.id) if call.keyed else None
             if known is not None and not known.ended_unsent():
                 return known
-            future = self._futures[call.id] = self._new_future(call.id, keep=call.keep)
+            future = self._futures[call.id] = self._new_future(call.id, call.name, keep=call.keep)
             if flight := self._flights.pop(call.id, None):
                 flight.landed.set_result(future)  # and the watcher gives it what that attach is told
             if take:
@@ -152,9 +152,9 @@ class Client:
             self.closed = True
             return self._watcher.pending()
 
-    def failed(self, call_id: str, exc: Exception) -> FlyFuture[object]:
+    def failed(self, call_id: str, name: str, exc: Exception) -> FlyFuture[object]:
         """The future of a call that could not be pickled."""
-        future = self._new_future(call_id)
+        future = self._new_future(call_id, name)
         future.set_exception(exc)
         with self._gate:
             self._futures.setdefault(call_id, future)  # the id of a key may be that of a call that goes well
@@ -196,7 +196,7 @@ class Client:
         if others is not None:
             return others.landed.result() or self.attach(call_id)
         try:
-            self._ask_for(call_id)
+            self._ask_for(flight.future)
         except BaseException as exc:
             self._land(flight, exc)
             if not isinstance(exc, FlyExecutorError):
@@ -222,13 +222,15 @@ class Client:
                 self._watcher.fail([future.id], FlyExecutorError(f"the attach to {future.id} was interrupted"))
                 flight.landed.set_result(None)
 
-    def _ask_for(self, call_id: str) -> None:
+    def _ask_for(self, future: FlyFuture[object]) -> None:
         """Tell the watcher what Redis knows of a call, and have Redis tell it the rest."""
+        call_id = future.id
         found = self.store.attach(call_id, self._id)
         if found is None:
             raise ExpiredCallError(
                 f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl) and has expired"
             )
+        future.name = found.info.name
         if found.progress:
             self._watcher.progress(call_id, found.progress)
         if found.outcome:
@@ -339,8 +341,10 @@ class Client:
 
     # Within
 
-    def _new_future(self, call_id: str, *, keep: bool = True, attached: bool = False) -> FlyFuture[object]:
-        return FlyFuture(call_id, self, keep=keep, attached=attached)
+    def _new_future(
+        self, call_id: str, name: str = "", *, keep: bool = True, attached: bool = False
+    ) -> FlyFuture[object]:
+        return FlyFuture(call_id, self, keep=keep, attached=attached, name=name)
 
     def _start_threads(self) -> None:
         while self._unstarted:

@@ -24,6 +24,7 @@ from flyexecutor.lane import Lane
 from flyexecutor.lanes import Lanes, Limits
 from flyexecutor.local import LocalError, LocalFly
 from flyexecutor.machine_config import MachineSpec, owner_of
+from flyexecutor.names import label
 from flyexecutor.options import (
     Options,
     check_at_least,
@@ -272,8 +273,10 @@ class FlyMachineExecutor(Executor):
         batch_id = self._trust.new_call_id()
         pickled = dump_function(fn, self._options)
         function = fn if pickled is None else payload.Pickled(pickled)
+        name = self._options.name_call(fn)
         futures = [
-            self._submit(function, args, {}, self._options, batch=batch_id) for args in zip(*iterables, strict=False)
+            self._submit(function, args, {}, self._options, batch=batch_id, name=name)
+            for args in zip(*iterables, strict=False)
         ]
         return Batch(batch_id, futures, self._client.batch)
 
@@ -305,6 +308,7 @@ class FlyMachineExecutor(Executor):
         timeout: float | None = None,
         expires: float | None = None,
         key: str | None = None,
+        name: str | None = None,
         image: str | None = None,
         guest: GuestName | Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
@@ -318,8 +322,10 @@ class FlyMachineExecutor(Executor):
 
         key: names one call. A second submit with the same key, from any process, attaches to the first instead of
             running again, until the outcome of the first has expired. For `submit` only.
+        name: what the calls are called wherever their ids are shown, in up to 100 characters; left out, as their
+            function. It travels as plain text, which is not signed.
         """
-        told = {"timeout": timeout, "expires": expires, "key": key}
+        told = {"timeout": timeout, "expires": expires, "key": key, "name": name}
         changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
         if retries is not None:
             changes["retry"] = read_retries(retries)
@@ -429,6 +435,7 @@ class FlyMachineExecutor(Executor):
         *,
         keep: bool = True,
         batch: str = "",
+        name: str | None = None,
         parts: Sequence[Part] = (),
         take: Callable[[int, int, bytes], None] | None = None,
     ) -> FlyFuture[Any]:
@@ -436,12 +443,13 @@ class FlyMachineExecutor(Executor):
             raise TypeError(f"{fn!r} is not callable: give submit the function and its arguments apart")
         self._client.refuse_if_closed()
         call_id = self._trust.new_call_id(options.key)
+        name = options.name_call(fn) if name is None else name
         try:
             with payload.shipping(options.ship):
                 dumped = payload.dump_call(fn, args, kwargs, options.manner(streams=take is not None))
             payload.check_size(dumped, "the call with its arguments", options.max_payload)
         except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
-            return self._client.failed(call_id, exc)
+            return self._client.failed(call_id, name, exc)
         call = Call(
             call_id,
             self._trust.seal_call(call_id, dumped.body, dumped.encoding),
@@ -449,11 +457,12 @@ class FlyMachineExecutor(Executor):
             keep,
             timeout=options.timeout or 0.0,
             expires=options.expires or 0.0,
-            expired=self._seal_expired(call_id, options.expires) if options.expires else b"",
+            expired=self._seal_expired(call_id, name, options.expires) if options.expires else b"",
             keyed=options.key is not None,
             batch=batch,
             bigger=self._lanes.larger(self._client.know_lanes) if options.retry.on_oom == "bigger" else (),
             parts=parts,
+            name=name,
         )
         return self._client.send(call, self._lane, take=take)
 
@@ -468,11 +477,12 @@ class FlyMachineExecutor(Executor):
     def _fan_out(self, fn: Callable[..., Any], items: Iterator[Any], sizes: Sizes, return_exceptions: bool) -> FanOut:
         self._check_function(fn)
         sharing = Sharing(fn, self._trust, self._options, drop=self._client.drop_part)
+        name = self._options.name_call(fn)  # a chunk has another function
 
         def send(
             fn: Callable[..., Any], args: Sequence[Any], options: Options, parts: Sequence[Part]
         ) -> FlyFuture[Any]:
-            return self._submit(fn, args, {}, options, keep=False, parts=parts)
+            return self._submit(fn, args, {}, options, keep=False, name=name, parts=parts)
 
         return FanOut(
             items, sharing, sizes, self._options, send, self._client.cancel_all, return_exceptions=return_exceptions
@@ -484,8 +494,9 @@ class FlyMachineExecutor(Executor):
         if wanted and not self._settings.token:
             raise SettingsError(f"{', '.join(wanted)}: inside a machine nobody can start other machines")
 
-    def _seal_expired(self, call_id: str, expires: float) -> bytes:
-        error = NotStartedError(f"no worker began the call {call_id} within {expires:g} s (expires): it never ran")
+    def _seal_expired(self, call_id: str, name: str, expires: float) -> bytes:
+        called = label(call_id, name)
+        error = NotStartedError(f"no worker began the call {called} within {expires:g} s (expires): it never ran")
         return self._trust.seal_outcome(call_id, 0, plain.dump(error), Encoding.TEXT)
 
 

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures._base import CANCELLED
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from flyexecutor.call import CallInfo, Outcome
 from flyexecutor.errors import CallForgottenError, CallKilledError, RedisUnavailableError
+from flyexecutor.names import label
 from flyexecutor.states import State
 
 T = TypeVar("T")
@@ -67,9 +69,10 @@ class FlyFuture(Future[T]):
     `id` names the call for ever: keep it, and `executor.future(id)` attaches to the call from any process.
     """
 
-    def __init__(self, call_id: str, control: Control, *, keep: bool, attached: bool) -> None:
+    def __init__(self, call_id: str, control: Control, *, keep: bool, attached: bool, name: str = "") -> None:
         super().__init__()
         self.id = call_id
+        self.name = name  # of its function, or as `with_options(name=...)` says; empty: not known
         self.keep = keep  # False: nobody will ask for the outcome again
         self.attached = attached  # made by executor.future(id), not by submit
         self.unheard = False  # it ended because nothing was heard of its call: asking again may help
@@ -79,7 +82,7 @@ class FlyFuture(Future[T]):
         self._progress_callbacks: list[Callable[[Progress], object]] | None = None
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]} call={self.id}>"
+        return f"{super().__repr__()[:-1]} call={label(self.id, self.name)}>"
 
     def __await__(self) -> Generator[Any, None, T]:
         """`await future`, on an event loop of asyncio, as `asyncio.wrap_future` has it: when the task that awaits is
@@ -95,7 +98,7 @@ class FlyFuture(Future[T]):
         """
         told = None if self.ended_unsent() or (self._outcome and not self.keep) else self._control.info(self.id)
         if told:
-            return told
+            return told if told.name else replace(told, name=self.name)
         if self.done():
             return self._last_info()
         raise CallForgottenError(f"Redis does not know the call {self.id} any more: it was emptied, or evicts keys")
@@ -190,9 +193,9 @@ class FlyFuture(Future[T]):
 
     def _last_info(self) -> CallInfo:
         if self._outcome is None:
-            return CallInfo(State.CANCELLED if self.cancelled() else State.FAILED, 0)
+            return CallInfo(State.CANCELLED if self.cancelled() else State.FAILED, 0, name=self.name)
         told = self._outcome
-        return CallInfo(told.state, told.attempt, told.machine_id, told.region, told.times)
+        return CallInfo(told.state, told.attempt, told.machine_id, told.region, told.times, name=self.name)
 
     def _ask(self) -> CallInfo:
         return self._last_info() if self.done() else self.info()
@@ -216,7 +219,7 @@ class FlyFuture(Future[T]):
         outcome = self._outcome
         if outcome and outcome.machine_id:
             exc.add_note(
-                f"call {outcome.id}, attempt {outcome.attempt}, on machine {outcome.machine_id}"
+                f"call {label(outcome.id, self.name)}, attempt {outcome.attempt}, on machine {outcome.machine_id}"
                 f"{f' in {outcome.region}' if outcome.region else ''}"
             )
         if outcome and outcome.logs and isinstance(exc, BLIND):
@@ -239,7 +242,7 @@ class FlyFuture(Future[T]):
             try:
                 fn(progress)
             except Exception:
-                log.exception("a progress callback of call %s raised", self.id)
+                log.exception("a progress callback of call %s raised", label(self.id, self.name))
 
 
 def _call_back(fn: Callable[[Future[T]], object], future: Future[T]) -> None:

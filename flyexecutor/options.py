@@ -7,6 +7,7 @@ from typing import Any
 
 from flyexecutor import payload
 from flyexecutor.errors import SettingsError
+from flyexecutor.names import name_of, shown
 from flyexecutor.retry import Retry
 from flyexecutor.trust import WARMUP, Trust
 
@@ -21,6 +22,7 @@ class Options:
     timeout: float | None = None
     expires: float | None = None
     key: str | None = None
+    name: str | None = None
     max_payload: int = payload.MAX_PAYLOAD
     ship: tuple[ModuleType, ...] = ()
     initializer: bytes | None = None  # pickled, with its arguments
@@ -35,6 +37,12 @@ class Options:
                 raise SettingsError(f"ship has {module!r}: it must list imported modules, as in ship=[mymodule]")
         if self.key is not None and not (isinstance(self.key, str) and self.key):
             raise SettingsError(f"key is {self.key!r}: it must be a text that names this one call, as 'invoice-42'")
+        if self.name is not None and not (isinstance(self.name, str) and self.name):
+            raise SettingsError(f"name is {self.name!r}: it must be a text, as 'monthly report'")
+
+    def name_call(self, fn: object) -> str:
+        """What a call of this function is called."""
+        return name_of(fn) if self.name is None else shown(self.name)
 
     def manner(self, *, streams: bool = False) -> payload.Manner | None:
         """What of it travels with a call; None if nothing has to."""

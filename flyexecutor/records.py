@@ -13,6 +13,7 @@ from typing import Any
 import redis
 
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report, Times
+from flyexecutor.names import shown
 from flyexecutor.scripts import script
 from flyexecutor.states import State
 
@@ -87,7 +88,7 @@ class Records:
         """Calls as a script has claimed them. `known`: parts that are here already."""
         claimed = []
         fetched = dict(known)
-        for head, body in answer:
+        for head, body, name in answer:
             call_id, attempt, chunks, timeout, raised, *parts = head.decode().split()
             for told in parts:
                 part_id = told.split(":")[0]
@@ -95,7 +96,9 @@ class Records:
                     fetched[part_id] = Part(part_id, self._get(told, b""))
             sealed = self._get(chunks, body)
             shared = [fetched[told.split(":")[0]] for told in parts]
-            claimed.append(ClaimedCall(call_id, int(attempt), sealed, float(timeout), int(raised), shared))
+            claimed.append(
+                ClaimedCall(call_id, int(attempt), sealed, float(timeout), int(raised), shared, read_name(name))
+            )
         return claimed
 
     def news(self, entries: Sequence[Mapping[bytes, bytes]]) -> Iterator[Outcome | Report | None]:
@@ -141,11 +144,12 @@ class Records:
 
     def attached(self, call_id: str, answer: Sequence[bytes]) -> Attached:
         """A call as the script `attach` tells it."""
-        head, body, logs, progress, lane = answer
+        head, body, logs, progress, lane, name = answer
         words = head.decode().split()
         outcome = self._outcome(call_id, words, body, logs) if State(words[0]).final else None
         state, attempt, machine_id, region, _, *times = words
-        info = CallInfo(State(state), int(attempt), _text(machine_id), _text(region), read_times(times))
+        where = (_text(machine_id), _text(region))
+        info = CallInfo(State(state), int(attempt), *where, read_times(times), name=read_name(name))
         return Attached(info, outcome, progress, lane.decode())
 
     def _outcome(self, call_id: str, words: Sequence[str], body: bytes, logs: bytes) -> Outcome:
@@ -203,6 +207,11 @@ def count_chunks(sealed: bytes) -> int:
 def read_times(milliseconds: Sequence[bytes | str | None]) -> Times:
     """Times as Redis keeps them."""
     return Times(*(int(at or 0) / 1000 for at in milliseconds))
+
+
+def read_name(name: bytes | None) -> str:
+    """A name as Redis keeps it: anybody may have written it."""
+    return shown((name or b"").decode(errors="replace"))
 
 
 def _text(word: str) -> str:

@@ -21,7 +21,7 @@ from flyexecutor.reader import (
     OrderReader,
     OutcomeReader,
 )
-from flyexecutor.records import UNFINISHED_TTL, Attached, further_fields, name_of, read_times
+from flyexecutor.records import UNFINISHED_TTL, Attached, further_fields, name_of, read_name, read_times
 from flyexecutor.scripts import script, translated
 from flyexecutor.states import State
 
@@ -65,7 +65,7 @@ class Store(LaneStore):
             chunks, inline = self._records.put(f"{reservation}.{n}", call.sealed)
             size += len(inline)
             further = further_fields(call)
-            told += (call.id, call.retries, int(call.keep), chunks, inline, len(further), *further)
+            told += (call.id, call.retries, int(call.keep), chunks, inline, call.name, len(further), *further)
         fixed = (self._prefix, lane.name, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
         ttls = (max(1, int(result_ttl)), UNFINISHED_TTL)
         keys = self._lane_keys(lane.name)
@@ -254,10 +254,10 @@ class Store(LaneStore):
     @translated
     def info(self, call_id: str) -> CallInfo | None:
         """How a call stands now. Answers within a fraction of a second."""
-        names = ["state", "attempt", "machine", "region", "lane", "queued", "started", "finished"]
+        names = ["state", "attempt", "machine", "region", "lane", "name", "queued", "started", "finished"]
         told: Any = self._quick.pipeline(transaction=False)
         told.hmget(self._key("call", call_id), names).pttl(self._key("call", call_id))
-        (state, attempt, machine_id, region, lane, *times), left = told.execute()
+        (state, attempt, machine_id, region, lane, name, *times), left = told.execute()
         if not state:
             return None
         final = State(state.decode()).final
@@ -269,6 +269,7 @@ class Store(LaneStore):
             read_times(times),
             time.time() + left / 1000 if final else None,
             (lane or b"").decode(),
+            name=read_name(name),
         )
 
     @translated

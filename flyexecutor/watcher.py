@@ -24,6 +24,7 @@ from flyexecutor.errors import (
     RedisUnavailableError,
 )
 from flyexecutor.future import FlyFuture
+from flyexecutor.names import label
 from flyexecutor.records import INLINE_BYTES
 from flyexecutor.states import State
 from flyexecutor.store import Store
@@ -178,7 +179,7 @@ class Watcher:
                 try:
                     self._hear(news)
                 except BaseException:  # whatever it is, the other futures wait for this thread
-                    log.exception("what call %s has told could not be passed on", news.id)
+                    log.exception("what call %s has told could not be passed on", self._label(news.id))
         finally:
             self._heard_at = max(self._heard_at, self._reader.answered_at)
 
@@ -202,7 +203,7 @@ class Watcher:
                 except RedisUnavailableError:
                     raise
                 except BaseException as exc:
-                    log.exception("the record of call %s can't be read", call_id)
+                    log.exception("the record of call %s can't be read", self._label(call_id))
                     self.fail([call_id], FlyExecutorError(f"the record of call {call_id} can't be read: {exc!r}"))
         self._away = 0.0
         self._check_at = time.monotonic() + READ_FOR
@@ -246,7 +247,11 @@ class Watcher:
             try:
                 future.tell_progress(body)
             except (ValueError, TypeError) as exc:
-                log.error("the progress of call %s can't be read: %r", call_id, exc)
+                log.error("the progress of call %s can't be read: %r", self._label(call_id), exc)
+
+    def _label(self, call_id: str) -> str:
+        future = self._pending.get(call_id)
+        return label(call_id, future.name) if future else call_id
 
     def resolve(self, outcome: Outcome) -> None:
         """End the future of this outcome, if it is (still) expected."""

@@ -643,7 +643,7 @@ def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by
     assert raw_redis.ttl(f"fly:{{{APP}}}:due:lane") > 0
     raw_redis.delete(f"fly:{{{APP}}}:due:lane")
     one, two, three = claim(store, 3)
-    fields = "state lane entry queued attempt losses retries keep ttl watch chunks call expires expired batch bigger"
+    fields = "state lane entry queued attempt losses retries keep ttl watch chunks call name expires expired batch bigger"
     assert raw_redis.hgetall(f"fly:{{{APP}}}:call:d").keys() == set(fields.split())
     store.retry("lane", one, 60.0)
     store.outgrow("lane", "m1", "iad", two, "too large", b"")
@@ -1215,3 +1215,14 @@ def test_the_queue_counts_what_waits_and_what_runs_and_nothing_else(store, raw_r
     raw_redis.delete(f"fly:{{{APP}}}:call:e", f"fly:{{{APP}}}:call:f")  # they have expired
     assert [again.id for again in claim(store, 3)] == ["g"]
     assert counts() == (1, 1)
+
+
+def test_a_name_costs_no_command(store, raw_redis):
+    def commands(client, name):
+        raw_redis.config_resetstat()
+        enqueue(store, [Call(f"{client}{n}", b"sealed", name=name) for n in range(10)], client=client)
+        assert [one.name for one in claim(store, 10)] == [name] * 10
+        return {command: told["calls"] for command, told in raw_redis.info("commandstats").items()}
+
+    commands("c1", "")  # loads the scripts
+    assert commands("c2", "") == commands("c3", "resize")

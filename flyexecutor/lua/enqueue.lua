@@ -2,7 +2,7 @@
 -- KEYS: 1 queue  2 workers  3 starts
 -- ARGV: 1 prefix  2 lane  3 max_workers  4 concurrency  5 life of a reservation (ms)  6 reservation name  7 client
 --       8 result_ttl (s)  9 ttl of a call that has not ended (s)  10 window of the lane's load (ms), then per call: id
---       retries keep chunks body n and n further names and values of its record
+--       retries keep chunks body name n and n further names and values of its record
 -- Answers the names of the reservations that this client must turn into machines; an error, and nothing has changed, if
 -- a large payload is no longer there.
 -- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
@@ -15,12 +15,12 @@ need_queue(queue)
 local n, there = 11, {}
 while n <= #ARGV do
   there[ARGV[n + 3]] = 0
-  for m = n + 6, n + 5 + ARGV[n + 5], 2 do
+  for m = n + 7, n + 6 + ARGV[n + 6], 2 do
     if ARGV[m] == 'parts' then
       for part in string.gmatch(ARGV[m + 1], '%S+') do there[part] = 0 end
     end
   end
-  n = n + 6 + ARGV[n + 5]
+  n = n + 7 + ARGV[n + 6]
 end
 for chunks in pairs(there) do
   if not all_there(prefix, chunks) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
@@ -29,16 +29,16 @@ n = 11
 local again = redis.call('GET', sent) == ARGV[6]
 redis.call('SET', sent, ARGV[6], 'EX', 300)
 while n <= #ARGV do
-  local id, retries, keep, chunks, body, further = unpack(ARGV, n, n + 5)
+  local id, retries, keep, chunks, body, name, further = unpack(ARGV, n, n + 6)
   local key = prefix .. ':call:' .. id
   if not again and redis.call('HSETNX', key, 'state', 'QUEUED') == 1 then
     redis.call('HSET', key, 'lane', lane, 'entry', redis.call('XADD', queue, '*', 'id', id), 'queued', at,
       'attempt', 0, 'losses', 0, 'retries', retries, 'keep', keep, 'ttl', ARGV[8], 'watch', ARGV[7],
-      'chunks', chunks, 'call', body)
+      'chunks', chunks, 'call', body, 'name', name)
     redis.call('EXPIRE', key, ttl)
     keep_chunks(prefix, chunks, ttl)
     if further ~= '0' then
-      redis.call('HSET', key, unpack(ARGV, n + 6, n + 5 + further))
+      redis.call('HSET', key, unpack(ARGV, n + 7, n + 6 + further))
       local is = redis.call('HMGET', key, 'expires', 'batch', 'parts')
       if is[1] then
         local due = prefix .. ':due:' .. lane
@@ -69,7 +69,7 @@ while n <= #ARGV do
       add_watcher(key, is[2], ARGV[7], '1')
     end
   end
-  n = n + 6 + further
+  n = n + 7 + further
 end
 redis.call('EXPIRE', queue, ttl)
 redis.call('ZADD', prefix .. ':lanes', at, lane)

@@ -2,7 +2,7 @@
 -- KEYS: 1 queue
 -- ARGV: 1 prefix  2 machine  3 region  4 further calls wanted  5 concurrency of the lane  6 bytes sent, for the bill,
 --       then per outcome: id attempt state chunks body logs
--- Answers {whether the worker is spare (0, 1), {head body} of each call claimed}.
+-- Answers {whether the worker is spare (0, 1), {head body name} of each call claimed}.
 -- An outcome whose attempt is not the running one is late or fenced off, and changes nothing.
 -- Stored, published and acknowledged in one script: killed before it, the call runs again; after it, it has ended.
 local prefix, machine, region, lane = ARGV[1], ARGV[2], ARGV[3], lane_of(ARGV[1], KEYS[1])

@@ -1,6 +1,6 @@
 -- Put in front of every script: what several of them do. Scripts name keys that they have read from others, which
 -- Redis Cluster does not promise to allow: it is not supported.
---   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call machine
+--   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call name machine
 --                                 region started, and as needed: timeout raised kill expires expired parts bigger batch
 --                                 progress logs; once it has ended: finished outcome_chunks outcome
 --   PREFIX:chunk:NAME:N (string)  a payload too large for one request, told as chunks "NAME:how many". NAME of a call:
@@ -343,14 +343,15 @@ local function tend_due(prefix, queue)
 end
 
 -- QUEUED -> RUNNING for entries that were delivered to this machine; others of them have been cancelled meanwhile.
--- Answers {head body} of each: "id attempt chunks timeout raised parts...".
+-- Answers {head body name} of each; head: "id attempt chunks timeout raised parts...".
 local function claim_entries(prefix, queue, entries, machine, region)
   local claimed = {}
   local at = now_ms()
   for _, delivered in ipairs(entries) do
     local entry, id = delivered[1], delivered[2][2]
     local key = prefix .. ':call:' .. id
-    local is = redis.call('HMGET', key, 'state', 'attempt', 'chunks', 'call', 'timeout', 'raised', 'parts', 'expires')
+    local is = redis.call('HMGET', key, 'state', 'attempt', 'chunks', 'call', 'timeout', 'raised', 'parts', 'expires',
+      'name')
     if is[1] ~= 'QUEUED' then
       redis.call('XACK', queue, GROUP, entry)
       redis.call('XDEL', queue, entry)
@@ -364,7 +365,8 @@ local function claim_entries(prefix, queue, entries, machine, region)
         redis.call('HDEL', key, 'expires', 'expired')
         redis.call('ZREM', prefix .. ':due:' .. lane_of(prefix, queue), 'x ' .. id)
       end
-      claimed[#claimed + 1] = {table.concat({id, attempt, is[3], is[5] or 0, is[6] or 0, is[7] or ''}, ' '), is[4]}
+      local head = table.concat({id, attempt, is[3], is[5] or 0, is[6] or 0, is[7] or ''}, ' ')
+      claimed[#claimed + 1] = {head, is[4], is[9]}
     end
   end
   return claimed

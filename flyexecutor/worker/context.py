@@ -27,6 +27,7 @@ class CurrentCall:
 
     id: str
     attempt: int  # 1 on the first run; higher: it was begun before, and may have had effects
+    name: str = ""  # of its function, or as `with_options(name=...)` says; for people: it is not signed
 
 
 class Channel:
@@ -106,7 +107,7 @@ channel: Channel | None = None  # set by the runner
 
 
 def current_call() -> CurrentCall | None:
-    """Inside a call: its id and attempt, so that what it does can be made idempotent. Elsewhere None."""
+    """Inside a call: its id, attempt and name, so that what it does can be made idempotent. Elsewhere None."""
     return channel.current if channel else None
 
 

@@ -21,6 +21,7 @@ from redis.backoff import EqualJitterBackoff
 
 from flyexecutor.call import ClaimedCall, Outcome, Part
 from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
+from flyexecutor.names import label
 from flyexecutor.reader import BLOCK_LIMIT, BUSY_BLOCK
 from flyexecutor.store import BATCH_BYTES, Store
 from flyexecutor.trust import Trust
@@ -362,7 +363,7 @@ class Worker:
             begun, not_begun = runner.bury()
             self._claimed.extendleft(reversed(not_begun))
             if begun:
-                log.warning("call %s ended its process: %s", begun.id, death)
+                log.warning("call %s ended its process: %s", label(begun.id, begun.name), death)
                 self._died(begun, death, stopping)
             elif not answered:
                 self._bad_starts += 1

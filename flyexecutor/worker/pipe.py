@@ -9,7 +9,7 @@ READ_BYTES = 1 << 20
 PIPE_BYTES = 64 * 1024  # what a pipe takes without its reader (Linux, pipe(7)): more may block the writer
 _HEAD = struct.Struct(">2sI")  # of a frame: its mark and length
 _MARK = b"fx"
-_GIVEN = struct.Struct(">c48sII")
+_GIVEN = struct.Struct(">c48sIIH")
 _TOLD = struct.Struct(">c48sIIdd")
 
 
@@ -30,6 +30,7 @@ class Given(NamedTuple):
     attempt: int = 0
     raised: int = 0
     sealed: bytes = b""
+    name: str = ""  # of the call
 
 
 class Told(NamedTuple):
@@ -46,13 +47,15 @@ class Told(NamedTuple):
 
 def pack_given(given: Given) -> bytes:
     """A frame for a runner."""
-    return _GIVEN.pack(given.kind, given.id.encode(), given.attempt, given.raised) + given.sealed
+    name = given.name.encode()
+    return _GIVEN.pack(given.kind, given.id.encode(), given.attempt, given.raised, len(name)) + name + given.sealed
 
 
 def unpack_given(frame: bytes) -> Given:
     """The reverse of `pack_given`."""
-    kind, name, attempt, raised = _GIVEN.unpack_from(frame)
-    return Given(kind, name.decode(), attempt, raised, frame[_GIVEN.size :])
+    kind, its_id, attempt, raised, length = _GIVEN.unpack_from(frame)
+    at = _GIVEN.size + length
+    return Given(kind, its_id.decode(), attempt, raised, frame[at:], frame[_GIVEN.size : at].decode())
 
 
 def pack_told(told: Told) -> bytes:

@@ -120,7 +120,7 @@ class Runner:
         self._channel.tell(Told(WARMED, "", 0))
 
     def _run(self, call: Given) -> None:
-        self._channel.begin(CurrentCall(call.id, call.attempt))
+        self._channel.begin(CurrentCall(call.id, call.attempt, call.name))
         answer = self._answer(call)
         if answer.kind != RETURNED:
             self._go_if_stopped()  # whatever it made of that: its worker knows why it was stopped

@@ -137,7 +137,7 @@ class Runner:
         self.given.append(call)
         frames = [
             *self._give_parts(call),
-            pack_given(Given(CALL, call.id, call.attempt, call.raised, call.sealed)),
+            pack_given(Given(CALL, call.id, call.attempt, call.raised, call.sealed, call.name)),
         ]
         self._bytes += sum(len(frame) for frame in frames)
         # The token goes first: once the runner has read the call it must find it. A runner that has just died is

@@ -19,7 +19,7 @@ def submit_scheduled(told: str, store: Store, trust: Trust, lane_name: str, conc
     opened = trust.open_part(f"schedule {schedule['name']}", base64.b64decode(schedule["sealed"]))
     call_id = trust.new_call_id()
     sealed = trust.seal_call(call_id, bytes(opened.body), opened.encoding)
-    call = Call(call_id, sealed, schedule["retries"], timeout=schedule["timeout"])
+    call = Call(call_id, sealed, schedule["retries"], timeout=schedule["timeout"], name=schedule["name"])
     # No client waits for it, and this machine itself is its worker: nothing is reserved.
     lane = Lane(lane_name, config={}, regions=(), max_workers=0, concurrency=concurrency, boot_timeout=60.0)
     store.enqueue(lane, [call], client="", result_ttl=schedule["result_ttl"], reservation=f"schedule.{call_id}")
