@@ -15,10 +15,11 @@ from benchmarks._fleet_fly import SimulatedFly
 from benchmarks._fleet_redis import SimulatedRedis
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError
-from flyexecutor.fleet import LOOK_EVERY, OVERDUE, RETIRE_EVERY
+from flyexecutor.fleet import LOOK_EVERY, OVERDUE
 from flyexecutor.lane import Exit
 from flyexecutor.launch import AVOID_FOR, CREATE_BURST
 from flyexecutor.machines import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE, is_capacity
+from flyexecutor.retirement import SEARCH_EVERY
 
 T = TypeVar("T")
 
@@ -100,7 +101,7 @@ class SimulatedFleet:
                 self._look_again = self._clock.now + LOOK_EVERY * 0.9
             machines = yield from self._request(self._fly.list)
             if self._clock.now >= self._retire_again:
-                self._retire_again = self._clock.now + RETIRE_EVERY
+                self._retire_again = self._clock.now + SEARCH_EVERY
                 yield from self._request(self._fly.list)
         except MachinesError:
             for reservation in reservations:

@@ -364,7 +364,7 @@ class FlyMachineExecutor(Executor):
 
     def prepare(self, number: int, timeout: float = 600.0) -> None:
         """Have so many machines ready: they are created (Fly allows one a second), run `warmup`, and rest until calls
-        come. They are kept, whatever `warm` says. Returns when all rest.
+        come. They are kept, whatever `warm` says, and over deploys too, until `reap`. Returns when all rest.
 
         timeout: seconds. Raises MachineStartError.
         """

@@ -13,18 +13,17 @@ from collections.abc import Callable, Sequence
 
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
-from flyexecutor.lane import FAMILY_KEY, Exit, Lane, Machine
+from flyexecutor.lane import Exit, Lane, Machine
 from flyexecutor.lane_store import GIVE_UP_WITHIN, LaneLook
 from flyexecutor.launch import Launcher
 from flyexecutor.machines import MachinesClient, is_capacity, is_transient
+from flyexecutor.retirement import Retirement
 from flyexecutor.store import Store
 
 LOOK_EVERY = 5.0  # seconds; Fly allows one list a second per app, and all clients share it
 FIRST_CONTACT = 5.0  # seconds: an API that never answered is a wrong setting rather than an outage
 OVERDUE = 3.0  # seconds after which a machine that was started is no longer at rest
 FIRST_PAUSE = 0.5  # seconds before the look that follows on a trouble; it doubles up to LOOK_EVERY
-RETIRE_EVERY = 300.0  # seconds between two searches for machines of an earlier configuration
-UNUSED = 600.0  # seconds without a call, after which a lane of an earlier configuration is not used any longer
 
 log = logging.getLogger("flyexecutor")
 
@@ -69,6 +68,7 @@ class Fleet:
             launched=self._launched,
             troubled=self._trouble,
         )
+        self._retirement = Retirement(store, machines, client, ended=self._launch_ended)
         self._look_lock = f"look:{lane.name}"
         self._reached = False
         self._looks = 0
@@ -126,6 +126,7 @@ class Fleet:
         """End the thread, once it has given back what it will not start."""
         with self._changed:
             self._closed = True
+            self._retirement.close()
             self._changed.notify_all()
 
     def run(self) -> None:
@@ -140,7 +141,8 @@ class Fleet:
                 next_create = self._stumble(exc)
         with self._changed:
             self._owed.update(self._launcher.drop_creates())
-            self._changed.wait_for(lambda: not self._launcher.busy)  # its threads use our connections
+            # Their threads use our connections.
+            self._changed.wait_for(lambda: not (self._launcher.busy or self._retirement.busy))
         self._give_back()
 
     def _give_back(self) -> None:
@@ -244,7 +246,7 @@ class Fleet:
         if any(again):
             with self._changed:
                 self._look_at = 0.0
-        self._retire()
+        self._retirement.search_soon(self.lane, self._machines.list_all)
 
     def _act(self, action: policy.Action) -> bool:
         """Answers whether to look again at once."""
@@ -286,19 +288,6 @@ class Fleet:
         calls = self._store.bury(self.lane, machine_id, joined, reason, oom=oom)
         log.warning("machine %s is gone: %s; its calls (%d) run again or are lost", machine_id, reason, calls)
         return calls > 0
-
-    def _retire(self) -> None:
-        """After a deploy: destroy the machines of earlier configurations, once they rest and nobody uses their lane."""
-        family = self.lane.config["metadata"][FAMILY_KEY]
-        if not self._store.try_lock(f"retire:{family}", self._client, RETIRE_EVERY):
-            return
-        used = frozenset({self.lane.name, *self._store.lanes_since(UNUSED)})
-        try:
-            for machine in policy.retire(self._machines.list_all(), family, used):
-                log.info("machine %s is of an earlier configuration and is destroyed", machine.id)
-                self._machines.destroy(machine.id)
-        except MachinesError as exc:
-            log.warning("machines of an earlier configuration stay for now: %s", exc)  # no call waits for that
 
     def _launched(self, asked_at: float) -> None:
         """Fly has accepted a machine."""

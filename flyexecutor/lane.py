@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 METADATA_KEY = "flyexecutor"  # machines of ours carry it, with their lane as its value
-FAMILY_KEY = "flyexecutor_family"  # the same for the lanes that follow each other when an app is deployed
+FAMILY_KEY = "flyexecutor_family"  # the same for lanes that differ in nothing but the tag of their image
 OWNER_KEY = "flyexecutor_owner"  # whose machine it is: the same for all who share app, key and Redis
 SCHEDULE_KEY = "flyexecutor_schedule"  # the name of the schedule that the machine is for
 KEEPER_KEY = "flyexecutor_keeper"  # 1: it rests when it has nothing to do, 0: it destroys itself
+PREPARED_KEY = "flyexecutor_prepared"  # 1: somebody has asked for it in advance (`prepare`)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -82,6 +83,7 @@ class Machine:
     owner: str = ""  # whose it is: a keyed hash of app and Redis
     schedule: str = ""  # hourly, daily, ...: Fly starts it by itself
     schedule_name: str = ""
+    prepared: bool = False
 
 
 def name_lane(config: Mapping[str, Any], key: bytes) -> str:

@@ -265,16 +265,25 @@ class Launcher:
 
 
 def create_machine(
-    machines: MachinesClient, lane: Lane, name: str, region: str | None, *, keeper: bool, launch: bool = True
+    machines: MachinesClient,
+    lane: Lane,
+    name: str,
+    region: str | None,
+    *,
+    keeper: bool,
+    launch: bool = True,
+    prepared: bool = False,
 ) -> Machine:
     """Create a machine of a lane, with a free volume if it needs one. Raises MachineStartError that says where."""
     full_name = policy.name_machine(lane.name, name)
+
+    def create(volume_id: str | None, region: str | None) -> Machine:
+        config = config_of_machine(lane, keeper=keeper, volume_id=volume_id, prepared=prepared)
+        return machines.create(full_name, config, region, lane.name, launch=launch)
+
     mounts = lane.config.get("mounts")
     try:
-        if mounts:
-            return _create_with_volume(machines, lane, full_name, mounts[0]["volume"], region, keeper, launch)
-        config = config_of_machine(lane, keeper=keeper, volume_id=None)
-        return machines.create(full_name, config, region, lane.name, launch=launch)
+        return _with_volume(machines, mounts[0]["volume"], region, create) if mounts else create(None, region)
     except MachinesError as exc:
         where = f" in {region}" if region else ""
         raise MachineStartError(
@@ -286,15 +295,14 @@ def create_machine(
         ) from None
 
 
-def _create_with_volume(
-    machines: MachinesClient, lane: Lane, full_name: str, volume: str, region: str | None, keeper: bool, launch: bool
+def _with_volume(
+    machines: MachinesClient, volume: str, region: str | None, create: Callable[[str, str], Machine]
 ) -> Machine:
     free = list(machines.free_volumes(volume, region))
     random.shuffle(free)  # others create at the same time: take another than they do
     for volume_id, its_region in free:
-        config = config_of_machine(lane, keeper=keeper, volume_id=volume_id)
         try:
-            return machines.create(full_name, config, its_region, lane.name, launch=launch)
+            return create(volume_id, its_region)
         except MachinesError as exc:
             if exc.status != 412:
                 raise

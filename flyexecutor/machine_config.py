@@ -7,12 +7,13 @@ it has nothing to do, another destroys itself. That is decided at its creation: 
 import base64
 import hashlib
 import hmac
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flyexecutor import guests
-from flyexecutor.lane import FAMILY_KEY, KEEPER_KEY, METADATA_KEY, OWNER_KEY, Lane, name_lane
+from flyexecutor.lane import FAMILY_KEY, KEEPER_KEY, METADATA_KEY, OWNER_KEY, PREPARED_KEY, Lane, name_lane
 from flyexecutor.settings import IDLE_VARIABLE, LANE_VARIABLE, STOP, SUSPEND, WARMUP_VARIABLE, Settings, redact
 from flyexecutor.trust import KEY_VARIABLE, Trust
 
@@ -66,7 +67,8 @@ def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: 
     env = {**config["env"], LANE_VARIABLE: name}
     if spec.warmup:
         env[WARMUP_VARIABLE] = base64.b64encode(spec.warmup[1]).decode()
-    metadata = {METADATA_KEY: name, FAMILY_KEY: _family(spec, settings.key), OWNER_KEY: owner_of(settings)}
+    family = _family(replace(spec, idle_timeout=idle_timeout), settings.key)
+    metadata = {METADATA_KEY: name, FAMILY_KEY: family, OWNER_KEY: owner_of(settings)}
     return Lane(
         name=name,
         config={**config, "env": env, "metadata": metadata},
@@ -84,14 +86,18 @@ def load_window(idle_timeout: float) -> float:
     return max(idle_timeout / 2, 0.1)
 
 
-def config_of_machine(lane: Lane, *, keeper: bool, volume_id: str | None, rests: bool = True) -> dict[str, Any]:
-    """The `config` of one machine of the lane. rests: a keeper may be suspended."""
+def config_of_machine(
+    lane: Lane, *, keeper: bool, volume_id: str | None, rests: bool = True, prepared: bool = False
+) -> dict[str, Any]:
+    """The `config` of one machine of the lane. rests: a keeper may be suspended. prepared: see PREPARED_KEY."""
     config = dict(lane.config)
     if volume_id:
         config["mounts"] = [{**config["mounts"][0], "volume": volume_id}]
     suspends = keeper and rests and guests.can_suspend(guests.guest_of(config))
     config["env"] = {**config["env"], IDLE_VARIABLE: SUSPEND if suspends else STOP}
     config["metadata"] = {**config["metadata"], KEEPER_KEY: str(int(keeper))}
+    if prepared:
+        config["metadata"][PREPARED_KEY] = "1"
     config["auto_destroy"] = not keeper
     return config
 
@@ -103,13 +109,19 @@ def owner_of(settings: Settings) -> str:
 
 
 def _family(spec: MachineSpec, key: bytes) -> str:
-    """Names what stays the same over deploys: the lanes of one family replace each other."""
-    repository = spec.image.split("@")[0].rpartition("/")
-    told = [
-        repository[0],
-        repository[2].split(":")[0],
-        sorted((spec.guest or {}).items()),
-        spec.concurrency,
-        spec.volume,
-    ]
-    return hmac.new(key, b"family\0" + repr(told).encode(), hashlib.sha256).hexdigest()[:16]
+    """Names what stays the same over deploys: all that a lane is made of, but for the tag and digest of its image.
+
+    Other environments are other families: their machines do different things, and none is the other's earlier deploy.
+    """
+    folder, slash, name = spec.image.partition("@")[0].rpartition("/")
+    told = {
+        "image": folder + slash + name.partition(":")[0],  # a registry has a port, with a colon too
+        "guest": spec.guest and dict(spec.guest),
+        "env": dict(spec.env),
+        "concurrency": spec.concurrency,
+        "idle_timeout": spec.idle_timeout,
+        "max_lifetime": spec.max_lifetime,
+        "volume": spec.volume,
+        "warmup": spec.warmup and spec.warmup[0],
+    }
+    return hmac.new(key, b"family\0" + json.dumps(told, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]

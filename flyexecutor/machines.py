@@ -16,7 +16,16 @@ import requests
 
 from flyexecutor.errors import MachinesError
 from flyexecutor.guests import guest_of
-from flyexecutor.lane import FAMILY_KEY, KEEPER_KEY, METADATA_KEY, OWNER_KEY, SCHEDULE_KEY, Exit, Machine
+from flyexecutor.lane import (
+    FAMILY_KEY,
+    KEEPER_KEY,
+    METADATA_KEY,
+    OWNER_KEY,
+    PREPARED_KEY,
+    SCHEDULE_KEY,
+    Exit,
+    Machine,
+)
 
 ANSWER_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
@@ -205,6 +214,7 @@ def _machine(told: Mapping[str, Any]) -> Machine:
             guest=guest_of(config) if config else None,
             schedule=config.get("schedule") or "",
             schedule_name=metadata.get(SCHEDULE_KEY, ""),
+            prepared=metadata.get(PREPARED_KEY) == "1",
         )
     except (KeyError, TypeError, AttributeError):
         raise MachinesError(

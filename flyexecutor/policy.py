@@ -133,9 +133,16 @@ def plan(seen: Snapshot) -> list[Action]:
     return actions
 
 
-def retire(machines: Sequence[Machine], family: str, used: frozenset[str]) -> list[Machine]:
-    """The machines to destroy after a deploy: they rest, and belong to a lane of this family that nobody uses now."""
-    return [m for m in machines if m.family == family and m.lane not in used and m.state in RESTING and not m.schedule]
+def retire(
+    machines: Sequence[Machine], *, owner: str, family: str, used: frozenset[str], rested_before: float
+) -> list[Machine]:
+    """The machines that a deploy has left: ours, of this family, in a lane that nobody uses now. Prepared ones too.
+
+    rested_before: seconds since the epoch. Machines rest since then by Fly's word: a Redis that was emptied knows of no
+    lane that is used.
+    """
+    ours = [m for m in machines if m.owner == owner and m.family == family and not m.schedule]
+    return [m for m in ours if m.state in RESTING and m.changed_at < rested_before and m.lane not in used]
 
 
 def _passes(end: Exit | None) -> bool:

@@ -95,7 +95,8 @@ class Stock:
         """See `FlyMachineExecutor.prepare`."""
         deadline = time.monotonic() + timeout
         machines = self._client.machines
-        kept = [m for m in machines.list(lane.name) if m.keeper and m.state not in {"failed", "destroying"}]
+        kept = [m for m in machines.list(lane.name) if m.keeper and not m.schedule]
+        kept = [m for m in kept if m.state not in {"failed", "destroying"}]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = can_suspend(guest_of(lane.config))
         for _ in range(number - len(kept)):
@@ -107,7 +108,8 @@ class Stock:
                 )
             time.sleep(wait)
             name = f"stock-{secrets.token_hex(6)}"
-            kept.append(create_machine(machines, lane, name, lane.region or None, keeper=True, launch=boots))
+            region = lane.region or None
+            kept.append(create_machine(machines, lane, name, region, keeper=True, launch=boots, prepared=True))
         for machine in kept:
             if boots:
                 self._await_rest(machine, lane, deadline)
@@ -124,11 +126,20 @@ class Stock:
             rests = machine.state in policy.RESTING and unused
             runs = machine.state in policy.LEAVING and now - machine.changed_at > RUNS_FOR_NOBODY
             if rests or (runs and not self._client.store.is_worker(machine.lane, machine.id)):
-                if not dry_run:
-                    self._client.machines.destroy(machine.id, force=runs)
-                    log.info("machine %s (%s) was an orphan and is destroyed", machine.id, machine.state)
-                reaped.append(self._describe(machine))
+                if dry_run or self._destroy(machine, force=runs):
+                    reaped.append(self._describe(machine))
         return reaped
+
+    def _destroy(self, machine: Machine, *, force: bool) -> bool:
+        try:
+            self._client.machines.destroy(machine.id, force=force)
+        except MachinesError as exc:
+            if exc.status not in launch.OVERTAKEN:
+                raise
+            log.info("machine %s is no orphan any longer: %s", machine.id, exc)  # somebody has started it
+            return False
+        log.info("machine %s (%s) was an orphan and is destroyed", machine.id, machine.state)
+        return True
 
     def _await_rest(self, machine: Machine, lane: Lane, deadline: float) -> None:
         while time.monotonic() < deadline:

@@ -6,6 +6,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -81,6 +82,20 @@ def executor(local_fly: LocalFly) -> Iterator[FlyMachineExecutor]:
 def unpaced_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fly creates one machine a second and `local_fly` any number: tests do not wait for each other's creates."""
     monkeypatch.setattr("flyexecutor.launch.CREATE_EVERY", 0.0)
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Ask again until something is true: what machines do by themselves has no event that a test could wait for."""
+
+    def ask(true: Callable[[], Any], timeout: float = 30.0) -> Any:
+        deadline = time.monotonic() + timeout
+        while not (told := true()):
+            assert time.monotonic() < deadline, "it did not come true in time"
+            time.sleep(0.01)
+        return told
+
+    return ask
 
 
 @pytest.fixture

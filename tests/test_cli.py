@@ -381,6 +381,16 @@ def test_doctor_finds_nothing_where_all_is_well(run_json, local_fly):
     assert not any(check["remedy"] for check in told["checks"])
 
 
+def test_doctor_with_another_redis_leaves_the_machines_of_the_first(run, run_json, environ, request, local_fly):
+    assert run("prepare", "2", "--env", f"TEST={request.node.nodeid}").exit_code == 0
+    before = {name for name, state in local_fly.states().items() if state == "suspended"}
+    assert len(before) >= 2
+    elsewhere = environ["REDIS_URL"].removesuffix("/0") + "/1"
+    _, code = run_json("doctor", REDIS_URL=elsewhere)
+    assert code == 0
+    assert before == {name for name in before if local_fly.states()[name] == "suspended"}
+
+
 def test_doctor_sends_no_call_if_it_is_told_so(run_json, run, local_fly):
     before = set(local_fly.states())
     told, code = run_json("doctor", "--no-call")

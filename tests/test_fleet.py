@@ -9,7 +9,7 @@ from flyexecutor import fleet as module
 from flyexecutor.call import Call
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
 from flyexecutor.fleet import Fleet
-from flyexecutor.lane import FAMILY_KEY, Lane, Machine
+from flyexecutor.lane import FAMILY_KEY, OWNER_KEY, Lane, Machine
 
 WAIT = 10.0
 AWAY = RedisUnavailableError("Redis is away")
@@ -34,7 +34,7 @@ class FakeMachines:
 
     def list(self, lane):
         self.ask("list")
-        return list(self.there)
+        return [machine for machine in self.there if machine.lane == lane]
 
     def list_all(self):
         self.ask("list_all")
@@ -45,6 +45,9 @@ class FakeMachines:
 
     def stop(self, machine_id):
         self.ask("stop", machine_id)
+
+    def destroy(self, machine_id):
+        self.ask("destroy", machine_id)
 
     def create(self, name, config, region, lane, *, launch=True):
         self.ask("create", region)
@@ -72,7 +75,7 @@ class Run:
 
     def __init__(self, store, machines, **options):
         told = {"max_workers": 50, "concurrency": 1, "boot_timeout": 60.0, "regions": (), **options}
-        config = {"metadata": {FAMILY_KEY: "family"}, "env": {}}
+        config = {"metadata": {FAMILY_KEY: "family", OWNER_KEY: "owner"}, "env": {}}
         self.lane = Lane("lane", config, told["regions"], told["max_workers"], 1, told["boot_timeout"])
         self.store, self.machines, self.needed, self.told = store, machines, True, []
         self.fleet = Fleet(
@@ -254,12 +257,44 @@ def test_a_worker_that_is_there_is_enough(run, store):
     one.fleet.secure(0)
 
 
-def test_a_machine_that_can_not_be_retired_costs_no_call(run):
+def of_before(name):
+    """A machine that an earlier deploy has left."""
+    told = {"keeper": True, "owner": "owner", "family": "family"}
+    return Machine(name, name, "suspended", "iad", "1", "ok", None, "lane before", **told)
+
+
+@pytest.mark.parametrize("error", [MachinesError("no", status) for status in (403, 404, 429, 500, None)], ids=str)
+def test_a_clean_up_that_is_refused_costs_no_call_and_no_other_machine(run, until, error):
     one = run("m1")
-    one.machines.raises["list_all"] = [MachinesError("forbidden", 403)]
+    one.machines.there += [of_before("old1"), of_before("old2")]
+    one.machines.raises["destroy"] = [error]
     one.submit()
     one.fleet.secure(WAIT)
+    until(lambda: ("destroy", "old2") in one.machines.asked)
     assert one.told == []
+
+
+@pytest.mark.parametrize("verb", ["try_lock", "lanes_since"])
+def test_a_clean_up_during_which_redis_goes_away_costs_no_call(run, monkeypatch, store, until, verb):
+    left = raising(monkeypatch, store, verb, AWAY)
+    one = run("m1")
+    one.submit()
+    one.fleet.secure(WAIT)
+    until(lambda: not (left or one.fleet._retirement.busy))
+    assert (one.told, one.fleet._obstacle) == ([], None)
+
+
+def test_a_clean_up_that_takes_long_holds_up_no_create(run, monkeypatch):
+    answer = threading.Event()
+    one = run()
+    one.machines.there = [of_before("old")]
+    monkeypatch.setattr(one.machines, "destroy", lambda _: answer.wait(WAIT))
+    try:
+        one.submit()
+        one.fleet.secure(3.0)
+    finally:
+        answer.set()
+    assert one.machines.count("create") == 1
 
 
 def test_a_fleet_that_is_closed_while_creates_wait_ends_and_secures_nothing(run, monkeypatch, store):

@@ -150,15 +150,22 @@ def test_a_machine_that_hangs_in_a_passing_state_is_lost(state):
 
 
 def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
-    def of(name, state, lane, family="f", **more):
-        return machine(name, state, lane=lane, family=family, **more)
+    def of(name, state, lane, *, family="f", owner="o", age=700.0, **more):
+        return machine(name, state, lane=lane, family=family, owner=owner, age=age, **more)
 
-    at_work = of("b", "started", "old")
     old = [of(state, state, "old") for state in ("suspended", "stopped", "created", "failed")]
-    still_used, other = of("c", "suspended", "used"), of("d", "suspended", "x", family="g")
-    ours, scheduled = of("e", "suspended", "new"), of("f", "stopped", "old", schedule="daily")
-    everything = [*old, at_work, still_used, other, ours, scheduled]
-    assert retire(everything, "f", frozenset({"new", "used"})) == old
+    others = [
+        of("at work", "started", "old"),
+        of("still used", "suspended", "used"),
+        of("new", "suspended", "new"),
+        of("of another environment", "suspended", "x", family="g"),
+        of("of another Redis", "suspended", "y", owner="p"),
+        of("nobody's", "suspended", "z", owner=""),
+        of("of Fly's to start", "stopped", "old", schedule="daily"),
+        of("has just come to rest", "stopped", "old", age=599.0),
+    ]
+    left = retire([*old, *others], owner="o", family="f", used=frozenset({"new", "used"}), rested_before=NOW - 600.0)
+    assert left == old
 
 
 def test_a_machine_that_is_being_created_for_a_reservation_is_not_taken_for_another():

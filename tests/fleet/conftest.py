@@ -1,26 +1,10 @@
 """Fleets of real processes: helpers that wait for what machines do."""
 
-import time
-
 import pytest
 
 from tests import tasks
 
 WAIT = 30.0
-
-
-@pytest.fixture
-def until():
-    """Ask again until something is true: what machines do by themselves has no event that a test could wait for."""
-
-    def ask(true, timeout=WAIT):
-        deadline = time.monotonic() + timeout
-        while not (told := true()):
-            assert time.monotonic() < deadline, "it did not come true in time"
-            time.sleep(0.01)
-        return told
-
-    return ask
 
 
 @pytest.fixture

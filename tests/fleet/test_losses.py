@@ -28,17 +28,6 @@ def test_a_machine_whose_host_vanishes_loses_its_call_to_another(make_executor, 
     assert machine != lost
 
 
-def test_after_a_deploy_old_machines_end_and_calls_run_on_new_ones(make_executor, until, monkeypatch):
-    monkeypatch.setattr("flyexecutor.fleet.UNUSED", 0.0)
-    old = make_executor(idle_timeout=0.2, max_workers=1, env={"VERSION": "1"})
-    machine = old.submit(tasks.machine_id).result(WAIT)
-    until(lambda: [m.state for m in old.machines() if m.id == machine] == ["suspended"])
-    monkeypatch.setattr("flyexecutor.store.Store.try_lock", lambda *_: True)  # the old one has just searched
-    new = make_executor(idle_timeout=0.2, max_workers=1, env={"VERSION": "2"})
-    assert new.submit(tasks.environment, "VERSION").result(WAIT) == "2"
-    until(lambda: machine not in {m.id for m in new.machines()})
-
-
 def test_machines_that_a_crashed_client_left_are_reaped_and_nobody_elses(make_executor, local_fly, until):
     executor = make_executor(idle_timeout=0.2, max_workers=1)
     ours = executor.submit(tasks.machine_id).result(WAIT)

@@ -1,0 +1,48 @@
+"""What the stock does with machines, with a Machines API and a store that say what the test wants."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from flyexecutor import Prices
+from flyexecutor.errors import MachinesError
+from flyexecutor.lane import Machine
+from flyexecutor.stock import Stock
+
+
+def resting(name, **more):
+    return Machine(name, name, "suspended", "iad", "1", "ok", None, "lane", owner="us", **more)
+
+
+class FakeFly:
+    """Its machines, and what it answers to a request to destroy one."""
+
+    def __init__(self, *there, refuses=None):
+        self.there = there
+        self.refuses = refuses or {}
+        self.destroyed = []
+
+    def list_all(self):
+        return self.there
+
+    def destroy(self, machine_id, *, force=False):
+        if machine_id in self.refuses:
+            raise self.refuses[machine_id]
+        self.destroyed.append((machine_id, force))
+
+
+def stock_of(fly):
+    store = SimpleNamespace(lanes_since=lambda _: set(), is_worker=lambda *_: False)
+    return Stock(SimpleNamespace(machines=fly, store=store), Prices(), "us")
+
+
+@pytest.mark.parametrize("status", [404, 409, 412])
+def test_an_orphan_that_somebody_has_started_meanwhile_is_passed_over(status):
+    fly = FakeFly(resting("m1"), resting("m2"), refuses={"m1": MachinesError("it runs", status)})
+    assert [machine.id for machine in stock_of(fly).reap(0.0)] == ["m2"]
+    assert fly.destroyed == [("m2", False)]
+
+
+def test_a_reap_that_may_not_destroy_says_so():
+    with pytest.raises(MachinesError, match="read only"):
+        stock_of(FakeFly(resting("m1"), refuses={"m1": MachinesError("read only", 403)})).reap(0.0)
