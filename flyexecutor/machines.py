@@ -7,8 +7,9 @@ the Machines API (https://fly.io/docs/machines/api/), August 2026.
 """
 
 import random
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +36,8 @@ LONGEST_PAUSE = 5.0
 WAIT_LIMIT = 60.0  # Fly: the longest `timeout` of wait
 BILLED = frozenset({"started", "stopping", "suspending"})  # Fly: from started until it rests
 
+# Fly: 409, when a create names a machine that is there.
+_NAME_TAKEN = re.compile(r'already_exists: .*machine ID (\w+) already exists with name "')
 _CAPACITY_WORDS = ("insufficient", "could not reserve resource", "no capacity", "machine limit", "machines limit")
 
 
@@ -92,7 +95,7 @@ class MachinesClient:
     ) -> Machine:
         """Create a machine, which boots by itself unless told otherwise.
 
-        The name makes it idempotent: if the answer of a first attempt was lost, the machine of that name is the answer.
+        The name makes it idempotent: if the answer of a first attempt was lost, a second is told which machine has it.
         """
         body: dict[str, Any] = {"name": name, "config": dict(config)}
         if region:
@@ -102,11 +105,24 @@ class MachinesClient:
         try:
             return _machine(self._request("POST", "/machines", body))
         except MachinesError as exc:
-            if exc.status is None or exc.status >= 500 or "name" in str(exc).lower():
+            if exc.status is None or exc.status >= 500:
                 made = [machine for machine in self.list(lane) if machine.name == name]
-                if made:
-                    return made[0]
+            else:
+                made = [machine for machine in self._taken_by(exc) if (machine.name, machine.lane) == (name, lane)]
+            if made:
+                return made[0]
             raise
+
+    def _taken_by(self, refused: MachinesError) -> Sequence[Machine]:
+        """The machine that has the name for which a create was refused."""
+        found = _NAME_TAKEN.search(str(refused)) if refused.status == 409 else None
+        if not found:
+            return []
+        for pause in (*_pauses(), 0.0):
+            if machine := self.get(found[1]):
+                return [machine]
+            time.sleep(pause)  # it is fresh, and may be invisible for a moment
+        return []
 
     def start(self, machine_id: str) -> None:
         """Start a machine that is stopped, suspended or created."""
@@ -134,7 +150,7 @@ class MachinesClient:
     ) -> Any:
         # The API waits for up to `timeout` seconds before it answers a wait.
         patience = ANSWER_TIMEOUT + float((params or {}).get("timeout", 0))
-        for attempt in range(1, ATTEMPTS + 1):
+        for pause in (*_pauses(), None):
             try:
                 response = self._session.request(
                     method, self._base + path, json=body, params=params, timeout=(CONNECT_TIMEOUT, patience)
@@ -145,9 +161,9 @@ class MachinesClient:
                 if response.ok:
                     return _json(response)
                 error = self._refused(method, path, response)
-            if attempt == ATTEMPTS or not is_transient(error):
+            if pause is None or not is_transient(error):
                 raise error from None
-            time.sleep(random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)))
+            time.sleep(pause)
         raise AssertionError("unreachable")
 
     def _unreachable(self, exc: requests.RequestException) -> MachinesError:
@@ -184,6 +200,12 @@ def is_transient(error: MachinesError) -> bool:
 def is_capacity(error: MachinesError) -> bool:
     """Whether Fly has no room just now, in this region or for this organisation."""
     return error.status in {409, 412, 422, 403} and any(word in str(error).lower() for word in _CAPACITY_WORDS)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between two attempts: ever longer, with jitter."""
+    for n in range(ATTEMPTS - 1):
+        yield random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2**n)
 
 
 def _json(response: requests.Response) -> Any:

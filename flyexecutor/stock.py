@@ -125,9 +125,9 @@ class Stock:
             unused = machine.lane not in used and now - machine.changed_at > older_than
             rests = machine.state in policy.RESTING and unused
             runs = machine.state in policy.LEAVING and now - machine.changed_at > RUNS_FOR_NOBODY
-            if rests or (runs and not self._client.store.is_worker(machine.lane, machine.id)):
-                if dry_run or self._destroy(machine, force=runs):
-                    reaped.append(self._describe(machine))
+            orphan = rests or (runs and not self._client.store.is_worker(machine.lane, machine.id))
+            if orphan and (dry_run or self._destroy(machine, force=runs)):
+                reaped.append(self._describe(machine))
         return reaped
 
     def _destroy(self, machine: Machine, *, force: bool) -> bool:

@@ -120,10 +120,57 @@ def test_a_create_that_was_not_made_is_told_and_looked_for_only_if_it_may_have_b
     assert told.value.status == status
 
 
-def test_a_name_that_is_taken_is_our_own_earlier_create(api, client):
-    api.post(BASE, json={"error": "unique machine name violation: name n is used"}, status=422)
-    api.get(BASE, json=[MACHINE])
+TAKEN = 'already_exists: unique machine name violation, machine ID m1 already exists with name "n"'
+OF_LANE = {"config": {"metadata": {"flyexecutor": "lane"}}}
+
+
+def test_a_name_that_is_taken_is_our_own_earlier_create_and_costs_no_list(api, client):
+    api.post(BASE, json={"error": TAKEN}, status=409)
+    for _ in range(2):
+        api.get(f"{BASE}/m1", status=404)  # a fresh machine may be invisible for a moment
+    api.get(f"{BASE}/m1", json={**MACHINE, **OF_LANE})
     assert client.create("n", {"image": "i"}, "iad", "lane").id == "m1"
+    assert len(client.pauses) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {**MACHINE, "config": {"metadata": {"flyexecutor": "another"}}},
+        {**MACHINE, "config": {}},
+        {**MACHINE, **OF_LANE, "name": "another"},
+    ],
+)
+def test_a_name_that_somebody_else_has_taken_is_told(api, client, told):
+    api.post(BASE, json={"error": TAKEN}, status=409)
+    api.get(f"{BASE}/m1", json=told)
+    with pytest.raises(MachinesError, match="already exists") as error:
+        client.create("n", {"image": "i"}, "iad", "lane")
+    assert error.value.status == 409
+
+
+def test_a_name_that_was_taken_by_a_machine_that_is_gone_for_good_is_told(api, client):
+    api.post(BASE, json={"error": TAKEN}, status=409)
+    for _ in range(machines.ATTEMPTS):
+        api.get(f"{BASE}/m1", status=404)
+    with pytest.raises(MachinesError, match="already exists"):
+        client.create("n", {"image": "i"}, "iad", "lane")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (409, "aborted: the lease of this machine has another name"),
+        (422, "invalid hostname in config.dns"),
+        (422, "already_exists: unique name, machine ID m1"),
+        (403, "the app has no name that this token knows"),
+    ],
+)
+def test_nothing_is_decided_by_the_word_name_in_a_refusal(api, client, status, text):
+    api.post(BASE, json={"error": text}, status=status)
+    with pytest.raises(MachinesError):
+        client.create("n", {"image": "i"}, "iad", "lane")
+    assert len(api.calls) == 1
 
 
 def test_a_machine_that_is_gone_is_none(api, client):

@@ -101,7 +101,8 @@ class Apps:
             name = body.get("name") or f"machine-{len(app.machines) + 1}"
             for machine in living:
                 if machine.name == name:
-                    raise Refused(422, f"unique machine name violation: name {name!r} is used by machine {machine.id}")
+                    told = f'machine ID {machine.id} already exists with name "{name}"'
+                    raise Refused(409, f"already_exists: unique machine name violation, {told}")
             if self._machine_limit is not None and len(living) >= self._machine_limit:
                 raise Refused(403, f"organization has reached its machine limit of {self._machine_limit}")
             volume = find_mounted(config, app.volumes, living)

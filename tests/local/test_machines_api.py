@@ -43,8 +43,8 @@ def test_metadata_can_be_changed_without_a_new_version(api):
 def test_a_name_is_unique_until_its_machine_is_destroyed(api):
     machine = api.create()
     again = api("POST", name=machine["name"], config={"image": api.fly.image})
-    assert again.status_code == 422
-    assert "unique machine name violation" in again.json()["error"]
+    assert again.status_code == 409
+    assert f"machine ID {machine['id']} already exists" in again.json()["error"]
     api("DELETE", f"/{machine['id']}?force=true")
     assert api.wait(machine, "destroyed").ok
     api.create(name=machine["name"])
