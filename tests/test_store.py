@@ -643,7 +643,9 @@ def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by
     assert raw_redis.ttl(f"fly:{{{APP}}}:due:lane") > 0
     raw_redis.delete(f"fly:{{{APP}}}:due:lane")
     one, two, three = claim(store, 3)
-    fields = "state lane entry queued attempt losses retries keep ttl watch chunks call name expires expired batch bigger"
+    fields = (
+        "state lane entry queued attempt losses retries keep ttl watch chunks call name expires expired batch bigger"
+    )
     assert raw_redis.hgetall(f"fly:{{{APP}}}:call:d").keys() == set(fields.split())
     store.retry("lane", one, 60.0)
     store.outgrow("lane", "m1", "iad", two, "too large", b"")

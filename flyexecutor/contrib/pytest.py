@@ -12,13 +12,17 @@ import pytest
 if TYPE_CHECKING:
     from flyexecutor import FlyMachineExecutor, LocalFly
 
+IMAGE = 0.1  # seconds; not 0: a new machine that can't be started yet is a thing to be met in tests
+
 
 @pytest.fixture(scope="session")
 def local_fly() -> "Iterator[LocalFly]":
-    """A Machines API and a Redis on this computer, for the whole session; without rate limits, for speed."""
+    """A Machines API and a Redis on this computer, for the whole session; for speed without rate limits, and its images
+    are there soon.
+    """
     from flyexecutor import LocalFly  # noqa: PLC0415 - this plugin is loaded in every run of pytest
 
-    with LocalFly(rate_limits=False) as fly:
+    with LocalFly(rate_limits=False, image=IMAGE) as fly:
         yield fly
 
 

@@ -6,7 +6,6 @@ from typing import Any, TypeVar, cast
 
 from flyexecutor.future import FlyFuture, Progress
 
-
 F = TypeVar("F", bound=FlyFuture[Any])
 
 

@@ -35,13 +35,15 @@ class LocalFly:
     machine_limit: how many machines the organisation may have; None for no limit.
     port, redis_port: on 127.0.0.1; 0 for a free one.
     show_output: whether what machines print appears on this process's standard error, as `fly logs` shows it.
+    image: seconds that a new machine stays in `created` while its image is fetched (at Fly some 6 s and more). Until
+        then it can't be started; then it boots, or with `skip_launch` is `stopped`.
     boot, resume: seconds that a machine stays in `starting` when it boots cold (its program begins after them), or is
         resumed (its program goes on after them).
     suspend: seconds that it stays in `suspending`; a start meanwhile cancels the suspension.
-    speed: how many times faster than on Fly time passes: boots, resumes, suspensions and the intervals of schedules are
-        that many times shorter (with 3600 an hour is a second), rate limits that many times higher (their bursts stay).
-        Everything else takes real seconds: what machines run, the time that a stop gives them, waits, leases, what
-        `billed` tells.
+    speed: how many times faster than on Fly time passes: fetches of images, boots, resumes, suspensions and the
+        intervals of schedules are that many times shorter (with 3600 an hour is a second), rate limits that many times
+        higher (their bursts stay). Everything else takes real seconds: what machines run, the time that a stop gives
+        them, waits, leases, what `billed` tells.
 
     Machines run in this process's current folder, with its `sys.path` and its Python, as if that were their image.
     Raises LocalError when it can't start.
@@ -58,6 +60,7 @@ class LocalFly:
         redis_port: int = 0,
         show_output: bool = True,
         speed: float = 1.0,
+        image: float = 1.0,
         boot: float = 0.0,
         resume: float = 0.0,
         suspend: float = 0.0,
@@ -65,8 +68,10 @@ class LocalFly:
         for name in ("flask", "psutil"):
             if importlib.util.find_spec(name) is None:
                 raise LocalError(f"the local Machines API needs {name}: pip install 'flyexecutor[local]'")
-        if speed <= 0 or min(boot, resume, suspend) < 0:
-            raise LocalError(f"speed={speed} must be above 0, and none of {boot=}, {resume=}, {suspend=} below")
+        if speed <= 0 or min(image, boot, resume, suspend) < 0:
+            raise LocalError(
+                f"speed={speed} must be above 0, and none of {image=}, {boot=}, {resume=}, {suspend=} below"
+            )
         self.app = app
         self.image = DEFAULT_IMAGE
         self._owner = os.getpid()
@@ -78,7 +83,7 @@ class LocalFly:
             "port": port,
             "redis_port": redis_port,
             "show_output": show_output,
-            "pace": {"speed": speed, "boot": boot, "resume": resume, "suspend": suspend},
+            "pace": {"speed": speed, "image": image, "boot": boot, "resume": resume, "suspend": suspend},
             "image": {"name": DEFAULT_IMAGE, "cwd": os.getcwd(), "env": _image_environment()},
         }
         self._guard = subprocess.Popen(
@@ -143,6 +148,8 @@ class LocalFly:
         no_answer: float = 0.0,
         no_capacity: Collection[str] = (),
         stuck: Collection[str] = (),
+        invisible: float = 0.0,
+        stays_created: bool = False,
     ) -> None:
         """Let the API go wrong from now on, instead of what was injected before; without arguments: go well again.
 
@@ -153,7 +160,10 @@ class LocalFly:
         lost_answers: probability that a request is carried out and its connection closed without an answer.
         no_answer: probability that it is not carried out and its connection closed.
         no_capacity: regions where no machine can be created, and no stopped one started.
-        stuck: states in which machines that reach them stay: "starting", "stopping", "suspending".
+        stuck: states in which machines that reach them stay: "created", "starting", "stopping", "suspending".
+        invisible: seconds after its creation during which a machine answers 404 (a list has it).
+        stays_created: a machine made with skip_launch stays `created` when its image is there, as Fly's documentation
+            has it, instead of going on to `stopped`, as was seen there. It can be started then.
         Raises ValueError for other states.
         """
         self._control.ask(
@@ -167,6 +177,8 @@ class LocalFly:
                 "no_answer": no_answer,
                 "no_capacity": list(no_capacity),
                 "stuck": list(stuck),
+                "invisible": invisible,
+                "stays_created": stays_created,
             },
         )
 

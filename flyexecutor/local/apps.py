@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,13 @@ from flyexecutor.local.sockets import Sockets
 from flyexecutor.local.volumes import DEFAULT_SIZE_GB, Volume, check_region, find_mounted
 
 DEFAULT_REGION = "iad"
-PASSING = {"boot": "starting", "resume": "starting", "suspend": "suspending", "stop": "stopping"}
+PASSING = {
+    "image": "created",
+    "boot": "starting",
+    "resume": "starting",
+    "suspend": "suspending",
+    "stop": "stopping",
+}
 DEFAULT_COMMAND = ["python", "-m", "flyexecutor.worker"]
 
 
@@ -86,12 +93,12 @@ class Apps:
     def machine(self, app_name: str, machine_id: str) -> Machine:
         """A machine by id."""
         machine = self.app(app_name).machines.get(machine_id)
-        if machine is None:
+        if machine is None or self.faults.hides(time.monotonic() - machine.born):
             raise Refused(404, f"machine not found: {machine_id}")
         return machine
 
     def create_machine(self, app_name: str, body: Mapping[str, Any]) -> Machine:
-        """Create a machine, and boot it unless `skip_launch`."""
+        """Create a machine, whose image is still to be fetched."""
         app = self.app(app_name)
         config = check_config(body.get("config"))
         if config["image"] != self._image["name"]:
@@ -186,6 +193,10 @@ class Apps:
     def seconds_of(self, change: str) -> float:
         """How long a machine stays in a passing state."""
         return math.inf if self.faults.sticks(PASSING[change]) else self._pace.seconds_of(change)
+
+    def stays_created(self) -> bool:
+        """Whether a machine that is not launched is still `created` when its image is there."""
+        return self.faults.stays_created()
 
     def check_room(self, region: str) -> None:
         """Raises Refused if a stopped machine can't start in a region."""

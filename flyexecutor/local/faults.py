@@ -18,7 +18,7 @@ from flask import Flask, Response, g, jsonify, request
 from flyexecutor.local.control import PREFIX
 from flyexecutor.local.problems import Refused
 
-STUCK = {"starting", "stopping", "suspending"}
+STUCK = {"created", "starting", "stopping", "suspending"}
 MEMORY = "could not reserve resource for machine: insufficient memory available to fulfill request"
 NO_ROOM = (
     (412, "insufficient resources to create new machine", None),
@@ -39,6 +39,8 @@ class Rules:
     no_answer: float = 0.0
     no_capacity: frozenset[str] = frozenset()
     stuck: frozenset[str] = frozenset()
+    invisible: float = 0.0
+    stays_created: bool = False
 
     def __post_init__(self) -> None:
         if self.stuck - STUCK:
@@ -88,6 +90,14 @@ class Faults:
     def sticks(self, state: str) -> bool:
         """Whether machines that reach a state stay in it."""
         return state in self._rules.stuck
+
+    def hides(self, age: float) -> bool:
+        """Whether a machine that was created so many seconds ago is not found yet."""
+        return age < self._rules.invisible
+
+    def stays_created(self) -> bool:
+        """Whether stock stays in `created`, as Fly's documentation has it, or goes on to `stopped`, as was seen."""
+        return self._rules.stays_created
 
 
 def add_faults(api: Flask, faults: Faults) -> None:

@@ -22,7 +22,10 @@ class Host(Protocol):
         """It has a new state; its lock is held."""
 
     def seconds_of(self, change: str) -> float:
-        """How long a "boot", "resume", "suspend" or "stop" takes; infinite for one that is stuck."""
+        """How long an "image", "boot", "resume", "suspend" or "stop" takes; infinite for one that is stuck."""
+
+    def stays_created(self) -> bool:
+        """Whether a machine that is not launched is still `created` when its image is there."""
 
     def check_room(self, region: str) -> None:
         """Raises Refused if a stopped machine can't start there."""

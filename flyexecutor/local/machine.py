@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from flyexecutor.local.memory import MemoryLimit
 from flyexecutor.local.problems import Refused
 
 NEXT = {
-    "created": {"starting", "destroying", "updating"},
+    "created": {"starting", "stopped", "destroying", "updating"},
     "starting": {"started", "stopping", "stopped", "failed", "destroying"},
     "started": {"stopping", "stopped", "restarting", "destroying", "replacing", "suspending"},
     "stopping": {"stopped", "destroying"},
@@ -55,6 +56,8 @@ class Machine:
         self.instance_id = _new_instance()
         self.state = "created"
         self.created_at = self.updated_at = now()
+        self.born = time.monotonic()
+        self._has_image = False
         self.app = app
         self.secrets = secrets_  # the app's, as they are when it boots
         self.changed = threading.Condition(threading.RLock())
@@ -96,6 +99,19 @@ class Machine:
                 **({"nonce": self.lease.nonce} if self.lease.nonce else {}),
             }
 
+    def fetch_image(self, *, launch: bool) -> None:
+        """Once after its creation: it can't be started before its image is there. Then it boots, or comes to rest."""
+
+        def go_on() -> None:
+            self._has_image = True
+            if launch:
+                self._boot("user")
+            elif not self._host.stays_created():
+                self._become("stopped", "launch", "flyd")
+
+        with self.changed:
+            self._after("image", go_on)
+
     # What a user asks for
 
     def start(self, *, source: str = "user", has_room: bool = False) -> str:
@@ -104,8 +120,8 @@ class Machine:
             before = self.state
             if before in {"started", "starting"}:
                 return before
-            if before not in {"created", "stopped", "failed", "suspended", "suspending"}:
-                raise Refused(412, f"unable to start machine from current state: '{before}'")
+            if before not in {"created", "stopped", "failed", "suspended", "suspending"} or not self._has_image:
+                raise self._forbidden("start")
             if before == "stopped" and not has_room:
                 self._host.check_room(self.region)
             self._asked_to_stop = False
@@ -123,10 +139,10 @@ class Machine:
         number = parse_signal(signal_name or configured.get("signal") or "SIGINT")
         patience = timeout if timeout is not None else parse_duration(configured.get("timeout"), STOP_TIMEOUT)
         with self.changed:
-            if self.state in {"stopped", "stopping", "created"}:
+            if self.state in {"stopped", "stopping"}:
                 return
             if self.state not in {"started", "starting", "suspended"}:
-                raise Refused(412, f"unable to stop machine from current state: '{self.state}'")
+                raise self._forbidden("stop")
             self._asked_to_stop = True
             before = self.state
             process = self._process
@@ -149,7 +165,7 @@ class Machine:
         """
         with self.changed:
             if self.state != "started" or self._process is None:
-                raise Refused(412, f"unable to suspend machine from current state: '{self.state}'")
+                raise self._forbidden("suspend")
             check_suspendable(self.config)
             self._become("suspending", "suspend", "user")
             if processes.pause_group(self._process.pid):  # else _watch sees its end
@@ -160,7 +176,7 @@ class Machine:
         number = parse_signal(name)
         with self.changed:
             if self.state != "started" or self._process is None:
-                raise Refused(412, f"unable to signal machine in current state: '{self.state}'")
+                raise self._forbidden("signal")
             _send(self._process, number)
 
     def restart(self, signal_name: str | None, timeout: float | None) -> None:
@@ -174,8 +190,8 @@ class Machine:
         """Give it a new configuration, and with it a new instance; a running machine restarts."""
         with self.changed:
             before = self.state
-            if before not in {"created", "stopped", "started", "suspended"}:
-                raise Refused(412, f"unable to update machine from current state: '{before}'")
+            if before not in {"created", "stopped", "started", "suspended"} or not self._has_image:
+                raise self._forbidden("update")
             self._become("replacing" if before == "started" else "updating", "update", "user")
             self._asked_to_stop = True
             process = self._process
@@ -220,6 +236,9 @@ class Machine:
         """Refuse an action on a machine whose host is lost. [unsure: which of both Fly answers; clients meet both]"""
         if self._host_lost:
             raise Refused(412 if action == "start" else 503, f"machine {self.id} is on a host that is unreachable")
+
+    def _forbidden(self, action: str) -> Refused:
+        return Refused(412, f"failed_precondition: unable to {action} machine from current state: '{self.state}'")
 
     def wait(self, states: set[str], timeout: float) -> bool:
         """Wait for one of the states; False when the time is over or none can be reached any more."""

@@ -8,6 +8,7 @@ class Pace:
     """Seconds as they were on Fly, and the speed by which they are divided."""
 
     speed: float = 1.0
+    image: float = 0.0
     boot: float = 0.0
     resume: float = 0.0
     suspend: float = 0.0
@@ -17,5 +18,6 @@ class Pace:
         return seconds / self.speed
 
     def seconds_of(self, change: str) -> float:
-        """How long a "boot", "resume" or "suspend" takes here. A "stop" takes what the program takes."""
-        return self.here({"boot": self.boot, "resume": self.resume, "suspend": self.suspend}.get(change, 0.0))
+        """How long an "image", "boot", "resume" or "suspend" takes here. A "stop" takes what the program takes."""
+        times = {"image": self.image, "boot": self.boot, "resume": self.resume, "suspend": self.suspend}
+        return self.here(times.get(change, 0.0))

@@ -120,8 +120,7 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:  # noqa: PLR0915 
         body = _body()
         machine = apps.create_machine(app_name, body)
         told = machine.describe()  # Fly answers with `created`; it boots by itself
-        if not body.get("skip_launch"):
-            machine.start()
+        machine.fetch_image(launch=not body.get("skip_launch"))
         return jsonify(told)
 
     @api.get("/v1/apps/<app_name>/machines/<machine_id>")

@@ -114,7 +114,8 @@ def current_call() -> CurrentCall | None:
 def progress(done: float, total: float | None = None, note: str = "") -> None:
     """Inside a call: tell how far it is; `future.progress()` and a progress bar show it. Elsewhere nothing happens.
 
-    Cheap enough for a tight loop: the newest value is sent about ten times a second. Of a note 1,000 characters are kept.
+    Cheap enough for a tight loop: the newest value is sent about ten times a second. Of a note 1,000 characters are
+    kept.
     """
     if channel:
         channel.tell_progress(json.dumps([done, total, str(note)[:MOST_NOTE]]).encode())

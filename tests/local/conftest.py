@@ -30,6 +30,12 @@ class Api:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def make_stock(self, command=SLEEP, **config):
+        """A machine that has never run and can be started."""
+        machine = self.create(command, skip_launch=True, **config)
+        assert self.wait(machine, "stopped").ok
+        return machine
+
     def get(self, machine_id):
         return self("GET", f"/{machine_id}").json()
 

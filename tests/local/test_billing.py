@@ -13,7 +13,7 @@ from tests.local.conftest import EXIT_0, Api
 
 @pytest.fixture
 def own_fly():
-    with LocalFly(rate_limits=False) as fly:
+    with LocalFly(rate_limits=False, image=0.1) as fly:
         yield fly
 
 
@@ -33,7 +33,7 @@ def grows(fly, machine):
 def test_a_machine_is_billed_while_it_is_started_and_while_it_stops(api, own_fly, tmp_path):
     os.mkfifo(tmp_path / "ready")
     stubborn = f"trap '' INT; echo > {tmp_path}/ready; while :; do sleep 600; done"
-    machine = api.create(["sh", "-c", stubborn], skip_launch=True)
+    machine = api.make_stock(["sh", "-c", stubborn])
     assert (own_fly.billed()[machine["id"]], grows(own_fly, machine)) == (0.0, False)
     api("POST", f"/{machine['id']}/start")
     (tmp_path / "ready").read_text()
@@ -95,7 +95,7 @@ def test_a_request_through_a_machine_s_own_socket_counts(api, own_fly):
         "connection.request('GET', '/')\n"
         "connection.getresponse()\n"
     )
-    machine = api.create([sys.executable, "-c", ask], skip_launch=True)
+    machine = api.make_stock([sys.executable, "-c", ask])
     before = own_fly.requests()
     api("POST", f"/{machine['id']}/start")
     while own_fly.states()[machine["id"]] != "stopped":

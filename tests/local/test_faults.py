@@ -14,7 +14,7 @@ from tests.local.conftest import SLEEP, Api
 
 @pytest.fixture(scope="module")
 def module_fly():
-    with LocalFly(rate_limits=False) as fly:
+    with LocalFly(rate_limits=False, image=0.1) as fly:
         yield fly
 
 
@@ -117,6 +117,7 @@ def test_regions_are_tried_in_their_order(api, fly):
 
 def test_without_capacity_a_stopped_machine_can_t_start_but_a_suspended_one_has_its_room(api, fly):
     stopped, suspended = api.create(), api.create()
+    assert all(api.wait(machine, "started").ok for machine in (stopped, suspended))
     api("POST", f"/{stopped['id']}/stop")
     api("POST", f"/{suspended['id']}/suspend")
     assert api.wait(stopped, "stopped").ok
@@ -133,7 +134,9 @@ def test_a_stuck_machine_stays_in_its_passing_state_until_force_ends_it(api, fly
     api.wait(running, "started")
     fly.inject(stuck=["starting", "stopping"])
     stuck = api.create()
-    assert api.get(stuck["id"])["state"] == "starting"
+    while (state := api.get(stuck["id"])["state"]) == "created":
+        pass
+    assert state == "starting"
     assert api("POST", f"/{running['id']}/stop", timeout="0s").ok
     assert api.wait(running, "stopped", timeout=1).status_code == 408
     for machine in (stuck, running):

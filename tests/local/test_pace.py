@@ -11,7 +11,7 @@ from tests.local.conftest import Api
 
 @contextlib.contextmanager
 def api_of(**options):
-    with LocalFly(rate_limits=False, **options) as fly:
+    with LocalFly(rate_limits=False, **{"image": 0.1, **options}) as fly:
         api = Api(fly)
         yield api
         api.session.close()
@@ -26,7 +26,7 @@ def seconds_until(api, machine, state, action):
 
 def test_a_boot_and_a_resume_take_their_seconds():
     with api_of(boot=0.4, resume=0.2) as api:
-        machine = api.create(skip_launch=True)
+        machine = api.make_stock()
         assert seconds_until(api, machine, "started", "start") >= 0.4
         api("POST", f"/{machine['id']}/suspend")
         assert seconds_until(api, machine, "started", "start") >= 0.2
@@ -36,11 +36,11 @@ def test_a_boot_and_a_resume_take_their_seconds():
 
 def test_a_speed_makes_boots_shorter():
     with api_of(boot=400.0, speed=1000.0) as api:
-        assert 0.4 <= seconds_until(api, api.create(skip_launch=True), "started", "start") < 20
+        assert 0.4 <= seconds_until(api, api.make_stock(), "started", "start") < 20
 
 
 def test_a_machine_that_is_booting_is_not_billed_and_can_be_stopped():
-    with api_of(boot=600.0) as api:
+    with api_of(image=0.0, boot=600.0) as api:
         machine = api.create()
         assert api.get(machine["id"])["state"] == "starting"
         assert api.fly.billed() == {machine["id"]: 0.0}
@@ -52,7 +52,7 @@ def test_a_machine_that_is_booting_is_not_billed_and_can_be_stopped():
 
 
 def test_a_boot_that_was_stopped_does_not_end_a_later_one():
-    with api_of(boot=0.3) as api:
+    with api_of(image=0.0, boot=0.3) as api:
         machine = api.create()
         api("POST", f"/{machine['id']}/stop")
         api.wait(machine, "stopped")
@@ -94,7 +94,7 @@ def test_a_speed_raises_the_rate_limits():
         api.session.close()
 
 
-@pytest.mark.parametrize("options", [{"speed": 0.0}, {"speed": -1.0}, {"boot": -1.0}])
+@pytest.mark.parametrize("options", [{"speed": 0.0}, {"speed": -1.0}, {"boot": -1.0}, {"image": -1.0}])
 def test_times_that_can_t_be_are_refused_with_their_value(options):
     with pytest.raises(LocalError, match=str(next(iter(options.values())))):
         LocalFly(**options)

@@ -91,9 +91,9 @@ def test_a_machine_that_fly_can_t_suspend_is_refused_with_the_reason(api, starte
 
 
 def test_only_a_started_machine_can_be_suspended(api, started):
-    refused = api("POST", f"/{api.create(skip_launch=True)['id']}/suspend")
+    refused = api("POST", f"/{api.make_stock()['id']}/suspend")
     assert refused.status_code == 412
-    assert refused.json()["error"] == "unable to suspend machine from current state: 'created'"
+    assert refused.json()["error"] == "failed_precondition: unable to suspend machine from current state: 'stopped'"
     machine = started()
     api("POST", f"/{machine['id']}/suspend")
     assert "'suspended'" in api("POST", f"/{machine['id']}/suspend").json()["error"]
@@ -226,7 +226,7 @@ def test_the_socket_is_its_owner_s_alone_and_goes_with_the_machine(api, tmp_path
 @pytest.mark.parametrize("end", ["close", "kill the server", "kill the guard"])
 def test_no_suspended_machine_stays_behind(tmp_path, end):
     os.mkfifo(tmp_path / "pid")
-    with LocalFly(rate_limits=False) as fly:
+    with LocalFly(rate_limits=False, image=0.1) as fly:
         api = Api(fly)
         machine = api.create(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 600; true"])
         process = psutil.Process(int((tmp_path / "pid").read_text()))
@@ -241,7 +241,7 @@ def test_a_deep_folder_for_temporary_files_is_no_hindrance(tmp_path, monkeypatch
     deep = tmp_path / uuid.uuid4().hex / uuid.uuid4().hex / uuid.uuid4().hex
     deep.mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(deep))
-    with LocalFly(rate_limits=False) as fly:
+    with LocalFly(rate_limits=False, image=0.1) as fly:
         api = Api(fly)
         assert api.wait(api.create(), "started").ok
         api.session.close()

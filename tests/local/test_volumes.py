@@ -77,6 +77,7 @@ def test_an_update_can_keep_a_volume_or_take_a_free_one_but_no_other_machine_s(a
     first, second = make_volume(region="iad"), make_volume(region="iad")
     machine = create(api, mount(first)).json()
     create(api, mount(second))
+    assert api.wait(machine, "stopped").ok
 
     def update(volume):
         config = {"image": api.fly.image, "init": {"exec": SLEEP}, "mounts": [mount(volume)]}
