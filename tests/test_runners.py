@@ -4,6 +4,8 @@ import asyncio
 import os
 import select
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -13,18 +15,22 @@ from flyexecutor.retry import Retry
 from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
 from flyexecutor.worker.chunks import run_chunk
 from flyexecutor.worker.pipe import AGAIN, PIPE_BYTES, RAISED, RETURNED, FrameReader, Told, pack_told, write_frames
-from flyexecutor.worker.runners import GRACE, Answer, Runner
+from flyexecutor.worker.runners import GRACE, Answer, Death, Runner
 from tests import tasks
 
 TRUST = Trust(b"k" * 32, "app")
 
 
 @pytest.fixture
-def runner(monkeypatch):
+def machine_environment(monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, TRUST.exported)
     monkeypatch.setenv("FLY_APP_NAME", "app")
     monkeypatch.setenv("FLY_MACHINE_ID", "m1")
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
+
+
+@pytest.fixture
+def runner(machine_environment):
     runner = Runner()
     yield runner
     runner.close()
@@ -47,12 +53,28 @@ def value_of(answer):
 
 
 def wait_for_death(runner):
-    handle = os.pidfd_open(runner.pid)
-    if not select.select([handle], [], [], GRACE + 0.1)[0]:
+    try:
+        runner._process.wait(GRACE + 0.1)
+    except subprocess.TimeoutExpired:
         runner.force()  # as the guard does: Python hears a signal that comes just before a read only after it
-    assert select.select([handle], [], [], 20)[0]
-    os.close(handle)
+        runner._process.wait(20)
     assert runner.died()
+
+
+PROC = {"hidden": "mount -t tmpfs none /proc", "read-only": "mount --bind -o ro /proc /proc"}
+
+
+@pytest.mark.usefixtures("machine_environment")
+@pytest.mark.parametrize("proc", PROC)
+def test_a_runner_starts_without_what_linux_alone_has(proc, monkeypatch, tmp_path):
+    if subprocess.run("unshare --mount true", shell=True, stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("needs Linux, and the right to a mount namespace")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec unshare --mount sh -ec \'{PROC[proc]}; exec "$@"\' sh {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    test_calls_are_answered_in_order(new_runner := Runner())
+    new_runner.close()
 
 
 def test_calls_are_answered_in_order(runner):
@@ -114,6 +136,11 @@ def test_after_a_crash_the_tokens_tell_what_had_begun(runner, tmp_path, monkeypa
     assert "in enter" in death.faults
     assert runner.bury() == (begun, behind)
     monkeypatch.setattr(runner, "close", lambda: None)  # bury has closed it
+
+
+def test_a_death_by_a_signal_without_a_name_is_told_by_its_number():
+    """Linux has some thirty real-time signals, of which Python names the first and the last."""
+    assert str(Death(-40, "", b"", cut_off=False)) == "signal 40"
 
 
 def test_a_runner_ends_when_its_worker_is_gone(runner):

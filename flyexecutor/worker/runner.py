@@ -8,6 +8,7 @@ through standard output and error, with a mark after each call. What user code r
 runs, is the outcome of its call, but for `Stopped`. A process that a call has forked ends where the call does, unheard.
 """
 
+import contextlib
 import faulthandler
 import io
 import os
@@ -255,7 +256,7 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     """Run until the worker closes its end, a call ends this process, or SIGTERM comes."""
     faulthandler.enable(faults_fd)
     # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
-    if OOM_SCORE.exists():
+    with contextlib.suppress(OSError):  # macOS has no such order, and a container may keep its own
         OOM_SCORE.write_text("1000")
     context.channel = Channel(told_fd)
     trust = Trust(bytes.fromhex(os.environ[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])

@@ -70,7 +70,14 @@ class Death:
             return "signal SIGTERM"
         if self.cut_off:
             return "signal SIGKILL, since it had closed the pipe to its worker, or written into it"
-        return f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
+        return f"signal {_name_of(-self.code)}" if self.code < 0 else f"exit code {self.code}"
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal of Linux
+        return str(number)
 
 
 class Runner:
