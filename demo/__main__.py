@@ -64,7 +64,9 @@ def _run(stack: ExitStack, options: argparse.Namespace) -> int:
     try:
         # The socket listens already, so this waits in its queue until a web process takes it: no polling.
         # If gunicorn dies first, the last copy of the socket is closed and so is this connection.
-        requests.get(f"{url}healthz", timeout=READY_TIMEOUT).raise_for_status()
+        with requests.Session() as session:
+            session.trust_env = False  # the proxy of this computer can't reach it
+            session.get(f"{url}healthz", timeout=READY_TIMEOUT).raise_for_status()
     except requests.RequestException:
         return _complain("The web processes did not start: see the messages above.")
     print(f"Demo: {url}", flush=True)  # noqa: T201  # the one line that this program is to print
@@ -79,7 +81,8 @@ def _mail_settings(stack: ExitStack) -> tuple[str | None, dict[str, str]]:
     key, secret = secrets.token_hex(16), secrets.token_hex(16)
     url = stack.enter_context(_mailbox(key, secret))
     values = (key, secret, "demo@example.com", url)
-    return url, dict(zip(MAILJET_SETTINGS, values, strict=True))
+    # NO_PROXY: macOS tells every program of a proxy in its settings, which can't reach the mailbox.
+    return url, {**dict(zip(MAILJET_SETTINGS, values, strict=True)), "NO_PROXY": HOST}
 
 
 def _web_environ() -> dict[str, str]:
@@ -119,7 +122,7 @@ def _gunicorn(
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT)
         # Who is left of its session: all of them after the time-out, its orphans if it was killed, normally nobody.
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all have ended and none is buried
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 

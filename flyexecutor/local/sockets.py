@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 OWN = "flyexecutor.local.machine"
+BACKLOG = 16
 
 
 class Handler(WSGIRequestHandler):
@@ -52,8 +53,20 @@ class Sockets:
                 return path
             assert self.application
             application = _of_machine(self.application, machine_id)
-            server = make_server(f"unix://{path}", 0, application, threaded=True, request_handler=SocketHandler)
-            os.chmod(path, 0o600)
+            with socket.socket(socket.AF_UNIX) as listener:
+                # Bound here: http.server would look up a host that is called like the path, and the network of a
+                # laptop may take its time to know of none.
+                listener.bind(str(path))
+                os.chmod(path, 0o600)
+                listener.listen(BACKLOG)
+                server = make_server(
+                    f"unix://{path}",
+                    0,
+                    application,
+                    threaded=True,
+                    request_handler=SocketHandler,
+                    fd=listener.fileno(),  # of which it makes a copy
+                )
             self._open.add(machine_id)
         threading.Thread(target=self._serve, args=(server, machine_id), name=f"api {machine_id}", daemon=True).start()
         return path

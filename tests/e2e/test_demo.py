@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -69,13 +70,20 @@ def demo(request):
     assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
 
 
+def test_a_proxy_that_this_computer_is_told_of_is_not_asked_for_its_own_pages(monkeypatch, closed_port):
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port}")
+    demo = Demo()
+    assert demo.line == f"Demo: {demo.url}\n"
+    assert demo.stop() == 0
+
+
 @pytest.fixture
 def browser():
     options = Options()
-    options.binary_location = "/usr/bin/chromium"
+    options.binary_location = shutil.which("chromium") or ""  # elsewhere selenium looks for a Chrome
     for argument in CHROMIUM.split():
         options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     yield driver
     driver.quit()
 
