@@ -163,6 +163,8 @@ class Apps:
         """Command, environment and folder of a machine's process."""
         init = machine.config.get("init") or {}
         command = init.get("exec") or [*(init.get("entrypoint") or ()), *(init.get("cmd") or ())] or DEFAULT_COMMAND
+        if command[0] == "python":  # of the image: this one, whatever it is called here (python3 on Debian and macOS)
+            command = [sys.executable, *command[1:]]
         env = {
             **self._image["env"],
             **machine.secrets,

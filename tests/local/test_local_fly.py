@@ -4,6 +4,7 @@ import importlib.util
 import os
 import resource
 import socket
+import sys
 
 import psutil
 import pytest
@@ -92,6 +93,19 @@ def test_a_port_that_is_taken_is_told_in_one_sentence():
             LocalFly(port=port)
         with pytest.raises(LocalError, match=f"did not start on port {port}"):
             LocalFly(redis_port=port)
+
+
+def test_machines_run_this_python_whatever_it_is_called(monkeypatch, tmp_path):
+    """Python's own installer for macOS, and Debian, have a python3 and no python."""
+    os.symlink(sys.executable, tmp_path / "python3")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with LocalFly(rate_limits=False) as fly:
+        api = Api(fly)
+        machine = api.create(["python", "-c", "raise SystemExit(3)"])
+        assert api.wait(machine, "stopped").ok
+        assert api.get(machine["id"])["events"][0]["request"]["exit_event"]["exit_code"] == 3
+        api.session.close()
 
 
 def test_machines_may_open_more_files_than_a_terminal_of_a_mac_allows(tmp_path):
