@@ -23,8 +23,9 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 endef
 
 # The core: a call's way there and back, what it dies of, machines that rest and wake, all processes of a local Fly.
-PORTABLE := tests/test_runners.py tests/test_worker_loop.py tests/e2e/test_calls.py tests/e2e/test_errors_told.py \
-	tests/faults/test_the_process_of_a_call_dies.py tests/fleet/test_warm_pool.py tests/local/test_redis.py
+PORTABLE := tests/test_runners.py tests/test_worker_loop.py tests/test_store.py tests/e2e/test_calls.py tests/e2e/test_contract.py \
+	tests/e2e/test_errors_told.py tests/faults/test_the_process_of_a_call_dies.py tests/fleet/test_warm_pool.py \
+	tests/local/test_machines_api.py tests/local/test_redis.py
 
 .PHONY: setup setup-browser setup-cpython-tests demo test test-portable check chaos soak mutants mutants-python mutants-lua coverage bench clean
 

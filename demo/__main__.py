@@ -122,7 +122,7 @@ def _gunicorn(
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT)
         # Who is left of its session: all of them after the time-out, its orphans if it was killed, normally nobody.
-        with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all have ended and none is buried
+        with suppress(ProcessLookupError, PermissionError):  # EPERM: of macOS, where only zombies are left
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 

@@ -68,7 +68,7 @@ def _signal_group(pid: int, number: int) -> bool:
     """Whether there was somebody to have the signal."""
     try:
         os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):  # macOS refuses where all have ended and none is buried
+    except (ProcessLookupError, PermissionError):  # EPERM: of macOS, where only zombies are left
         return False
     return True
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 READ_BYTES = 1 << 20
-PIPE_BYTES = 64 * 1024  # what a pipe takes without its reader (Linux, pipe(7)): more may block the writer
+PIPE_BYTES = 64 * 1024  # what a pipe takes without its reader (Linux, pipe(7); macOS, once written to): more may block
 _HEAD = struct.Struct(">2sI")  # of a frame: its mark and length
 _MARK = b"fx"
 _GIVEN = struct.Struct(">c48sIIH")

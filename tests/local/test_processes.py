@@ -54,7 +54,7 @@ def test_a_group_whose_leader_has_ended_is_not_paused_and_its_end_is_left_to_its
     assert leader.wait(20) == -signal.SIGKILL
 
 
-def test_a_group_of_which_only_the_unburied_are_left_is_neither_paused_nor_a_fault(tmp_path, monkeypatch):
+def test_a_group_of_which_only_zombies_are_left_is_neither_paused_nor_a_fault(tmp_path, monkeypatch):
     def as_macos_does(_group, _number):
         raise PermissionError(1, "Operation not permitted")
 
