@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from flyexecutor import payload
+from flyexecutor import payload, raised
 from flyexecutor.call import Part
 from flyexecutor.errors import CallTimeoutError
 from flyexecutor.future import FlyFuture
@@ -67,6 +67,7 @@ class Chunk:
 
     items: Sequence[Item]
     future: FlyFuture[Any]
+    first: int  # which item of all the first one is: 0, 1, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class FanOut:
         self._return_exceptions = return_exceptions
         self._process = os.getpid()
         self._chunks = iter(lambda: tuple(itertools.islice(items, sizes.chunksize)), ())
+        self._drawn = 0  # items
         self._open: dict[FlyFuture[Any], None] = {}
         self._sent: deque[Chunk] = deque()
         # An iterator that nobody ever begins runs no `finally`.
@@ -158,9 +160,10 @@ class FanOut:
 
     def _draw(self, most: int | None) -> None:
         for items in itertools.islice(self._chunks, most):
-            self._sent.append(self._send_chunk(items, self._options))
+            self._sent.append(self._send_chunk(items, self._options, self._drawn))
+            self._drawn += len(items)
 
-    def _send_chunk(self, items: Sequence[Item], options: Options) -> Chunk:
+    def _send_chunk(self, items: Sequence[Item], options: Options, first: int) -> Chunk:
         prepared = tuple(self._sharing.prepare(item) for item in items)
         parts = self._sharing.take_named()
         if len(items) == 1:
@@ -174,36 +177,38 @@ class FanOut:
         if parts:
             sharing = self._sharing
             future.add_done_callback(lambda _: sharing.ended(parts))
-        return Chunk(items, future)
+        return Chunk(items, future, first)
 
     def _settle(self, chunk: Chunk) -> list[Settled]:
         """Wait until a call has ended. Raises TimeoutError at the deadline."""
         exception = chunk.future.exception(self._patience())
         self._open.pop(chunk.future, None)
-        if len(chunk.items) == 1:
-            return [Settled(exception=exception) if exception else Settled(chunk.future.result())]
         if exception is None:
-            return self._unpack(chunk)
+            return [Settled(chunk.future.result())] if len(chunk.items) == 1 else self._unpack(chunk)
         retry = self._options.retry
-        if isinstance(exception, MAY_SPLIT) and (retry.lost or retry.attempts > 1):
+        if len(chunk.items) > 1 and isinstance(exception, MAY_SPLIT) and (retry.lost or retry.attempts > 1):
             half = len(chunk.items) // 2
-            halves = [self._send_chunk(items, self._options) for items in (chunk.items[:half], chunk.items[half:])]
+            halves = [
+                self._send_chunk(chunk.items[:half], self._options, chunk.first),
+                self._send_chunk(chunk.items[half:], self._options, chunk.first + half),
+            ]
             return [one for part in halves for one in self._settle(part)]
-        return [Settled(exception=exception)] * len(chunk.items)
+        return [_failed(exception, chunk.first, len(chunk.items))] * len(chunk.items)
 
     def _unpack(self, chunk: Chunk) -> list[Settled]:
         settled: list[Settled | Chunk] = []
-        for item, value in zip(chunk.items, chunk.future.result(), strict=False):
+        for number, (item, value) in enumerate(
+            zip(chunk.items, chunk.future.result(), strict=False), start=chunk.first
+        ):
             if not isinstance(value, Failed):
                 settled.append(Settled(value))
             elif value.again:
                 retry = replace(self._options.retry, attempts=self._options.retry.attempts - 1)
-                settled.append(self._send_chunk([item], replace(self._options, retry=retry)))
+                settled.append(self._send_chunk([item], replace(self._options, retry=retry), number))
             else:
                 result = payload.load_outcome(value.dumped.encoding, memoryview(value.dumped.body))
-                if result.exception:
-                    chunk.future.note_origin(result.exception)
-                settled.append(Settled(exception=result.exception))
+                assert result.exception is not None
+                settled.append(_failed(chunk.future.note_origin(result.exception), number))
         return [one for part in settled for one in (self._settle(part) if isinstance(part, Chunk) else [part])]
 
     def _patience(self) -> float | None:
@@ -214,6 +219,12 @@ class FanOut:
             return  # a fork has a copy of the iterator; the calls are still its parent's
         self._cancel(list(self._open))
         self._sharing.close()
+
+
+def _failed(exception: BaseException, number: int, of_items: int = 1) -> Settled:
+    items = f"item {number}" if of_items == 1 else f"items {number} to {number + of_items - 1}, which were one call,"
+    raised.add_note(exception, f"{items} of the map (the first is item 0)")
+    return Settled(exception=exception)
 
 
 def _put(ended: "queue.SimpleQueue[Chunk]", chunk: Chunk, _future: object) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from flyexecutor import raised
 from flyexecutor.call import CallInfo, Outcome
 from flyexecutor.errors import CallForgottenError, CallKilledError, RedisUnavailableError
 from flyexecutor.names import label
@@ -218,13 +219,14 @@ class FlyFuture(Future[T]):
         """Note on an exception where it comes from."""
         outcome = self._outcome
         if outcome and outcome.machine_id:
-            exc.add_note(
+            raised.add_note(
+                exc,
                 f"call {label(outcome.id, self.name)}, attempt {outcome.attempt}, on machine {outcome.machine_id}"
-                f"{f' in {outcome.region}' if outcome.region else ''}"
+                f"{f' in {outcome.region}' if outcome.region else ''}",
             )
         if outcome and outcome.logs and isinstance(exc, BLIND):
             tail = outcome.logs.decode(errors="replace").splitlines()[-TAIL_LINES:]
-            exc.add_note("the last that it printed (more of it: future.logs()):\n  " + "\n  ".join(tail))
+            raised.add_note(exc, "the last that it printed (more of it: future.logs()):\n  " + "\n  ".join(tail))
         return exc
 
     def end_cancelled(self) -> None:

@@ -11,7 +11,6 @@ import pickle
 import struct
 import sys
 import threading
-import traceback
 import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 import cloudpickle
 
-from flyexecutor import packages, plain
+from flyexecutor import packages, plain, raised, sources
 from flyexecutor.errors import (
     FlyExecutorError,
     PayloadError,
@@ -105,16 +104,6 @@ _shipping = threading.RLock()
 parts_here: dict[str, Dumped] = {}  # what the calls of this process share, verified; the runner keeps it
 
 
-class RemoteTraceback(Exception):
-    """The `__cause__` of an exception that a call raised: the traceback on its machine, as text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
-
-
 @contextlib.contextmanager
 def shipping(modules: Sequence[types.ModuleType]) -> Iterator[None]:
     """While this lasts, functions and classes of these modules are pickled by value."""
@@ -171,19 +160,23 @@ def dump_part(value: Any) -> Dumped:
 
 def dump_alone(value: Any) -> bytes:
     """Pickle something small, for use inside other payloads."""
-    return bytes(cloudpickle.dumps(value, protocol=5))
+    return sources.dumps(value)
 
 
 def load_call(encoding: Encoding, body: memoryview) -> Invocation:
-    """Unpickle a verified call. Raises what unpickling raises; a missing module is named, with the remedy."""
-    try:
-        return Invocation(*_load(encoding, body))
-    except ModuleNotFoundError as exc:
-        exc.add_note(
-            f"the worker's image has no module {exc.name!r}: add it to the image, define the function in a module "
-            f"that the image has, or send your own module with the calls (ship=[{(exc.name or '').split('.')[0]}])"
-        )
-        raise
+    """Unpickle a verified call. Raises what unpickling raises."""
+    return Invocation(*_load(encoding, body))
+
+
+def add_remedy(exc: BaseException) -> None:
+    """Something was raised on a machine: a module that its image lacks is named in a note, with the remedy."""
+    if not isinstance(exc, ModuleNotFoundError) or type(exc.name) is not str:
+        return
+    raised.add_note(
+        exc,
+        f"the worker's image has no module {exc.name!r}: add it to the image, or, if it is your own, send it with the "
+        f"calls (ship=[{exc.name.split('.')[0]}]) and import it outside of the function that uses it",
+    )
 
 
 def dump_value(value: Any) -> Dumped:
@@ -193,53 +186,36 @@ def dump_value(value: Any) -> Dumped:
             return _encode(_COUNT.pack(0) + pickle.dumps((True, value), protocol=5))
         return _encode(_dump((True, value)))
     except BaseException as exc:
-        exc.add_note(f"flyexecutor could not pickle the result, a {type(value).__qualname__}")
+        raised.add_note(exc, f"flyexecutor could not pickle the result, a {type(value).__qualname__}")
+        if "'generator' object" in raised.describe(exc):
+            raised.add_note(
+                exc, "the items of a generator come as it yields them with ex.stream(fn, ...), or return a list"
+            )
         raise
 
 
-def dump_exception(exc: BaseException) -> Dumped:
+def dump_exception(exc: BaseException, traceback_text: str) -> Dumped:
     """Pickle what a call raised, with its traceback as text. Whatever it is, it is the call's outcome.
 
-    `sys.exit` is told as the crash that it would be elsewhere. An exception that does not survive pickling and
-    unpickling is tried here, where its traceback is at hand, and becomes a `RemoteError` with its type and message.
+    `sys.exit` is told as the crash that it would be elsewhere. An exception that can't travel whatever is left behind
+    becomes a `RemoteError` with its type and message.
     """
-    text = tell(exc)
+    said = raised.summary(exc)
     if isinstance(exc, SystemExit):
-        said = f": {describe(exc)}" if isinstance(exc.code, str) else ""
-        return dump_error(WorkerCrashedError(f"the call ended with exit code {exit_code(exc)}{said}"), text)
-    try:
-        body = _dump((False, exc, text))
-        if not isinstance(_load(Encoding.PICKLE, memoryview(body))[1], BaseException):
-            raise TypeError("unpickled, it is no exception")  # noqa: TRY301
-    except BaseException as failure:  # noqa: BLE001 - user code pickles itself and may raise anything
-        said = f"{type(exc).__qualname__}: {describe(exc)}"
+        words = f": {raised.describe(exc)}" if isinstance(exc.code, str) else ""
         return dump_error(
-            RemoteError(f"{said} (the exception itself can't be brought back: {describe(failure)})"), text
+            WorkerCrashedError(f"the call ended with exit code {raised.exit_code(exc)}{words}"), traceback_text
         )
-    return _encode(body)
-
-
-def tell(exc: BaseException | None) -> str:
-    """An exception with its traceback, as text."""
-    if exc is None:
-        return ""
     try:
-        return "".join(traceback.format_exception(exc))
-    except BaseException as failure:  # noqa: BLE001 - user code; or a SyntaxError whose line is no text
-        return f"{type(exc).__qualname__}: {describe(exc)} (its traceback can't be told: {describe(failure)})\n"
+        # A pickle in a pickle: if it can't be loaded, what is told beside it can be read all the same.
+        pickled = raised.dump(exc)
+    except BaseException as failure:  # noqa: BLE001 - user code pickles itself and may raise anything
+        return dump_error(_not_brought(said, failure), traceback_text)
+    return _encode(_COUNT.pack(0) + pickle.dumps((False, said, pickled, traceback_text), protocol=5))
 
 
-def describe(exc: BaseException) -> str:
-    """What an exception says; whoever wrote it may have made a mistake there."""
-    try:
-        return str(exc)
-    except BaseException as failure:  # noqa: BLE001 - user code
-        return f"(its str() raised {type(failure).__qualname__})"
-
-
-def exit_code(exc: SystemExit) -> int:
-    """The exit code of a process that ends with this, as the interpreter has it."""
-    return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+def _not_brought(said: str, failure: BaseException) -> RemoteError:
+    return RemoteError(f"{said} (the exception itself can't be brought back: {raised.describe(failure)})")
 
 
 def dump_error(error: FlyExecutorError, traceback_text: str = "") -> Dumped:
@@ -261,12 +237,19 @@ def load_outcome(encoding: Encoding, body: memoryview) -> Result:
         error = type(told.error)(f"{told.error}. What differs:\n{table}") if table else told.error
         return _raised(error, told.traceback)
     succeeded, *rest = _load(encoding, body)
-    return Result(value=rest[0]) if succeeded else _raised(*rest)
+    if succeeded:
+        return Result(value=rest[0])
+    said, pickled, traceback_text = rest
+    try:
+        exc = raised.load(pickled)
+    except Exception as failure:  # noqa: BLE001 - user code unpickles itself; or its class is not here
+        exc = _not_brought(said, failure)
+    return _raised(exc, traceback_text)
 
 
 def _raised(exc: BaseException, traceback_text: str) -> Result:
     if traceback_text:
-        exc.__cause__ = RemoteTraceback(traceback_text)
+        raised.give_cause(exc, traceback_text)
     return Result(exception=exc)
 
 
@@ -310,7 +293,7 @@ def _dump(value: Any) -> bytes:
         buffers.append(raw)
         return False
 
-    pickled = cloudpickle.dumps(value, protocol=5, buffer_callback=keep_inside)
+    pickled = sources.dumps(value, keep_inside)
     return b"".join((_COUNT.pack(len(buffers)), *(_LENGTH.pack(raw.nbytes) for raw in buffers), *buffers, pickled))
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from flyexecutor import payload
+from flyexecutor import payload, raised
 from flyexecutor.call import Outcome, Report
 from flyexecutor.errors import (
     CallForgottenError,
@@ -276,7 +276,8 @@ class Watcher:
             return payload.Result(exception=_lost(outcome))
         if outcome.state is State.KILLED:
             reason = outcome.sealed.decode(errors="replace")
-            return payload.Result(exception=CallKilledError(f"the call {outcome.id} was {reason}"))
+            asked = "somebody asked for that (future.kill(), its stream's close(), or flyexecutor kill)"
+            return payload.Result(exception=CallKilledError(f"the call {outcome.id} was {reason}: {asked}"))
         if not outcome.sealed:
             return payload.Result(exception=_expired(outcome.id, "before it could be fetched"))
         try:
@@ -286,7 +287,7 @@ class Watcher:
             log.error("%s", exc)
             return payload.Result(exception=exc)
         except BaseException as exc:  # noqa: BLE001 - user code unpickles itself and may raise anything
-            exc.add_note(f"flyexecutor could not unpickle the outcome of call {outcome.id}")
+            raised.add_note(exc, f"flyexecutor could not unpickle the outcome of call {outcome.id}")
             return payload.Result(exception=exc)
 
     @staticmethod

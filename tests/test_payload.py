@@ -9,8 +9,7 @@ import pytest
 
 import tests
 from flyexecutor import payload
-from flyexecutor.errors import RemoteError, WorkerCrashedError
-from flyexecutor.trust import Encoding
+from flyexecutor.errors import WorkerCrashedError
 from tests import tasks
 
 
@@ -87,32 +86,14 @@ def test_the_error_of_a_result_that_can_not_be_pickled_names_its_type():
     assert any("a lock" in note for note in raised.value.__notes__)
 
 
-def test_an_exception_comes_back_with_its_traceback_as_cause():
-    try:
-        tasks.raise_value_error("no")
-    except ValueError as exc:
-        dumped = payload.dump_exception(exc)
-    result = payload.load_outcome(dumped.encoding, memoryview(dumped.body))
-    assert repr(result.exception) == "ValueError('no')"
-    assert "in raise_value_error" in str(result.exception.__cause__)
-
-
-def test_an_exception_with_an_odd_constructor_becomes_a_remote_error_that_tells_it():
-    dumped = payload.dump_exception(tasks.OddError(1, 2))
-    assert dumped.encoding is Encoding.TEXT
-    result = payload.load_outcome(dumped.encoding, memoryview(dumped.body))
-    assert isinstance(result.exception, RemoteError)
-    assert "OddError: 1 and 2" in str(result.exception)
-
-
 def test_our_own_errors_travel_as_text():
     dumped = payload.dump_error(WorkerCrashedError("exit code 3"))
     result = payload.load_outcome(dumped.encoding, memoryview(dumped.body))
     assert isinstance(result.exception, WorkerCrashedError)
 
 
-def test_a_module_that_the_image_lacks_is_named_with_the_remedy():
-    body = payload.dump_call(pow, (1,), {}).body.replace(b"builtins", b"no_such_")
-    with pytest.raises(ModuleNotFoundError, match="no_such_") as raised:
-        payload.load_call(Encoding.PICKLE, memoryview(body))
-    assert "has no module 'no_such_': add it to the image" in raised.value.__notes__[0]
+def test_the_error_of_a_generator_as_result_names_stream():
+    for result in (tasks.count_to(3), [[tasks.count_to(3)]]):
+        with pytest.raises(TypeError) as raised:
+            payload.dump_value(result)
+        assert any("ex.stream(fn, ...)" in note for note in raised.value.__notes__)

@@ -240,7 +240,7 @@ local function queue_again(prefix, queue, entry, id)
   local key = prefix .. ':call:' .. id
   local is = redis.call('HMGET', key, 'kill', 'attempt', 'machine', 'region')
   if is[1] then
-    settle(prefix, id, read_record(prefix, id), 'KILLED', is[2], is[3], is[4], '-', 'killed as was asked for', '')
+    settle(prefix, id, read_record(prefix, id), 'KILLED', is[2], is[3], is[4], '-', 'killed before it ran again', '')
     return
   end
   redis.call('XACK', queue, GROUP, entry)

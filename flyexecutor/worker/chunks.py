@@ -4,9 +4,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flyexecutor import payload
+from flyexecutor import payload, raised
 from flyexecutor.retry import Retry
-from flyexecutor.worker import context
+from flyexecutor.worker import context, failures
 from flyexecutor.worker.context import Stopped
 
 
@@ -24,7 +24,7 @@ def run_chunk(
     """Call `fn` with each item's arguments. The list ends with the first item that raised, unless all are wanted."""
     results: list[Any] = []
     channel = context.channel
-    for args in chunk:
+    for number, args in enumerate(chunk):
         try:
             value = fn(*args)
             results.append(run_coroutine(value) if isinstance(value, Coroutine) else value)
@@ -32,7 +32,12 @@ def run_chunk(
             if isinstance(exc, Stopped) or (channel and channel.forked):
                 raise  # or the next item would begin
             again = retry.wants(exc, 0)
-            results.append(Failed(payload.dump_exception(exc), again))
+            payload.add_remedy(exc)
+            text = raised.tell(exc)
+            if channel:
+                then = f", item {number} of {len(chunk)} in this call{'; it is tried again' if again else ''}"
+                failures.log(channel, exc, text, then)
+            results.append(Failed(payload.dump_exception(exc, text), again))
             if not (return_exceptions or again):
                 break
         if channel and channel.forked:

@@ -363,7 +363,6 @@ class Worker:
             begun, not_begun = runner.bury()
             self._claimed.extendleft(reversed(not_begun))
             if begun:
-                log.warning("call %s ended its process: %s", label(begun.id, begun.name), death)
                 self._died(begun, death, stopping)
             elif not answered:
                 self._bad_starts += 1
@@ -394,6 +393,7 @@ class Worker:
         elif death.code == -signal.SIGKILL and not death.cut_off:
             # Nobody here sends it but the kernel, when memory is short (Linux: the OOM killer).
             reason = f"its process ended with {death}, which is how the kernel ends what needs too much memory"
+            log.warning("call %s: %s", label(call.id, call.name), reason)
             self._elsewhere.append((call, lambda: self._outgrow(call, reason, death.logs)))
         else:
             self._outcomes.append(self._tell.crashed(call, death))

@@ -1,12 +1,20 @@
-"""How calls have ended, in words for the store: what runners answered, and what is told of those that died."""
+"""How calls have ended, in words for the store: what runners answered, and what is told of those that died.
+
+Each call that a worker ended, or that ended its process, is in the machine's log as well.
+"""
+
+import logging
 
 from flyexecutor import plain
 from flyexecutor.call import ClaimedCall, Outcome
 from flyexecutor.errors import CallTimeoutError, FlyExecutorError, WorkerCrashedError
+from flyexecutor.names import label
 from flyexecutor.states import State
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.worker.pipe import RETURNED
 from flyexecutor.worker.runners import Answer, Death
+
+log = logging.getLogger("flyexecutor.worker")
 
 
 class Outcomes:
@@ -33,9 +41,11 @@ class Outcomes:
 
     def killed(self, call: ClaimedCall, how: str, logs: bytes) -> Outcome:
         """It was stopped because somebody asked for that."""
+        log.warning("call %s was killed %s: somebody asked for that", label(call.id, call.name), how)
         return self._outcome(call, State.KILLED, f"killed {how}".encode(), logs)
 
     def _failed(self, call: ClaimedCall, kind: type[FlyExecutorError], reason: str, death: Death) -> Outcome:
+        log.warning("call %s: %s\n%s", label(call.id, call.name), reason, death.faults)
         body = plain.dump(kind(f"{reason} (machine {self._machine_id})"), death.faults)
         sealed = self._trust.seal_outcome(call.id, call.attempt, body, Encoding.TEXT)
         return self._outcome(call, State.FAILED, sealed, death.logs)

@@ -1,7 +1,8 @@
 """What a runner prints, call by call: passed on to the machine's log as it comes, its end kept for `future.logs()`.
 
 Owns a pipe, whose other end is the runner's standard output and error. The runner writes a mark after each call. Reads
-never block: a runner that prints more than is read waits.
+never block: a runner that prints more than is read waits. What the machine's log alone has of a call, why it failed,
+comes between that mark and another one.
 """
 
 import contextlib

@@ -39,7 +39,7 @@ class Told(NamedTuple):
     kind: bytes
     call_id: str
     attempt: int
-    number: int = 0  # ITEM: 0, 1, ...; NESTED: calls that it waits for
+    number: int = 0  # ITEM: 0, 1, ...; NESTED: calls that it waits for; an answer: 1 if the log has a word on it
     seconds: float = 0.0  # that the call ran; AGAIN: to wait before the second attempt
     longest: float = 0.0  # AGAIN: seconds to wait at most
     body: bytes = b""

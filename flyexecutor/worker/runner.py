@@ -22,10 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from flyexecutor import payload
+from flyexecutor import payload, raised
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
 from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
-from flyexecutor.worker import context
+from flyexecutor.worker import context, failures, terminal
 from flyexecutor.worker.chunks import run_coroutine
 from flyexecutor.worker.context import Channel, CurrentCall, Stopped
 from flyexecutor.worker.pipe import (
@@ -45,6 +45,7 @@ from flyexecutor.worker.pipe import (
 )
 
 USUAL = payload.Manner()
+TOLD_PLAINLY = (PayloadError, InitializerError, PayloadTooLargeError)  # by us, of the call; they need no pickle
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
@@ -70,10 +71,10 @@ class Runner:
 
     def end(self, exc: BaseException | None) -> NoReturn:
         """End this process as the interpreter would, but at once: no thread that user code has left keeps it."""
-        code = payload.exit_code(exc) if isinstance(exc, SystemExit) else int(exc is not None)
+        code = raised.exit_code(exc) if isinstance(exc, SystemExit) else int(exc is not None)
         try:
             if not isinstance(exc, SystemExit):
-                self._say(payload.tell(exc))
+                self._say(raised.tell(exc))
             self._mend_output()
         finally:
             os._exit(code & 0xFF)  # also if user code has closed all that could be written to
@@ -114,7 +115,8 @@ class Runner:
             fn()
         except BaseException as exc:  # noqa: BLE001 - user code; the calls that need what it does will tell
             self._end_if_forked(exc)
-            self._say(f"{payload.tell(exc)}flyexecutor: warmup raised this; calls run all the same\n")
+            payload.add_remedy(exc)
+            self._say(f"{raised.tell(exc)}flyexecutor: warmup raised this; calls run all the same\n")
         self._end_if_forked(None)
         self._go_if_stopped()
         self._mend_output()
@@ -127,7 +129,10 @@ class Runner:
             self._go_if_stopped()  # whatever it made of that: its worker knows why it was stopped
         self._mend_output()
         os.write(self._output, self._mark)
-        # After the mark: who has the answer finds all that was printed before.
+        if text := failures.take(self._channel):
+            os.write(self._output, text + self._mark)
+            answer = answer._replace(number=1)
+        # After the marks: who has the answer finds all that was printed before.
         self._channel.tell(*self._channel.flush(), answer)
         self._channel.begin(None)
         self._go_if_stopped()  # it has answered before that, or in spite of it
@@ -135,26 +140,17 @@ class Runner:
     def _answer(self, call: Given) -> Told:
         began = time.monotonic()
         manner, result = self._call(call)
-        raised = result.exception
-        if raised is None:
-            try:
-                kind, dumped = RETURNED, payload.dump_value(result.value)
-            except BaseException as exc:  # noqa: BLE001 - user code pickles itself, and may be stopped there
-                kind, dumped = RAISED, payload.dump_exception(exc)
-        elif isinstance(raised, PayloadError | InitializerError):
-            kind, dumped = RAISED, payload.dump_error(raised, payload.tell(raised.__cause__))
-        elif manner.retry and manner.retry.wants(raised, call.raised):
-            self._say(f"{payload.tell(raised)}flyexecutor: attempt {call.attempt} raised this; it is tried again\n")
-            seconds, longest = manner.retry.wait, manner.retry.longest_wait
-            return Told(AGAIN, call.id, call.attempt, seconds=seconds, longest=longest)
-        else:
-            if isinstance(raised, SystemExit) and isinstance(raised.code, str):
-                self._say(f"{raised.code}\n")  # as the interpreter does
-            kind, dumped = RAISED, payload.dump_exception(raised)
-        try:
-            payload.check_size(dumped, "the result", manner.max_payload)
-        except PayloadTooLargeError as exc:
-            kind, dumped = RAISED, payload.dump_error(exc)
+        dumped = _dump(result.value, manner) if result.exception is None else result.exception
+        kind = RETURNED
+        if isinstance(dumped, BaseException):
+            kind, exc = RAISED, dumped
+            text = raised.tell(exc)
+            retry = manner.retry if exc is result.exception and not isinstance(exc, TOLD_PLAINLY) else None
+            if retry and retry.wants(exc, call.raised):
+                failures.log(self._channel, exc, text, "; it is tried again")
+                return Told(AGAIN, call.id, call.attempt, seconds=retry.wait, longest=retry.longest_wait)
+            failures.log(self._channel, exc, text)
+            dumped = self._dump_raised(exc, text, manner)
         seconds = time.monotonic() - began
         sealed = self._trust.seal_outcome(call.id, call.attempt, dumped.body, dumped.encoding)
         return Told(kind, call.id, call.attempt, seconds=seconds, body=sealed)
@@ -174,9 +170,22 @@ class Runner:
             result = payload.Result(value)
         except BaseException as exc:  # noqa: BLE001 - whatever user code raises is its outcome
             # Returned: no frame of ours that its traceback names keeps it, and with it what user code had in its own.
+            payload.add_remedy(exc)
             result = payload.Result(exception=exc)
         self._end_if_forked(result.exception)
         return manner, result
+
+    def _dump_raised(self, exc: BaseException, text: str, manner: payload.Manner) -> payload.Dumped:
+        if isinstance(exc, TOLD_PLAINLY):
+            return payload.dump_error(exc, raised.tell(exc.__cause__))
+        if isinstance(exc, SystemExit) and isinstance(exc.code, str):
+            self._say(f"{exc.code}\n")  # as the interpreter does
+        dumped = payload.dump_exception(exc, text)
+        try:
+            payload.check_size(dumped, f"the exception {type(exc).__qualname__}", manner.max_payload)
+        except PayloadTooLargeError as too_large:
+            return payload.dump_error(too_large, text)
+        return dumped
 
     def _end_if_forked(self, raised: BaseException | None) -> None:
         if self._channel.forked:
@@ -215,10 +224,20 @@ class Runner:
             fn, args = pickle.loads(initializer)  # from inside a payload that was verified
             fn(*args)
         except BaseException as exc:
-            said = payload.describe(exc)
-            raise InitializerError(f"the initializer raised {type(exc).__qualname__}: {said}") from exc
+            payload.add_remedy(exc)
+            raise InitializerError(f"the initializer raised {raised.summary(exc)}") from exc
         self._end_if_forked(None)
         self._initialized.add(initializer)
+
+
+def _dump(value: Any, manner: payload.Manner) -> payload.Dumped | BaseException:
+    """A result, pickled; or why it can't be."""
+    try:
+        dumped = payload.dump_value(value)
+        payload.check_size(dumped, "the result", manner.max_payload)
+    except BaseException as exc:  # noqa: BLE001 - user code pickles itself, and may be stopped there
+        return exc
+    return dumped
 
 
 def _take(tokens_fd: int) -> bool:
@@ -258,6 +277,7 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
     with contextlib.suppress(OSError):  # macOS has no such order, and a container may keep its own
         OOM_SCORE.write_text("1000")
+    terminal.take_away()
     context.channel = Channel(told_fd)
     trust = Trust(bytes.fromhex(os.environ[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])
     runner = Runner(trust, context.channel, mark.encode())

@@ -188,6 +188,8 @@ class Runner:
             elif told.kind in ANSWERS:
                 self.answered, self.answered_at, self.nested = True, time.monotonic(), 0
                 heard.append(Answer(self.given.popleft(), told, self.output.take()))
+                if told.number:
+                    self.output.take()  # is for the machine's log, and in it
             else:
                 heard.append(told)
         return heard

@@ -1,0 +1,39 @@
+"""What a machine's log has of what calls raised: a line with call, function and error, and the traceback.
+
+`future.logs()` does not have it. That shows what the call itself has printed, of which the end is kept: a traceback
+would push it out, and whoever asks has the exception, and the traceback with it.
+"""
+
+from flyexecutor import raised
+from flyexecutor.names import label
+from flyexecutor.worker.context import Channel
+
+LINE_CHARS = 300  # of what was raised
+TRACEBACK_CHARS = 8 * 1024  # of one exception: its beginning and its end
+ALL_CHARS = 64 * 1024  # of what the items of one call raised; those that follow have a line only
+
+
+def log(channel: Channel, exc: BaseException, traceback: str, then: str = "") -> None:
+    """The current call has raised this. then: what else there is to say in the line."""
+    call = channel.current
+    if call is None:
+        return
+    said = raised.summary(exc).splitlines()[0][:LINE_CHARS]
+    text = f"flyexecutor: call {label(call.id, call.name)}, attempt {call.attempt}, raised {said}{then}\n"
+    if sum(map(len, channel.failures)) < ALL_CHARS:
+        text += _cut(traceback, TRACEBACK_CHARS)
+    channel.failures.append(text)
+
+
+def take(channel: Channel) -> bytes:
+    """All that was logged of the current call."""
+    text = "".join(channel.failures)
+    channel.failures.clear()
+    return text.encode(errors="backslashreplace")
+
+
+def _cut(text: str, most: int) -> str:
+    """A text without its middle, if it is too long: the end says what was raised."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 4]}\n... {len(text) - most:,} characters ...\n{text[most // 4 - most :]}"
