@@ -3,10 +3,13 @@
 import asyncio
 import ctypes
 import fcntl
+import getpass
 import multiprocessing
 import os
+import pdb
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -282,6 +285,15 @@ def raise_(error: BaseException) -> NoReturn:
     raise error
 
 
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    code: int
+
+
+def raise_frozen(code: int) -> NoReturn:
+    raise FrozenError(code)
+
+
 class Grumpy:
     """Raises, as soon as it is pickled or unpickled."""
 
@@ -311,6 +323,21 @@ def raise_untellable() -> NoReturn:
 def raise_without_traceback() -> NoReturn:
     """Python can't format this one."""
     raise SyntaxError("wrong", ("file", 1, 1, 123))
+
+
+def raise_much(characters: int) -> NoReturn:
+    raise ValueError("much " * (characters // 5))
+
+
+class HereError(Exception):
+    """Its class can't be pickled."""
+
+    __module__ = "__main__"
+    lock = threading.Lock()
+
+
+def raise_here() -> NoReturn:
+    raise HereError("here")
 
 
 class NumberError(Exception):
@@ -362,6 +389,26 @@ def spoil_output(how: str) -> None:
 def spoil_output_and_raise(how: str) -> NoReturn:
     spoil_output(how)
     raise ValueError("no")
+
+
+def set_environment(name: str, value: str) -> None:
+    os.environ[name] = value
+
+
+def ask(how: str) -> str:
+    """Wants a person to type something."""
+    match how:
+        case "input":
+            return input("name? ")
+        case "line":
+            return next(iter(sys.stdin))
+        case "getpass":
+            return getpass.getpass()
+        case "pdb":
+            pdb.set_trace()
+        case "breakpoint":
+            breakpoint()
+    return "went on"
 
 
 def print_twice(text: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from flyexecutor import InitializerError, RemoteError, WorkerCrashedError, payload
 from flyexecutor.call import ClaimedCall
+from flyexecutor.names import name_of
 from flyexecutor.retry import Retry
 from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
 from flyexecutor.worker.chunks import run_chunk
@@ -37,7 +38,8 @@ def runner(machine_environment):
 
 def make_call(fn, *args, sealed=None, manner=None):
     call_id = TRUST.new_call_id()
-    return ClaimedCall(call_id, 1, sealed or TRUST.seal_call(call_id, payload.dump_call(fn, args, {}, manner).body))
+    sealed = sealed or TRUST.seal_call(call_id, payload.dump_call(fn, args, {}, manner).body)
+    return ClaimedCall(call_id, 1, sealed, name=name_of(fn))
 
 
 def answer_of(runner):
@@ -246,18 +248,25 @@ def test_a_call_that_exits_fails_with_its_code_and_the_process_lives(runner, cod
 
 
 @pytest.mark.parametrize(
-    ("fn", "said"),
+    ("fn", "kind"),
     [
-        (tasks.raise_number, "NumberError"),
-        (tasks.raise_in_a_circle, "Exception"),
-        (tasks.raise_untellable, "UntellableError: (its str() raised OwnBaseError)"),
+        (tasks.raise_number, tasks.NumberError),
+        (tasks.raise_in_a_circle, Exception),
+        (tasks.raise_untellable, tasks.UntellableError),
+        (tasks.raise_odd_error, tasks.OddError),
     ],
 )
-def test_an_exception_that_can_not_travel_becomes_one_that_tells_of_it(runner, fn, said):
+def test_an_exception_that_pickle_makes_nothing_of_travels_all_the_same(runner, fn, kind):
     error = error_of(runner, fn)
-    assert isinstance(error, RemoteError)
-    assert str(error).startswith(said)
+    assert type(error) is kind
     assert f"in {fn.__name__}" in str(error.__cause__)
+
+
+def test_an_exception_whose_class_can_not_travel_becomes_one_that_tells_of_it(runner):
+    error = error_of(runner, tasks.raise_here)
+    assert isinstance(error, RemoteError)
+    assert str(error).startswith("HereError: here")
+    assert "in raise_here" in str(error.__cause__)
 
 
 def test_an_exception_whose_traceback_can_not_be_formatted_is_told_all_the_same(runner):
@@ -298,7 +307,102 @@ def test_a_call_that_spoils_its_output_and_raises_is_tried_again(runner):
     manner = payload.Manner(retry=Retry(attempts=2))
     answer, _ = run(runner, tasks.spoil_output_and_raise, "close", manner=manner)
     assert answer.told.kind == AGAIN
-    assert b"ValueError: no" in answer.logs
+
+
+# What the machine's log has
+
+
+def test_a_call_that_raises_is_a_line_in_the_machines_log_with_its_traceback_and_nothing_in_its_own(runner, capfd):
+    answer, _ = run(runner, tasks.raise_value_error, "no")
+    line, *traceback = capfd.readouterr().err.splitlines()
+    assert line == f"flyexecutor: call {answer.call.id} (raise_value_error), attempt 1, raised ValueError: no"
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert "in raise_value_error" in "".join(traceback)
+    assert answer.logs == b""
+    assert run(runner, tasks.print_twice, "later")[0].logs == b"later\nlater\n"
+
+
+def test_whatever_a_call_raises_is_in_the_machines_log(runner, capfd):
+    large = payload.Manner(max_payload=1000)
+    initializer = payload.Manner(initializer=payload.dump_alone((tasks.fail_to_initialize, ())))
+    for fn, args, manner, said in [
+        (tasks.raise_odd_error, (), None, "OddError: 1 and 2"),
+        (tasks.raise_here, (), None, "HereError: here"),
+        (tasks.raise_untellable, (), None, "UntellableError: (its str() raised OwnBaseError)"),
+        (tasks.raise_without_traceback, (), None, "SyntaxError: wrong (file, line 1)"),
+        (tasks.exit_with, (3,), None, "SystemExit: 3"),
+        (tasks.raise_, (KeyboardInterrupt(),), None, "KeyboardInterrupt: "),
+        (tasks.return_unpicklable, (), None, "TypeError: this object stays here"),
+        (bytes, (1001,), large, "PayloadTooLargeError: the result is"),
+        (tasks.raise_much, (1001,), large, "ValueError: much"),
+        (tasks.fail_after, (2,), payload.Manner(streams=True), "ValueError: no more"),
+        (
+            tasks.raise_value_error,
+            ("no",),
+            payload.Manner(retry=Retry(attempts=2)),
+            "ValueError: no; it is tried again",
+        ),
+        (tasks.spoil_output_and_raise, ("close",), None, "ValueError: no"),
+        (tasks.echo, (tasks.Poisoned(),), None, "RuntimeError: this does not load"),
+        (tasks.increment, (1,), initializer, "InitializerError: the initializer raised OSError: no such disk"),
+    ]:
+        answer, _ = run(runner, fn, *args, manner=manner)
+        text = capfd.readouterr().err
+        assert text.startswith(f"flyexecutor: call {answer.call.id} ({name_of(fn)}), attempt 1, raised {said}")
+        assert len(text.splitlines()) > 1
+        assert TRUST.exported not in text
+        assert run(runner, tasks.print_twice, "later")[0].logs == b"later\nlater\n"
+        capfd.readouterr()
+
+
+def test_a_payload_that_is_refused_is_in_the_machines_log(runner, capfd):
+    runner.give(make_call(None, sealed=b"x" * 100))
+    (answer,) = answer_of(runner)
+    assert f"call {answer.call.id}" in (text := capfd.readouterr().err)
+    assert "raised PayloadError: " in text
+
+
+def test_each_item_that_raises_is_in_the_machines_log(runner, capfd):
+    answer, _ = run(runner, run_chunk, tasks.fail_on, [(n, n) for n in range(100)], Retry(), True)
+    text = capfd.readouterr().err
+    for n in range(100):
+        assert f"attempt 1, raised ValueError: {n} is bad, item {n} of 100 in this call\n" in text
+    assert text.count("in fail_on") > 1
+    assert (answer.told.kind, answer.logs) == (RETURNED, b"")
+    call = make_call(run_chunk, tasks.fail_on, [(n, n) for n in range(5_000)], Retry(), True)
+    runner.give(call)
+    while runner.given:  # as a worker does
+        for fd in select.select([runner.output.fd, runner.fileno()], [], [])[0]:
+            runner.output.read() if fd == runner.output.fd else runner.hear()
+    text = capfd.readouterr().err
+    assert text.count("raised ValueError") == 5_000
+    assert text.count("in fail_on") < 1000
+
+
+def test_what_the_machines_log_has_of_an_exception_is_bounded_and_has_its_end(runner, capfd):
+    run(runner, tasks.raise_much, 10_000_000)
+    text = capfd.readouterr().err
+    assert len(text) < 10_000
+    assert "in raise_much" in text
+    assert text.endswith("much \n")
+
+
+# Nobody is there to type
+
+
+def test_a_call_that_wants_a_person_to_type_is_told_that_nobody_can(runner):
+    for how in ("input", "line", "getpass", "pdb", "breakpoint"):
+        error = error_of(runner, tasks.ask, how)
+        assert type(error) is RuntimeError, how
+        assert "nobody can type" in str(error)
+        assert "ThreadPoolExecutor" in str(error)
+        assert error_of(runner, tasks.raise_value_error, "no").args == ("no",)  # nothing traces what comes later
+
+
+def test_a_debugger_of_ones_own_is_left_to_do_its_work(runner):
+    for hook in ("0", "builtins.print"):
+        run(runner, tasks.set_environment, "PYTHONBREAKPOINT", hook)
+        assert value_of(run(runner, tasks.ask, "breakpoint")[0]).value == "went on"
 
 
 # A call that forks

@@ -38,7 +38,7 @@ class Channel:
         self._pid = os.getpid()
         self._awaiting = threading.Lock()  # guards the two below, and the order in which their changes are told
         self.current: CurrentCall | None = None
-        self.failures: list[str] = []  # what the machine's log is to have of the current call
+        self.failures = bytearray()  # what the machine's log is to have of the current call
         self._awaited: set[Hashable] = set()  # what the current call waits for
         self._writing = threading.Lock()  # frames must not mix
         self._changed = threading.Condition()  # guards the two below

@@ -10,7 +10,7 @@ from flyexecutor.worker.context import Channel
 
 LINE_CHARS = 300  # of what was raised
 TRACEBACK_CHARS = 8 * 1024  # of one exception: its beginning and its end
-ALL_CHARS = 64 * 1024  # of what the items of one call raised; those that follow have a line only
+ALL_BYTES = 64 * 1024  # of what the items of one call raised; those that follow have a line only
 
 
 def log(channel: Channel, exc: BaseException, traceback: str, then: str = "") -> None:
@@ -20,16 +20,9 @@ def log(channel: Channel, exc: BaseException, traceback: str, then: str = "") ->
         return
     said = raised.summary(exc).splitlines()[0][:LINE_CHARS]
     text = f"flyexecutor: call {label(call.id, call.name)}, attempt {call.attempt}, raised {said}{then}\n"
-    if sum(map(len, channel.failures)) < ALL_CHARS:
+    if len(channel.failures) < ALL_BYTES:
         text += _cut(traceback, TRACEBACK_CHARS)
-    channel.failures.append(text)
-
-
-def take(channel: Channel) -> bytes:
-    """All that was logged of the current call."""
-    text = "".join(channel.failures)
-    channel.failures.clear()
-    return text.encode(errors="backslashreplace")
+    channel.failures += text.encode(errors="backslashreplace")
 
 
 def _cut(text: str, most: int) -> str:

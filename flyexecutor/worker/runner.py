@@ -128,9 +128,9 @@ class Runner:
         if answer.kind != RETURNED:
             self._go_if_stopped()  # whatever it made of that: its worker knows why it was stopped
         self._mend_output()
-        os.write(self._output, self._mark)
-        if text := failures.take(self._channel):
-            os.write(self._output, text + self._mark)
+        self._write(self._mark)
+        if self._channel.failures:
+            self._write(bytes(self._channel.failures) + self._mark)
             answer = answer._replace(number=1)
         # After the marks: who has the answer finds all that was printed before.
         self._channel.tell(*self._channel.flush(), answer)
@@ -193,7 +193,12 @@ class Runner:
 
     def _say(self, text: str) -> None:
         """Print, whatever user code has made of sys.stderr."""
-        os.write(self._output, text.encode(errors="backslashreplace"))
+        self._write(text.encode(errors="backslashreplace"))
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:  # a signal that user code handles may cut a write short
+            view = view[os.write(self._output, view) :]
 
     def _mend_output(self) -> None:
         """Flush what was printed; make anew what user code has closed, or replaced by what can't be flushed."""

@@ -1,9 +1,12 @@
 """The function raises: that exception, remote traceback as cause, note with machine."""
 
 import asyncio
+import os
+import threading
 
 import pytest
 
+from flyexecutor import CallKilledError, CallTimeoutError, FlyMachineExecutor, LocalFly, Retry
 from tests import tasks
 
 WAIT = 30.0
@@ -17,10 +20,34 @@ def test_the_exception_comes_back_with_the_remote_traceback_and_the_machine(exec
     assert any(future.machine_id in note for note in raised.value.__notes__)
 
 
-def test_an_exception_that_can_not_be_unpickled_is_told_with_its_traceback(executor):
-    error = executor.submit(tasks.raise_odd_error).exception(WAIT)
-    assert "OddError: 1 and 2" in str(error)
-    assert "in raise_odd_error" in str(error.__cause__)
+class CodedError(Exception):
+    """Pickle could not call its constructor."""
+
+    def __init__(self, *, code, lock):
+        super().__init__(f"code {code}")
+        self.code, self.lock = code, lock
+
+
+@pytest.mark.parametrize("fan_out", [False, True])
+def test_an_exception_comes_back_as_what_it_was_whatever_its_constructor(executor, fan_out):
+    def fail(code):
+        raise CodedError(code=code, lock=threading.Lock())
+
+    if fan_out:
+        error, _ = executor.map(fail, [3, 4], chunksize=2, return_exceptions=True)
+    else:
+        error = executor.submit(fail, 3).exception(WAIT)
+    assert (type(error), error.code, str(error)) == (CodedError, 3, "code 3")
+    assert "_thread.lock" in error.lock
+    assert any("lock" in note for note in error.__notes__)
+    assert "in fail" in str(error.__cause__)
+
+
+def test_a_frozen_exception_comes_back_with_its_note(executor):
+    future = executor.submit(tasks.raise_frozen, 3)
+    error = future.exception(WAIT)
+    assert (type(error), error.code) == (tasks.FrozenError, 3)
+    assert any(future.machine_id in note for note in error.__notes__)
 
 
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, tasks.OwnBaseError])
@@ -30,3 +57,62 @@ def test_what_derives_from_base_exception_only_is_an_outcome_like_others(executo
     assert repr(error) == repr(kind("no good"))
     assert "in raise_" in str(error.__cause__)
     assert any(future.machine_id in note for note in error.__notes__)
+
+
+# What its machine's log has
+
+
+@pytest.fixture
+def logged(tmp_path):
+    """An executor on a Fly of its own, whose machines' log is a file."""
+    shown = os.dup(2)
+    with (tmp_path / "log").open("wb") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            fly = LocalFly(rate_limits=False)
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+    with fly, FlyMachineExecutor(local=fly, max_workers=1) as executor:
+        yield executor, (tmp_path / "log").read_text
+
+
+def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(logged, tmp_path):
+    executor, log = logged
+    gate = tasks.Gate.make(tmp_path)
+    raising = executor.submit(tasks.raise_value_error, "no good")
+    assert raising.exception(WAIT)
+    assert raising.logs() == ""
+    again = executor.with_options(retries=Retry(attempts=2, wait=0.01)).submit(tasks.raise_value_error, "no good")
+    assert again.exception(WAIT)
+    assert list(executor.map(tasks.fail_on, [1, 2], [1, 3], chunksize=2, return_exceptions=True))[1] == 3
+    late = executor.with_options(timeout=0.5).submit(tasks.hang, gate)
+    gate.wait_for_entry()
+    assert isinstance(late.exception(WAIT), CallTimeoutError)
+    killed = executor.submit(tasks.hang, gate)
+    gate.wait_for_entry()
+    killed.kill()
+    assert isinstance(killed.exception(WAIT), CallKilledError)
+    crashed = executor.submit(tasks.segfault)
+    assert crashed.exception(WAIT)
+    while "SIGSEGV" not in log():
+        pass  # it comes through another process
+
+    def lines(word):
+        return [line for line in log().splitlines() if word in line]
+
+    (line,) = lines(raising.id)
+    assert line.endswith(f"flyexecutor: call {raising.id} (raise_value_error), attempt 1, raised ValueError: no good")
+    first, second = lines(again.id)
+    assert first.endswith("attempt 1, raised ValueError: no good; it is tried again")
+    assert second.endswith("attempt 2, raised ValueError: no good")
+    assert len(lines("in raise_value_error")) == 3
+    assert len(lines("raised ValueError: 1 is bad, item 0 of 2 in this call")) == 1
+    (line,) = lines(late.id)
+    assert "(hang): the call ran longer than its timeout of 0.5 s" in line
+    assert len(lines("in hang")) == 1
+    (line,) = lines(killed.id)
+    assert "(hang) was killed by signal SIGTERM: somebody asked for that" in line
+    (line,) = lines(crashed.id)
+    assert "(segfault): the process that ran the call ended with signal SIGSEGV" in line
+    assert lines("in segfault")
