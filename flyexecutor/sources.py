@@ -6,7 +6,6 @@ none are shown there, and the sender puts them in when a traceback comes back. N
 """
 
 import contextlib
-import inspect
 import io
 import linecache
 import re
@@ -51,14 +50,16 @@ def dumps(value: Any, buffer_callback: Callable[[Any], object] | None = None) ->
 @contextlib.contextmanager
 def hidden() -> Iterator[None]:
     """While this lasts, a traceback shows no lines of code that came by value: they are the sender's to show."""
-    files = _received.copy()
-    # As of a file without lines. Without a time, too: nobody asks then whether it has changed (CPython: linecache).
-    linecache.cache.update({file: (0, None, [], file) for file in files})
+    # As of files without lines; and without a time, so that nobody asks whether they have changed (CPython: linecache).
+    hiding: dict[str, Any] = {file: (0, None, [], file) for file in _received.copy()}
+    before = {file: linecache.cache.pop(file) for file in hiding if file in linecache.cache}
+    linecache.cache.update(hiding)
     try:
         yield
     finally:
-        for file in files:
+        for file in hiding:
             linecache.cache.pop(file, None)
+        linecache.cache.update(before)
 
 
 def show(text: str) -> str:
@@ -75,11 +76,11 @@ def show(text: str) -> str:
 
 
 def _line(file: str, number: int) -> str:
-    if file not in _sent:
+    code = _sent.get(file)
+    if code is None:
         return ""  # what a traceback names is no reason to open a file
-    try:
-        # Not linecache's getline: of what was typed into Python 3.13 it knows only the code.
-        lines, _ = inspect.findsource(_sent[file])
-        return lines[number - 1].strip()
-    except (OSError, TypeError, IndexError):
-        return ""
+    linecache.checkcache(file)
+    # What is typed into Python 3.13 or newer is found by its code only, as its tracebacks do (CPython: traceback).
+    typed: Any = getattr(linecache, "_getlines_from_code", lambda _: [])
+    lines = linecache.getlines(file) or typed(code)
+    return "".join(lines[max(0, number - 1) : number]).strip()
