@@ -26,6 +26,7 @@ def test_a_running_call_is_killed_and_its_finally_blocks_run(make_executor, gate
     error = future.exception()
     assert isinstance(error, CallKilledError)
     assert "SIGTERM" in str(error)
+    assert "somebody asked for that (future.kill()" in str(error)
     assert (gate.folder / "finally").exists()
     assert executor.submit(tasks.machine_id).result(WAIT) == machine  # the worker lives
 

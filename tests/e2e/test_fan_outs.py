@@ -9,6 +9,7 @@ import pytest
 from flyexecutor import (
     ExpiredCallError,
     FlyExecutorError,
+    Retry,
     State,
     UnknownCallError,
     WorkerCrashedError,
@@ -56,6 +57,39 @@ def test_one_bad_item_of_280_does_not_cost_the_others(executor, way, chunksize):
     assert "in fail_on" in str(bad[0].__cause__)
     assert any("on machine" in note for note in bad[0].__notes__)
     assert sorted(result for result in results if isinstance(result, int)) == [n for n in numbers if n != 133]
+
+
+def items_noted(error):
+    return [note for note in error.__notes__ if "of the map" in note]
+
+
+@pytest.mark.parametrize("chunksize", [1, 4, 300])
+@pytest.mark.parametrize("way", ["map", "map_unordered"])
+def test_the_note_of_an_exception_names_its_item(make_executor, tmp_path, way, chunksize):
+    executor = make_executor(retries=Retry(attempts=2, wait=0.01, on=OSError, lost=1))
+
+    def work(number):
+        if number == 7:
+            tasks.raise_value_error("of 7")
+        if number == 8:
+            tasks.raise_at_first(tmp_path / "ran", 2, OSError("of 8"))
+        return number
+
+    results = list(getattr(executor, way)(work, range(10), chunksize=chunksize, return_exceptions=True))
+    for error in (result for result in results if isinstance(result, Exception)):
+        assert items_noted(error) == [f"item {str(error)[-1]} of the map (the first is item 0)"]
+    assert sorted(str(result) for result in results) == [*"01234569", "of 7", "of 8"]
+
+
+def test_so_does_that_of_an_item_that_ends_its_process_and_that_of_a_chunk_that_is_not_split(make_executor):
+    executor = make_executor()
+    with pytest.raises(WorkerCrashedError) as raised:
+        list(executor.map(tasks.crash_on, [5] * 8, range(8), chunksize=8))
+    assert items_noted(raised.value) == ["item 5 of the map (the first is item 0)"]
+    once = executor.with_options(retries=0).map(tasks.crash_on, [5] * 8, range(8), chunksize=4, return_exceptions=True)
+    assert list(itertools.islice(once, 4)) == [0, 1, 2, 3]
+    for error in once:
+        assert items_noted(error) == ["items 4 to 7, which were one call, of the map (the first is item 0)"]
 
 
 def test_the_results_before_an_item_that_raises_are_delivered_whatever_the_chunks(executor):
