@@ -12,7 +12,6 @@ SOON = Retry(attempts=3, wait=0.05)
 def test_a_call_that_raises_is_tried_again_until_it_returns(make_executor, tmp_path):
     future = make_executor(retries=SOON).submit(tasks.raise_at_first, tmp_path / "ran", 2, ValueError("not yet"))
     assert (future.result(WAIT), future.attempt) == (3, 3)
-    assert "ValueError: not yet" in future.logs() or future.attempt == 3
 
 
 def test_the_last_exception_is_the_outcome_when_the_attempts_are_spent(make_executor, tmp_path):
