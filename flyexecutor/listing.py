@@ -11,11 +11,12 @@ from typing import Any
 
 import redis
 
+from flyexecutor.names import read_name
 from flyexecutor.scripts import translated
 from flyexecutor.states import State
 
 CLOCK_TRIPS = 5
-_FIELDS = ("state", "attempt", "machine", "region", "lane", "queued", "started", "progress")
+_FIELDS = ("state", "attempt", "machine", "region", "lane", "queued", "started", "progress", "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class CallRecord:
     queued_seconds: float  # from its submission until its attempt began, or until now
     running_seconds: float | None  # of this attempt; None while it is queued
     progress: bytes  # what it last said, unread; empty: nothing
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ class Listing:
 
 def _call(call_id: str, told: Sequence[bytes | None], now: float) -> CallRecord | None:
     """A call as its record tells; None for one that has ended meanwhile."""
-    state, attempt, machine, region, lane, queued, started, progress = (field or b"" for field in told)
+    state, attempt, machine, region, lane, queued, started, progress, name = (field or b"" for field in told)
     if not state or State(state.decode()).final:
         return None
     runs = State(state.decode()) is State.RUNNING
@@ -170,4 +172,5 @@ def _call(call_id: str, told: Sequence[bytes | None], now: float) -> CallRecord 
         queued_seconds=max(0.0, until - int(queued) / 1000),
         running_seconds=max(0.0, now - until) if runs else None,
         progress=progress if runs else b"",
+        name=read_name(name),
     )

@@ -27,6 +27,11 @@ def shown(name: str) -> str:
     return escaped if len(escaped) <= LONGEST else f"{escaped[: LONGEST - 1]}…"
 
 
+def read_name(name: bytes | None) -> str:
+    """A name as Redis has it."""
+    return shown((name or b"").decode(errors="replace"))
+
+
 def label(call_id: str, name: str) -> str:
     """A call's id with its name."""
     return f"{call_id} ({name})" if name else call_id

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report, Times
-from flyexecutor.names import shown
+from flyexecutor.names import read_name
 from flyexecutor.scripts import script
 from flyexecutor.states import State
 
@@ -207,11 +207,6 @@ def count_chunks(sealed: bytes) -> int:
 def read_times(milliseconds: Sequence[bytes | str | None]) -> Times:
     """Times as Redis keeps them."""
     return Times(*(int(at or 0) / 1000 for at in milliseconds))
-
-
-def read_name(name: bytes | None) -> str:
-    """A name as Redis keeps it: anybody may have written it."""
-    return shown((name or b"").decode(errors="replace"))
 
 
 def _text(word: str) -> str:

@@ -15,13 +15,14 @@ from typing import Any
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report
 from flyexecutor.lane import Lane
 from flyexecutor.lane_store import RESERVATION_TTL, LaneStore, seconds_of, texts_of
+from flyexecutor.names import read_name
 from flyexecutor.reader import (
     BlockingReader,
     Delivered,
     OrderReader,
     OutcomeReader,
 )
-from flyexecutor.records import UNFINISHED_TTL, Attached, further_fields, name_of, read_name, read_times
+from flyexecutor.records import UNFINISHED_TTL, Attached, further_fields, name_of, read_times
 from flyexecutor.scripts import script, translated
 from flyexecutor.states import State
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import responses
 from click.testing import CliRunner
+from rich.cells import cell_len
 from rich.console import Console
 
 from flyexecutor import Retry, client, machines
@@ -123,15 +125,39 @@ def test_ps_tells_of_machines_and_of_calls_that_run_or_wait(make_executor, gate,
     assert {first.id, second.id}.isdisjoint(call["id"] for call in told["calls"])
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_ps_shows_whole_ids_and_progress_within_the_width_of_the_terminal(make_executor, gate, run, columns):
-    future = submit_at_gate(make_executor(), gate)
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+def test_ps_has_one_line_for_a_call_within_the_width_of_the_terminal(make_executor, gate, run, columns):
+    future = submit_at_gate(make_executor().with_options(name="the report of Märch"), gate)
     lines = run("ps", columns=columns).output.splitlines()
     gate.open()
     assert max(map(len, lines)) <= columns
-    text = "\n".join(lines)
-    for word in (future.id, future.machine_id, "RUNNING", "1/4 a quarter"):
-        assert word in text
+    (line,) = [line for line in lines if future.id[:12] in line]
+    words = ["RUNNING", "the repo"]
+    words += [future.machine_id, "the report of Märch"] * (columns >= 80)
+    words += ["1/4 a quarter"] * (columns >= 120)
+    words += [future.id] * (columns >= 200)
+    assert [word for word in words if word not in line] == []
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_ps_in_a_terminal_shows_a_hundred_calls_and_ids_that_name_one_each(make_executor, gate, environ, columns):
+    executor = make_executor(max_workers=1)
+    submit_at_gate(executor, gate)
+    futures = [executor.submit(tasks.increment, n) for n in range(120)]
+    executor.flush()
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    with command({**environ, "TERM": "xterm"}, "ps", stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        text = read_until(ours, None)
+        assert process.wait(WAIT) == 0
+    os.close(ours)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    gate.open()
+    assert max(map(len, lines)) <= columns
+    shown = [line.split()[0] for line in lines if "QUEUED" in line and "increment" in line]
+    found = [[future.id for future in futures if future.id.startswith(short)] for short in shown]
+    assert {one for (one,) in found} == {future.id for future in futures}
 
 
 def test_ps_lists_a_call_that_waits_for_its_retry(make_executor, tmp_path, run_json, local_redis):
@@ -187,7 +213,7 @@ def test_ps_watch_shows_a_call_that_comes_later_and_ends_by_ctrl_c(make_executor
         os.close(theirs)
         read_until(ours, "queued")
         future = submit_at_gate(make_executor(), gate)
-        text = read_until(ours, future.id)
+        text = read_until(ours, future.id[:12])
         process.send_signal(signal.SIGINT)
         text += read_until(ours, None)
         assert process.wait(WAIT) == 0
@@ -196,15 +222,20 @@ def test_ps_watch_shows_a_call_that_comes_later_and_ends_by_ctrl_c(make_executor
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
 @pytest.mark.parametrize(("running", "resting", "rows"), [(0, 0, 24), (50, 50, 24), (3, 50, 40), (50, 0, 60)])
 def test_a_watched_screen_is_filled_and_not_exceeded(columns, running, resting, rows):
     lane = LaneRecord("lane", 0.0, resting, running, running)
+    said = b'[1, 9, "' + b"x" * 99 + b'"]'
     calls = [
         CallRecord(
-            "c" * 48, state, int(state == "RUNNING"), "m" * 14, "fra", "lane", 5e6, 5e6, b'[1, 9, "' + b"x" * 99 + b'"]'
+            f"6b0548fa{n * 0x9E3779B1 % 2**32:08x}{n:032}",
+            state,
+            int(state == "RUNNING"),
+            *("m" * 14, "fra", "lane", 5e6, 5e6, said),
+            name="報" * 60,
         )
-        for state in [State.RUNNING] * running + [State.QUEUED] * resting
+        for n, state in enumerate([State.RUNNING] * running + [State.QUEUED] * resting)
     ]
     made = [
         MachineInfo("m" * 14, "", "started", "fra", "shared-cpu-1x", "lane", True, 5e6, 0.5, "", 0.0)
@@ -214,9 +245,11 @@ def test_a_watched_screen_is_filled_and_not_exceeded(columns, running, resting, 
     console.print(_render(Seen(made, Overview(calls, [lane])), columns, rows))
     lines = console.file.getvalue().splitlines()
     assert len(lines) <= rows
-    assert max(map(len, lines)) <= columns
+    assert max(map(cell_len, lines)) <= columns
     assert not running + resting or len(lines) >= rows - 9
-    assert all("c" * 48 in line for line in lines if "RUNNING" in line)
+    ids = [line.split()[0] for line in lines if "RUNNING" in line or "QUEUED" in line]
+    assert len(ids) == len(set(ids))
+    assert bool(ids) == bool(calls)
 
 
 def read_until(terminal, word):

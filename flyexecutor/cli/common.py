@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -25,7 +25,8 @@ from flyexecutor.trust import Trust
 F = TypeVar("F", bound=Callable[..., Any])
 
 NO_IMAGE = "-"  # what needs no image does not ask for one
-WIDE = 160  # columns where there is no terminal: each thing is a line, for grep
+WIDE = 160  # columns where there is no terminal; from there on ids are whole
+LEAST_DIGITS, MOST_DIGITS = 12, 24  # of an id that is shortened: calls of the same second have the first 8 in common
 _NO_LANE = Lane("", config={}, regions=(), max_workers=0, concurrency=1, boot_timeout=120.0)
 _RESULT_TTL = 86400.0  # no call is submitted
 
@@ -97,6 +98,13 @@ def table(title: str, *columns: str, right: str = "") -> Table:
 def say_json(told: Any) -> None:
     """One JSON object."""
     click.echo(json.dumps(told, indent=2))
+
+
+def digits_of(ids: Iterable[str]) -> int:
+    """How many digits of each of these ids tell it from the others."""
+    known = set(ids)
+    enough = (n for n in range(LEAST_DIGITS, MOST_DIGITS) if len({one[:n] for one in known}) == len(known))
+    return next(enough, MOST_DIGITS)
 
 
 def plain(text: str) -> str:

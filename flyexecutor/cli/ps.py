@@ -5,7 +5,7 @@ Reads; two requests of the Machines API and Redis for each look. Fly allows one 
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +13,14 @@ import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from flyexecutor.cli.common import (
+    WIDE,
     Where,
     console,
+    digits_of,
     dollars,
     json_option,
     open_client,
@@ -36,8 +39,10 @@ from flyexecutor.stock import MachineInfo
 EVERY = 2.0  # seconds between two looks
 MOST = 1000  # calls that are read
 LEAST_ROWS = 4  # of machines and of calls, however low the terminal is
-ONE_LINE = 120  # columns from which a call has one line: its id alone has 48,
-FIXED = 102  # and all but its progress so many
+MEDIUM, NARROW = 100, 60  # columns below which less is told
+GAP = 2  # columns between two
+SUMMARY = 100  # columns of the last sentence, about
+SHORT_NAME, SHORT_PROGRESS = 20, 12  # columns that they have at least; progress, if there is room for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +100,18 @@ def _watch(look: Callable[[], Seen], out: Console) -> None:
 
 def _render(seen: Seen, width: int, height: int | None, trouble: str = "") -> Group:
     """height: lines that there are; machines and calls that have no room are counted."""
-    machines = table(
-        "Machines", "id", "state", "region", "guest", "keeper", "billed", "dollars", right="billed dollars"
-    )
+    names = ("id", "state", "region", "guest", "keeper", "billed", "dollars")[: None if width >= NARROW else 3]
+    machines = table("Machines", *names, right="billed dollars")
     room = len(seen.machines) if height is None else max(LEAST_ROWS, height // 2 - 3)
     for one in sorted(seen.machines, key=lambda machine: (machine.state != "started", machine.id))[:room]:
         billed = (seconds(one.billed_seconds), dollars(one.dollars))
-        machines.add_row(one.id, one.state, one.region, one.guest, "yes" if one.keeper else "no", *billed)
+        told = (one.id, one.state, one.region, one.guest, "yes" if one.keeper else "no", *billed)
+        machines.add_row(*told[: len(names)])
     calls = seen.redis.calls
-    wide = width >= ONE_LINE
-    names = ("id", "state", "queued", "running") + (("attempt", "machine", "progress") if wide else ())
-    shown = table("Calls", *names, right="attempt queued running")
-    room = len(calls)
-    if height is not None:
-        left = height - machines.row_count - 7  # titles, heads, an empty line, two lines of text
-        room = max(LEAST_ROWS, left if wide else left // 2)
-    for call in calls[:room]:
-        shown.add_row(*_row(call, width - FIXED if wide else 0))
+    # Titles, heads, an empty line, and the text below.
+    other = machines.row_count + 6 + -(-SUMMARY // width)
+    room = len(calls) if height is None else max(LEAST_ROWS, height - other)
+    shown = _table_of(calls[:room], width, digits_of(call.id for call in calls))
     parts: list[Any] = [machines if machines.row_count else Text("No machine."), Text()]
     parts.append(shown if shown.row_count else Text("No call that has not ended."))
     parts.append(Text(_summary(seen, machines.row_count, shown.row_count), style="dim"))
@@ -120,18 +120,35 @@ def _render(seen: Seen, width: int, height: int | None, trouble: str = "") -> Gr
     return Group(*parts)
 
 
-def _row(call: CallRecord, room: int) -> tuple[str | Text, ...]:
-    """room: columns for its progress; 0: none, what has no column is on a second line."""
-    told = progress_of(call)
-    progress = _tell_progress(told) if told else ""
-    known = (call.state, seconds(call.queued_seconds), seconds(call.running_seconds))
-    if room:
-        return (call.id, *known, str(call.attempt), call.machine_id, _cut(progress, room))
-    if not call.attempt:
-        return (call.id, *known)
-    on = f" on {call.machine_id}" if call.machine_id else ""
-    second = f"  attempt {call.attempt}{on}{f', {progress}' if progress else ''}"
-    return (Text(f"{call.id}\n{_cut(second, len(call.id))}"), *known)
+def _table_of(calls: Sequence[CallRecord], width: int, digits: int) -> Table:
+    """A line for each call. digits: of an id, that tell it from the others."""
+    columns = {
+        "id": [plain(call.id)[: None if width >= WIDE else digits] for call in calls],
+        "name": [call.name for call in calls],
+        "state": [str(call.state) for call in calls],
+        "age": [
+            seconds(call.queued_seconds if call.running_seconds is None else call.running_seconds) for call in calls
+        ],
+        "machine": [plain(call.machine_id) for call in calls],
+        "attempt": [str(call.attempt) for call in calls],
+        "progress": [_tell_progress(call) for call in calls],
+    }
+    if width < MEDIUM:
+        del columns["attempt"]
+    if width < NARROW:
+        del columns["machine"]
+    longest = {name: max(map(cell_len, (name, *cells))) for name, cells in columns.items()}
+    room = width - sum(longest[name] + GAP for name in columns if name not in {"name", "progress"})
+    named = min(longest["name"], max(SHORT_NAME, room // 2))
+    if room - named - GAP < SHORT_PROGRESS or not any(columns["progress"]):
+        del columns["progress"]
+        named = room
+    fitted = {"name": named, "progress": room - named - GAP}
+    made = table("Calls", *columns, right="age attempt")
+    for row in zip(*columns.values(), strict=True):
+        cells = zip(columns, row, strict=True)
+        made.add_row(*(_cut(cell, fitted[name]) if name in fitted else cell for name, cell in cells))
+    return made
 
 
 def _cut(text: str, room: int) -> str:
@@ -160,7 +177,10 @@ def progress_of(call: CallRecord) -> Progress | None:
         return None
 
 
-def _tell_progress(told: Progress) -> str:
+def _tell_progress(call: CallRecord) -> str:
+    told = progress_of(call)
+    if told is None:
+        return ""
     number = f"{told.done:g}" if told.total is None else f"{told.done:g}/{told.total:g}"
     return f"{number} {told.note}".rstrip()
 
