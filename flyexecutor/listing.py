@@ -1,9 +1,10 @@
 """Level 3: what lies in Redis, for the eyes of the app's owner: calls, lanes, the server itself.
 
-Reads, never changes anything, and is no part of a call's way. Uses the connection of its store; each function takes a
-few round trips, however much there is.
+Reads, never changes anything, and is no part of a call's way. Uses the connection of its store; each function but
+`ids_that_begin` takes a few round trips, however much there is.
 """
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from flyexecutor.scripts import translated
 from flyexecutor.states import State
 
 CLOCK_TRIPS = 5
+KEYS_AT_ONCE = 10_000  # that one request looks at
 _FIELDS = ("state", "attempt", "machine", "region", "lane", "queued", "started", "progress", "name")
 
 
@@ -53,6 +55,7 @@ class Printed:
     state: State
     attempt: int
     text: str  # the last 32 kB
+    name: str  # of the call
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +127,19 @@ class Listing:
     @translated
     def printed(self, call_id: str) -> Printed | None:
         """What a call has printed; None if Redis does not know it. One round trip."""
-        told: Any = self._redis.hmget(self._key("call", call_id), ["state", "attempt", "logs"])
-        state, attempt, logs = told
+        told: Any = self._redis.hmget(self._key("call", call_id), ["state", "attempt", "logs", "name"])
+        state, attempt, logs, name = told
         if not state:
             return None
-        return Printed(State(state.decode()), int(attempt), (logs or b"").decode(errors="replace"))
+        return Printed(State(state.decode()), int(attempt), (logs or b"").decode(errors="replace"), read_name(name))
+
+    @translated
+    def ids_that_begin(self, digits: str) -> list[str]:
+        """The ids of calls that begin so; anybody may have stored them. Looks at the name of each key in Redis."""
+        beginning = self._key("call", digits)
+        pattern = re.sub(r"[\\*?[\]]", r"\\\g<0>", beginning) + "*"
+        keys = set(self._redis.scan_iter(pattern, count=KEYS_AT_ONCE))
+        return sorted(digits + key.decode(errors="replace")[len(beginning) :] for key in keys)
 
     @translated
     def server(self) -> Server:

@@ -26,7 +26,7 @@ from flyexecutor.cli.ps import Seen, _render
 from flyexecutor.listing import CallRecord, LaneRecord, Overview
 from flyexecutor.states import State
 from flyexecutor.stock import MachineInfo
-from flyexecutor.trust import derive_key
+from flyexecutor.trust import Trust, derive_key
 from tests import tasks
 from tests.tasks import Gate
 
@@ -274,7 +274,8 @@ def test_logs_shows_what_a_call_has_printed(executor, run, run_json):
     assert (ran.exit_code, ran.stdout) == (0, "one\ntwo\n")
     assert run("logs", future.id, "--follow").stdout == "one\ntwo\n"
     told, code = run_json("logs", future.id)
-    assert (told, code) == ({"id": future.id, "state": "SUCCEEDED", "attempt": 1, "logs": "one\ntwo\n"}, 0)
+    expected = {"id": future.id, "name": "print_lines", "state": "SUCCEEDED", "attempt": 1, "logs": "one\ntwo\n"}
+    assert (told, code) == (expected, 0)
 
 
 def test_logs_follow_shows_lines_as_they_come_and_ends_with_the_call(make_executor, gate, environ):
@@ -331,7 +332,8 @@ def test_kill_tells_what_came_of_each_call(make_executor, gate, run_json, run):
     assert running.exception(WAIT)
     assert queued.cancelled()
     ran = run("kill", running.id, done.id)
-    assert (ran.exit_code, ran.stdout) == (0, f"{running.id}  already done\n{done.id}  already done\n")
+    shown = f"{running.id}  already done  hang\n{done.id}  already done  increment\n"
+    assert (ran.exit_code, ran.stdout) == (0, shown)
     assert run("kill").exit_code == 2
 
 
@@ -341,7 +343,7 @@ def test_kill_tells_of_a_call_of_map_which_leaves_no_record(make_executor, gate,
     told, _ = run_json("ps")
     (call_id,) = [call["id"] for call in told["calls"] if call["state"] == "RUNNING"]
     told, code = run_json("kill", call_id)
-    assert (told["calls"], code) == ([{"id": call_id, "result": "killed"}], 0)
+    assert (told["calls"], code) == ([{"id": call_id, "name": "hang", "result": "killed"}], 0)
     with pytest.raises(Exception, match="killed"):
         next(results)
 
@@ -362,6 +364,93 @@ def test_no_command_but_doctor_starts_a_thread_that_it_does_not_need(make_execut
     assert started == []
     assert run("kill", future.id).exit_code == 0
     assert "fleet" not in started
+
+
+# Ids that are cut off
+
+
+@pytest.fixture
+def ids(monkeypatch):
+    """The next calls of this process have ids that begin so, and are ours all the same."""
+
+    def begin_with(*bodies):
+        trust = Trust.new_call_id
+        left = list(bodies)
+
+        def make(self, key=None):
+            body = bytes.fromhex(left.pop(0).ljust(32, "0"))
+            return (body + self._tag(body)).hex()
+
+        monkeypatch.setattr(Trust, "new_call_id", lambda *told: make(*told) if left else trust(*told))
+
+    return begin_with
+
+
+def test_ids_may_be_cut_off_for_calls_that_have_ended_too(make_executor, gate, ids, run, run_json):
+    ids("abcdef01", "abcdef02")
+    executor = make_executor(max_workers=1)
+    done = executor.submit(tasks.print_lines, "one")
+    done.result(WAIT)
+    running = executor.submit(tasks.hang, gate)
+    gate.wait_for_entry()
+    assert run("logs", done.id[:8]).stdout == "one\n"
+    assert run_json("logs", done.id[:8].upper())[0]["id"] == done.id
+    told, code = run_json("kill", running.id[:8], done.id[:30])
+    assert (told["calls"], code) == (
+        [
+            {"id": running.id, "name": "hang", "result": "killed"},
+            {"id": done.id, "name": "print_lines", "result": "already done"},
+        ],
+        0,
+    )
+
+
+def test_an_id_that_is_cut_off_too_much_kills_nothing_and_the_calls_are_named(make_executor, gate, ids, run):
+    ids("abcdef11", "abcdef12", *(f"abcdef1a{n:02}" for n in range(20)))
+    executor = make_executor(max_workers=1)
+    running = executor.with_options(name="the running\none").submit(gate.enter)
+    gate.wait_for_entry()
+    queued = executor.submit(tasks.increment, 1)
+    executor.flush()
+    ran = run("kill", queued.id, "abcdef1")
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "'abcdef1' begins the ids of 2 calls" in ran.stderr
+    assert f"{running.id}  RUNNING  the running\\none\n" in ran.stderr
+    assert f"{queued.id}  QUEUED  increment\n" in ran.stderr
+    assert run("logs", "abcdef1").exit_code == 1
+    for _ in range(20):
+        executor.submit(tasks.increment, 1)
+    executor.flush()
+    ran = run("kill", "abcdef1")
+    assert "of 22 calls" in ran.stderr
+    assert "and 12 more" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 12
+    gate.open()
+    assert running.result(WAIT)
+    assert queued.result(WAIT) == 2
+
+
+def test_an_id_that_is_cut_off_names_no_call_that_somebody_else_made_up(make_executor, gate, ids, run, local_redis):
+    ids("abcdef21")
+    future = make_executor().submit(tasks.hang, gate)
+    gate.wait_for_entry()
+    key = "fly:{local}:call:abcdef2"
+    local_redis.hset(key.ljust(len(key) + 41, "0"), mapping={"state": "RUNNING", "attempt": 1})
+    local_redis.set(f"{key}\x1b[2J", "no call")
+    local_redis.hset(f"{key}z", "state", "nonsense")
+    ran = run("kill", "abcdef2")
+    assert (ran.exit_code, ran.stdout) == (0, f"{future.id}  killed  hang\n")
+
+
+@pytest.mark.parametrize("told", ["abc", "abcdef99", "*", "abcd*", "?" * 8, "abcdef 9", "\x1b[2J", "a" * 100])
+def test_what_begins_no_id_is_unknown(executor, ids, run, told):
+    ids("abcdef31")
+    executor.submit(tasks.increment, 1).result(WAIT)
+    ran = run("logs", told)
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "no call has the id" in ran.stderr
+    assert "\x1b" not in ran.output
+    assert run("kill", told).exit_code == 1
 
 
 # reap, prepare

@@ -5,13 +5,15 @@
 
 import concurrent.futures
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import click
 
-from flyexecutor.cli.common import Where, json_option, open_client, say_json, where_options
+from flyexecutor.cli.common import Where, json_option, open_client, plain, say_json, where_options
 from flyexecutor.client import Client
 from flyexecutor.errors import ExpiredCallError, UnknownCallError
 from flyexecutor.future import KILL_PATIENCE, FlyFuture, Kill
@@ -20,6 +22,16 @@ from flyexecutor.states import State
 
 LOOK_EVERY = 1.0  # seconds: workers tell what a call has printed about as often
 STOPPED = frozenset({State.KILLED, State.CANCELLED})
+BEGINNING = re.compile("[0-9a-f]{4,47}")  # of an id
+CANDIDATES = 10  # calls that are named when several are meant
+
+
+class Killed(NamedTuple):
+    """What came of killing a call."""
+
+    id: str
+    name: str
+    result: Kill
 
 
 @click.command()
@@ -30,9 +42,10 @@ STOPPED = frozenset({State.KILLED, State.CANCELLED})
 def logs(call_id: str, follow: bool, as_json: bool, app: str | None, redis_url: str | None) -> None:
     """Show what a call has printed.
 
-    The last 32 kB; while it runs, as of a second ago.
+    The first digits of an ID are enough if they name one call. The last 32 kB; while it runs, as of a second ago.
     """
     with open_client(Where(app, redis_url), token=False) as client:
+        call_id = whole_id(client, call_id)
         client.check_id(call_id, "call")
         shown = _show(None, client.store.listing.printed(call_id), call_id, quiet=as_json)
         with contextlib.suppress(KeyboardInterrupt):  # the usual end of it
@@ -43,7 +56,8 @@ def logs(call_id: str, follow: bool, as_json: bool, app: str | None, redis_url: 
                     break  # a call of `map` leaves no record when it ends
                 shown = _show(shown, now, call_id, quiet=as_json)
     if as_json:
-        say_json({"id": call_id, "state": shown.state, "attempt": shown.attempt, "logs": shown.text})
+        told = {"id": call_id, "name": shown.name, "state": shown.state, "attempt": shown.attempt, "logs": shown.text}
+        say_json(told)
 
 
 def _show(before: Printed | None, now: Printed | None, call_id: str, *, quiet: bool) -> Printed:
@@ -71,27 +85,30 @@ def added(before: str, now: str) -> str:
 def kill(call_ids: Sequence[str], as_json: bool, app: str | None, redis_url: str | None) -> None:
     """Stop calls, even while they run.
 
-    They get SIGTERM, and SIGKILL 5 seconds later. Says for each id what came of it: "killed", "already done" or
-    "unknown". Exit code 1 if any is unknown.
+    They get SIGTERM, and SIGKILL 5 seconds later. Says for each what came of it: "killed", "already done" or "unknown".
+    The first digits of an ID are enough if they name one call; if one names several, none is stopped. Exit code 1 if
+    any is unknown.
     """
     with open_client(Where(app, redis_url), token=False) as client:
-        told = _kill_all(client, list(dict.fromkeys(call_ids)))
+        ended = _kill_all(client, list(dict.fromkeys(whole_id(client, call_id) for call_id in call_ids)))
     if as_json:
-        say_json({"calls": [{"id": call_id, "result": str(result)} for call_id, result in told.items()]})
+        say_json({"calls": [{"id": one.id, "name": one.name, "result": str(one.result)} for one in ended]})
     else:
-        for call_id, result in told.items():
-            click.echo(f"{call_id}  {result}")
-    if Kill.UNKNOWN in told.values():
+        for one in ended:
+            click.echo(f"{plain(one.id)}  {one.result}  {one.name}".rstrip())
+    if any(one.result is Kill.UNKNOWN for one in ended):
         raise SystemExit(1)
 
 
-def _kill_all(client: Client, call_ids: Sequence[str]) -> dict[str, Kill]:
+def _kill_all(client: Client, call_ids: Sequence[str]) -> list[Killed]:
     told = dict.fromkeys(call_ids, Kill.UNKNOWN)
+    names = dict.fromkeys(call_ids, "")
     futures: dict[str, FlyFuture[object]] = {}
     for call_id in call_ids:
         try:
             client.check_id(call_id, "call")
             seen = client.store.listing.printed(call_id)
+            names[call_id] = seen.name if seen else ""
             if seen and seen.state.final:
                 told[call_id] = Kill.DONE  # not attached to: its result may be large, and is nobody's business here
             elif seen:
@@ -104,4 +121,25 @@ def _kill_all(client: Client, call_ids: Sequence[str]) -> dict[str, Kill]:
     for call_id, future in futures.items():
         if future in ended:
             told[call_id] = Kill.KILLED if future.state() in STOPPED else Kill.DONE
-    return told
+    return [Killed(call_id, names[call_id], result) for call_id, result in told.items()]
+
+
+def whole_id(client: Client, told: str) -> str:
+    """The id that begins so; what begins none, or is whole, as it is. Raises ClickException that names several."""
+    digits = told.lower()
+    if not BEGINNING.fullmatch(digits):
+        return told
+    found = []
+    for call_id in client.store.listing.ids_that_begin(digits):
+        with contextlib.suppress(UnknownCallError):  # somebody else has made it up
+            client.check_id(call_id, "call")
+            found.append(call_id)
+    if len(found) < 2:
+        return found[0] if found else told
+    lines = [f"{told!r} begins the ids of {len(found)} calls, give more of it:"]
+    for call_id in found[:CANDIDATES]:
+        seen = client.store.listing.printed(call_id)
+        lines.append(f"{call_id}  {seen.state}  {seen.name}" if seen else call_id)
+    if len(found) > CANDIDATES:
+        lines.append(f"and {len(found) - CANDIDATES} more")
+    raise click.ClickException("\n".join(lines))
