@@ -4,12 +4,13 @@ Step 1 of a call's way is here: `submit` makes the snapshot, in the caller's thr
 """
 
 import concurrent.futures
+import logging
 import os
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from flyexecutor import payload, plain
@@ -20,6 +21,7 @@ from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
 from flyexecutor.guests import GuestName, Prices, read_guest
+from flyexecutor.interrupt import tell_of_calls
 from flyexecutor.lane import Lane
 from flyexecutor.lanes import Lanes, Limits
 from flyexecutor.local import LocalError, LocalFly
@@ -44,6 +46,8 @@ from flyexecutor.trust import Encoding, Trust
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger("flyexecutor")
 
 
 class FlyMachineExecutor(Executor):
@@ -129,7 +133,7 @@ class FlyMachineExecutor(Executor):
         )
         inside = machine_settings() if app is None and token is None and local is None else None
         own_local = _start_local() if local is True else None
-        close_local: Callable[[], None] = own_local.close if own_local else lambda: None
+        close_local = own_local.close if own_local else None
         where = local if isinstance(local, LocalFly) else own_local
         try:
             settings = inside or read_settings(
@@ -166,7 +170,8 @@ class FlyMachineExecutor(Executor):
             )
             self._client = Client(settings, self._lane, trust, result_ttl=result_ttl, prices=prices)
         except BaseException:
-            close_local()
+            if close_local:
+                close_local()
             raise
         owner = owner_of(settings)
         self._stock = Stock(self._client, prices, owner)
@@ -426,6 +431,35 @@ class FlyMachineExecutor(Executor):
         else:
             self._client.close_when_drained(self._life.close_local)
 
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Waits until the calls that were submitted here have ended, whatever has ended the block, as in CPython.
+
+        Ctrl-C, in the block or while this waits, cancels what no worker has claimed and logs what still runs; this then
+        waits for that. A second Ctrl-C leaves at once: what runs goes on, as nobody waits for it.
+        """
+        if not isinstance(exc, KeyboardInterrupt):
+            try:
+                self.shutdown(wait=True)
+            except KeyboardInterrupt:
+                self._end_interrupted()
+                raise
+        else:
+            self._end_interrupted()
+
+    def _end_interrupted(self) -> None:
+        try:
+            # Those of others, to which this one has only attached, are not ours to cancel.
+            futures = [future for future in self._client.stop_sending() if not future.attached]
+            self._client.cancel_all(futures)
+            left = [future for future in futures if not future.done()]
+            if futures:
+                log.warning(tell_of_calls(len(futures) - len(left), left, own_local=self._life.own_local))
+            concurrent.futures.wait(left)
+        finally:
+            self._life.close()
+
     def _submit(
         self,
         fn: "Callable[..., Any] | payload.Pickled | payload.PartReference",
@@ -503,8 +537,9 @@ class FlyMachineExecutor(Executor):
 class _Life:
     """What ends with an executor, and with all that `with_options` has made of it."""
 
-    def __init__(self, client: Client, close_local: Callable[[], None]) -> None:
-        self.close_local = close_local
+    def __init__(self, client: Client, close_local: Callable[[], None] | None) -> None:
+        self.own_local = close_local is not None
+        self.close_local = close_local = close_local or (lambda: None)
         self._client = client
         # An executor that nobody holds any longer still delivers what it has sent, and then ends its threads.
         weakref.finalize(self, client.close_when_drained, close_local).atexit = False
