@@ -34,6 +34,8 @@ PASSING = (
     "NOREPLICAS",
 )
 
+_CLOSED = (OSError, ValueError, AttributeError)  # what redis-py raises when close() has taken its socket from under it
+
 log = logging.getLogger("flyexecutor")
 
 
@@ -91,6 +93,8 @@ class BlockingReader:
             self._connection.send_packed_command(self._connection.pack_commands(commands))
         except redis.RedisError as exc:
             raise unavailable(self._address, exc) from None
+        except _CLOSED as exc:
+            raise unavailable(self._address, redis.ConnectionError(str(exc))) from None
         self._asked = len(commands)
         self.due_at = time.monotonic() + block + LATE
 
@@ -115,8 +119,7 @@ class BlockingReader:
         except redis.RedisError as exc:
             self._connection.disconnect()
             raise unavailable(self._address, exc) from None
-        except (OSError, ValueError, AttributeError) as exc:
-            # What redis-py raises when close() has taken the socket from under it.
+        except _CLOSED as exc:
             raise unavailable(self._address, redis.ConnectionError(str(exc))) from None
         return read[0][1] if read else ()
 

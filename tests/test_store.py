@@ -2,6 +2,7 @@
 
 import threading
 import time
+from unittest.mock import Mock
 
 import fakeredis
 import pytest
@@ -1228,3 +1229,11 @@ def test_a_name_costs_no_command(store, raw_redis):
 
     commands("c1", "")  # loads the scripts
     assert commands("c2", "") == commands("c3", "resize")
+
+
+@pytest.mark.parametrize("raised", [OSError(9, "Bad file descriptor"), ValueError("closed"), AttributeError("recv")])
+def test_a_reader_that_is_closed_while_it_connects_can_not_reach_redis(store, monkeypatch, raised):
+    reader = store.outcomes("c1")
+    monkeypatch.setattr(reader._connection, "connect", Mock(side_effect=raised))  # its socket has gone from under it
+    with pytest.raises(RedisUnavailableError):
+        reader.ask(1.0)
