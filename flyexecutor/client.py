@@ -245,7 +245,9 @@ class Client:
         return self.store.batch(batch_id)
 
     def check_id(self, call_id: str, what: str) -> None:
-        """Raises UnknownCallError for the id of a call, or of a batch, that was never made with our key."""
+        """Raises UnknownCallError for the id of a call, or of a batch, that was never made with our key; TypeError."""
+        if not isinstance(call_id, str):
+            raise TypeError(f"{what}_id is {call_id!r}: it must be a text, the id of a {what}")
         if not self._trust.knows(call_id):
             raise UnknownCallError(
                 f"no {what} has the id {call_id!r} in the app {self._settings.app!r}, or it was signed with another key"

@@ -14,6 +14,16 @@ from types import ModuleType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from flyexecutor import payload, plain
+from flyexecutor.arguments import (
+    check_given,
+    check_integers,
+    check_numbers,
+    check_texts,
+    read_env,
+    read_modules,
+    read_regions,
+    read_volume,
+)
 from flyexecutor.batch import Batch
 from flyexecutor.call import Call, Part
 from flyexecutor.client import Client
@@ -29,10 +39,8 @@ from flyexecutor.machine_config import MachineSpec, owner_of
 from flyexecutor.names import label
 from flyexecutor.options import (
     Options,
-    check_at_least,
     read_initializer,
     read_retries,
-    read_volume,
     read_warmup,
 )
 from flyexecutor.retry import Retry
@@ -120,16 +128,21 @@ class FlyMachineExecutor(Executor):
         secret: str | None = None,
         local: "bool | LocalFly | None" = None,
     ) -> None:
-        check_at_least(1, max_workers=max_workers, concurrency=concurrency, result_ttl=result_ttl)
-        check_at_least(0, warm=warm, **({} if idle_timeout is None else {"idle_timeout": idle_timeout}))
-        check_at_least(1, boot_timeout=boot_timeout, max_lifetime=max_lifetime)
+        check_integers(1, max_workers=max_workers, concurrency=concurrency)
+        check_integers(0, warm=warm)
+        check_numbers(0, idle_timeout=idle_timeout, max_cost_per_hour=max_cost_per_hour)
+        check_given(1, result_ttl=result_ttl, boot_timeout=boot_timeout, max_lifetime=max_lifetime)
+        if not isinstance(prices, Prices | None):
+            raise SettingsError(f"prices is {prices!r}: it must be a Prices, as Prices(regions={{'gru': 1.5}})")
+        if not isinstance(local, bool | LocalFly | None):
+            raise SettingsError(f"local is {local!r}: it must be True, or a LocalFly")
         self._options = Options(
             retry=Retry() if retries is None else read_retries(retries),
             timeout=timeout,
             expires=expires,
             max_payload=max_payload,
-            ship=tuple(ship),
-            initializer=read_initializer(initializer, initargs, ship),
+            ship=(modules := read_modules(ship)),
+            initializer=read_initializer(initializer, initargs, modules),
         )
         inside = machine_settings() if app is None and token is None and local is None else None
         own_local = _start_local() if local is True else None
@@ -150,7 +163,7 @@ class FlyMachineExecutor(Executor):
             spec = MachineSpec(
                 image=settings.image,
                 guest=read_guest(guest),
-                env=dict(env or {}),
+                env={} if env is None else read_env(env),
                 regions=settings.regions,
                 concurrency=concurrency,
                 idle_timeout=idle_timeout,
@@ -158,7 +171,7 @@ class FlyMachineExecutor(Executor):
                 max_lifetime=max_lifetime,
                 warm=warm,
                 volume=read_volume(volume),
-                warmup=read_warmup(warmup, trust, ship),
+                warmup=read_warmup(warmup, trust, modules),
             )
             self._settings = settings
             self._trust = trust
@@ -337,8 +350,14 @@ class FlyMachineExecutor(Executor):
             self._refuse_inside(on_oom=changes["retry"].on_oom == "bigger")
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, _options=replace(self._options, **changes))
-        machine: dict[str, Any] = {"image": image, "guest": read_guest(guest), "env": env, "regions": regions}
-        machine["volume"] = read_volume(volume)
+        check_texts(image=image)
+        machine: dict[str, Any] = {
+            "image": image,
+            "guest": read_guest(guest),
+            "env": None if env is None else read_env(env),
+            "regions": None if regions is None else read_regions(regions),
+            "volume": read_volume(volume),
+        }
         if needs := {name: value for name, value in machine.items() if value is not None}:
             self._refuse_inside(**dict.fromkeys(needs, True))
             other._lanes = self._lanes.of_others(**needs)
@@ -351,9 +370,10 @@ class FlyMachineExecutor(Executor):
         What `with_options` made of it, for the same machines, has the same limits.
         """
         self._refuse_inside(set_limits=True)
+        check_numbers(0, max_cost_per_hour=max_cost_per_hour)
         limits = self._lanes.limits
         if max_workers is not None:
-            check_at_least(1, max_workers=max_workers)
+            check_integers(1, max_workers=max_workers)
             limits = replace(limits, max_workers=max_workers)
         if max_cost_per_hour is not None:
             limits = replace(limits, max_cost_per_hour=max_cost_per_hour)
@@ -373,6 +393,8 @@ class FlyMachineExecutor(Executor):
 
         timeout: seconds. Raises MachineStartError.
         """
+        check_integers(0, number=number)
+        check_given(0, timeout=timeout)
         self._stock.prepare(self._lane, number, timeout)
 
     def schedule(
@@ -383,6 +405,8 @@ class FlyMachineExecutor(Executor):
         Its runs are calls like others; `schedules()` knows the ids of the last. The machine costs its disk in between.
         name: by default the function's; `unschedule(name)` ends it. Raises SettingsError, MachinesError.
         """
+        self._check_function(fn)
+        check_texts(name=name)
         return self._schedules.add(
             self._lane,
             fn,
@@ -406,6 +430,7 @@ class FlyMachineExecutor(Executor):
         """Destroy machines that nobody will use: those that rest and whose lane had no call for `older_than` seconds,
         and those that run without a worker. Never one that is not ours. Answers what was destroyed.
         """
+        check_given(0, older_than=older_than)
         return self._stock.reap(older_than)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -416,6 +441,7 @@ class FlyMachineExecutor(Executor):
         and no machine could be asked for in that time: then this client goes on trying as long as it lives, and so does
         another of the app once it submits or attaches to calls for the same machines.
         """
+        check_numbers(0, timeout=timeout)
         self._client.flush(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

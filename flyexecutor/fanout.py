@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from flyexecutor import payload, raised
+from flyexecutor.arguments import MOST
 from flyexecutor.call import Part
 from flyexecutor.errors import CallTimeoutError
 from flyexecutor.future import FlyFuture
@@ -53,11 +54,15 @@ class Sizes:
         if not isinstance(chunksize, int):
             raise TypeError(f"chunksize must be an integer, not {chunksize!r}")
         if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+            raise ValueError(f"chunksize must be >= 1, not {chunksize!r}")
         if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
+            raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
         if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+            raise ValueError(f"buffersize must be None or > 0, not {buffersize!r}")
+        if timeout is not None and not isinstance(timeout, int | float):
+            raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        if timeout is not None and not -MOST <= timeout <= MOST:
+            raise ValueError(f"timeout must be a finite number of seconds or None, not {timeout!r}")
         return cls(chunksize, buffersize, None if timeout is None else time.monotonic() + timeout)
 
 

@@ -83,6 +83,11 @@ def read_guest(guest: "str | Mapping[str, Any] | None") -> dict[str, Any] | None
     if not isinstance(guest, Mapping):
         raise SettingsError(f"guest is {guest!r}: {usual}")
     told = {**PRESETS[DEFAULT], **guest}
+    if not isinstance(told["cpu_kind"], str):
+        raise SettingsError(f"guest has cpu_kind {told['cpu_kind']!r}: it must be a text, as 'shared'")
+    for word in ("cpus", "memory_mb"):
+        if isinstance(told[word], bool) or not isinstance(told[word], int) or told[word] < 1:
+            raise SettingsError(f"guest has {word} {told[word]!r}: it must be a whole number of at least 1")
     if "memory_mb" not in guest:
         told["memory_mb"] = MEMORY_PER_CPU.get(told["cpu_kind"], 256) * told["cpus"]
     if told["memory_mb"] % 256:

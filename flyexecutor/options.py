@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from flyexecutor import payload
+from flyexecutor.arguments import check_integers, check_numbers, read_arguments
 from flyexecutor.errors import SettingsError
 from flyexecutor.names import name_of, shown
 from flyexecutor.retry import Retry
@@ -28,13 +29,8 @@ class Options:
     initializer: bytes | None = None  # pickled, with its arguments
 
     def __post_init__(self) -> None:
-        check_at_least(
-            0.001, **{k: v for k, v in (("timeout", self.timeout), ("expires", self.expires)) if v is not None}
-        )
-        check_at_least(1, max_payload=self.max_payload)
-        for module in self.ship:
-            if not isinstance(module, ModuleType):
-                raise SettingsError(f"ship has {module!r}: it must list imported modules, as in ship=[mymodule]")
+        check_numbers(0.001, timeout=self.timeout, expires=self.expires)
+        check_integers(1, max_payload=self.max_payload)
         if self.key is not None and not (isinstance(self.key, str) and self.key):
             raise SettingsError(f"key is {self.key!r}: it must be a text that names this one call, as 'invoice-42'")
         if self.name is not None and not (isinstance(self.name, str) and self.name):
@@ -64,29 +60,14 @@ def read_retries(retries: "int | Retry") -> Retry:
 def read_initializer(
     initializer: Callable[..., object] | None, initargs: Sequence[Any], ship: Sequence[ModuleType]
 ) -> bytes | None:
-    """An initializer and its arguments, pickled; raises TypeError as ProcessPoolExecutor does."""
+    """An initializer and its arguments, pickled; raises SettingsError, and TypeError as ProcessPoolExecutor does."""
+    arguments = read_arguments(initargs)
     if initializer is None:
         return None
     if not callable(initializer):
-        raise TypeError("initializer must be a callable")
+        raise TypeError(f"initializer must be a callable, not {initializer!r}")
     with payload.shipping(ship):
-        return payload.dump_alone((initializer, tuple(initargs)))
-
-
-def check_at_least(least: float, **values: float) -> None:
-    """Raises SettingsError that names the first value that is no number, or too small."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise SettingsError(f"{name} is {value!r}: it must be a number of at least {least}")
-
-
-def read_volume(volume: tuple[str, str] | None) -> tuple[str, str] | None:
-    """Name and path of a volume; raises SettingsError."""
-    if volume is None:
-        return None
-    if len(volume) != 2 or not all(isinstance(part, str) and part for part in volume) or volume[1][0] != "/":
-        raise SettingsError(f'volume is {volume!r}: it must be a name and an absolute path, as ("models", "/models")')
-    return volume
+        return payload.dump_alone((initializer, arguments))
 
 
 def read_warmup(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from flyexecutor.arguments import is_number
+
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
 
@@ -32,7 +34,7 @@ class Retry:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}: it must be an integer of at least {least}")
         for name, seconds in (("wait", self.wait), ("longest_wait", self.longest_wait)):
-            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+            if not is_number(seconds, 0):
                 raise ValueError(f"{name} is {seconds!r}: it must be a number of seconds")
         for name, kinds in (("on", self.on), ("not_on", self.not_on)):
             for kind in kinds if isinstance(kinds, tuple) else (kinds,):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from flyexecutor.arguments import check_secrets, check_texts, read_regions
 from flyexecutor.errors import SettingsError
 from flyexecutor.trust import KEY_VARIABLE, derive_key
 
@@ -51,6 +52,9 @@ def read_settings(
 
     Raises SettingsError that names every missing setting at once.
     """
+    told = {"app": app, "image": image, "api_url": api_url}
+    check_texts(**{name: value for name, value in told.items() if value != ""})
+    check_secrets(token=token, redis_url=redis_url, secret=secret)
     app = app or environ.get("FLY_TASKS_APP")
     token = token or environ.get("FLY_API_TOKEN")
     redis_url = redis_url or environ.get("REDIS_URL")
@@ -79,15 +83,13 @@ def read_settings(
         raise SettingsError(f"FLY_API_HOSTNAME is {api_url!r}: it must start with http:// or https://")
     if regions is None:
         regions = [environ["FLY_REGION"]] if environ.get("FLY_REGION") else []
-    elif isinstance(regions, str):
-        raise SettingsError(f"regions is the string {regions!r}: give a list, as in regions=[{regions!r}]")
     return Settings(
         app=app,
         token=token,
         api_url=api_url,
         redis_url=redis_url,
         image=image,
-        regions=tuple(regions),
+        regions=read_regions(regions),
         key=_read_key(app, token, secret, environ),
     )
 

@@ -34,7 +34,6 @@ NOT_OURS = {
     "test_hang_gh83386": BY_NAME,
     "test_hang_issue39205": BY_NAME,
     "test_cancel_futures": "wants a call to have begun when shutdown follows at once; ours may cancel all",
-    "test_max_workers_negative": "wants its own wording; ours names the value, and is a ValueError too",
 }
 
 
