@@ -1,5 +1,6 @@
 """Apps and their machines: who exists, and what a machine's process is given."""
 
+import hashlib
 import math
 import os
 import sys
@@ -11,13 +12,14 @@ from typing import Any
 
 from flyexecutor.local.billing import Meter
 from flyexecutor.local.config import DEFAULT_MEMORY_MB, check_config, memory_mb
+from flyexecutor.local.events import now
 from flyexecutor.local.faults import Faults
 from flyexecutor.local.machine import Machine
 from flyexecutor.local.pace import Pace
 from flyexecutor.local.problems import Refused
 from flyexecutor.local.schedule import Schedules
 from flyexecutor.local.sockets import Sockets
-from flyexecutor.local.volumes import DEFAULT_SIZE_GB, Volume, check_region, find_mounted
+from flyexecutor.local.volumes import Volume, check_region, find_mounted
 
 DEFAULT_REGION = "iad"
 PASSING = {
@@ -27,6 +29,7 @@ PASSING = {
     "suspend": "suspending",
     "stop": "stopping",
 }
+DIGEST_KEY = os.urandom(32)  # so that nobody finds a short secret by trying
 DEFAULT_COMMAND = ["python", "-m", "flyexecutor.worker"]
 
 
@@ -36,16 +39,35 @@ class App:
     def __init__(self, name: str, organization: str) -> None:
         self.name = name
         self.organization = organization
+        self.created_at = now()
         self.secrets: dict[str, str] = {}
         self.machines: dict[str, Machine] = {}
         self.volumes: dict[str, Volume] = {}
 
     def describe(self) -> dict[str, Any]:
         """The app as the API shows it."""
-        alive = any(machine.state != "destroyed" for machine in self.machines.values())
-        organization = {"name": self.organization, "slug": self.organization}
-        return {"id": self.name, "name": self.name, "status": "deployed" if alive else "pending",
-                "machine_count": len(self.machines), "organization": organization}  # fmt: skip
+        alive = sum(machine.state != "destroyed" for machine in list(self.machines.values()))
+        return {
+            "id": self.name,
+            "name": self.name,
+            "status": "deployed" if alive else "pending",
+            "machine_count": alive,
+            "volume_count": len(self.volumes),
+            "network": "default",
+            "organization": {"name": self.organization, "slug": self.organization},
+        }
+
+    def describe_secrets(self) -> list[dict[str, str]]:
+        """The secrets as the API shows them: never a value. A digest tells only whether two of this run are equal."""
+        return [
+            {
+                "name": name,
+                "digest": hashlib.blake2b(value.encode(), digest_size=8, key=DIGEST_KEY).hexdigest(),
+                "created_at": self.created_at,
+                "updated_at": self.created_at,
+            }
+            for name, value in self.secrets.items()
+        ]
 
 
 class Apps:
@@ -71,9 +93,14 @@ class Apps:
         """Create an app."""
         with self._lock:
             if name in self._apps:
-                raise Refused(422, f"Validation failed: Name has already been taken: {name!r}")
+                raise Refused(422, f"Validation failed: Name has already been taken: {name!r}", "name_taken")
             self._apps[name] = app = App(name, organization)
             return app
+
+    def all(self) -> list[App]:
+        """Every app."""
+        with self._lock:
+            return list(self._apps.values())
 
     def app(self, name: str) -> App:
         """An app by name."""
@@ -88,7 +115,7 @@ class Apps:
         for machine in list(app.machines.values()):
             machine.destroy(force=True)
         with self._lock:
-            del self._apps[name]
+            self._apps.pop(name, None)
 
     def machine(self, app_name: str, machine_id: str) -> Machine:
         """A machine by id."""
@@ -131,19 +158,41 @@ class Apps:
         check_region(volume, machine.region)
 
     def create_volume(self, app_name: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create a volume. Answers it as the API shows it."""
+        """Create a volume from the fields that are told. Answers it as the API shows it."""
+        app = self.app(app_name)
         if not body.get("name"):
             raise Refused(422, "a volume needs a name")
-        size = int(body.get("size_gb") or DEFAULT_SIZE_GB)
-        volume = Volume(body["name"], body.get("region") or DEFAULT_REGION, size)
-        self.app(app_name).volumes[volume.id] = volume
+        settings = ("size_gb", "encrypted", "auto_backup_enabled", "snapshot_retention")
+        told = {name: body[name] for name in settings if body.get(name) is not None}
+        volume = Volume(body["name"], body.get("region") or DEFAULT_REGION, **told)
+        app.volumes[volume.id] = volume
         return volume.describe(())
 
     def list_volumes(self, app_name: str) -> list[dict[str, Any]]:
         """An app's volumes as the API shows them."""
+        return [self.describe_volume(app_name, volume_id) for volume_id in list(self.app(app_name).volumes)]
+
+    def describe_volume(self, app_name: str, volume_id: str) -> dict[str, Any]:
+        """A volume as the API shows it."""
         app = self.app(app_name)
-        machines = list(app.machines.values())
-        return [volume.describe(machines) for volume in list(app.volumes.values())]
+        return _volume(app, volume_id).describe(list(app.machines.values()))
+
+    def delete_volume(self, app_name: str, volume_id: str) -> dict[str, Any]:
+        """Delete a volume that no machine has. Answers what it was."""
+        app = self.app(app_name)
+        with self._lock:  # no machine that mounts it may be made meanwhile
+            volume = _volume(app, volume_id)
+            if holder := volume.holder(list(app.machines.values())):
+                raise Refused(412, f"failed_precondition: volume is currently bound to machine: {holder.id}")
+            del app.volumes[volume_id]
+        return {**volume.describe(()), "state": "destroyed"}
+
+    def extend_volume(self, app_name: str, volume_id: str, size_gb: int) -> dict[str, Any]:
+        """Make a volume larger. Answers it as the API shows it."""
+        app = self.app(app_name)
+        with self._lock:
+            app.volumes[volume_id] = _volume(app, volume_id).extended(size_gb)
+        return self.describe_volume(app_name, volume_id)
 
     def lose_host(self, machine_id: str) -> None:
         """Lose the host of a machine of any app."""
@@ -218,3 +267,9 @@ class Apps:
 
         threading.Thread(target=show, name=f"output {machine.id}", daemon=True).start()
         return writable
+
+
+def _volume(app: App, volume_id: str) -> Volume:
+    if volume_id not in app.volumes:
+        raise Refused(404, f"volume not found: {volume_id}")
+    return app.volumes[volume_id]

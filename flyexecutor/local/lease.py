@@ -50,7 +50,11 @@ class Lease:
             raise Refused(409, f"machine ID {self._machine_id} {text}")
 
     def release(self, nonce: str | None) -> None:
-        """Give it back."""
+        """Give it back. Raises Refused without its nonce, or if it isn't held."""
+        if not nonce:
+            raise Refused(400, "the header fly-machine-lease-nonce is required to release a lease")
         with self._lock:
+            if self.nonce is None:
+                raise Refused(404, "lease not found")
             self.check(nonce)
             self._held = None

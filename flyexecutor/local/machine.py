@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ NEXT = {
 }  # a state without an entry is final
 DEFAULT_RETRIES = 10  # Fly: of on-failure
 STOP_TIMEOUT = 5.0  # Fly: kill_timeout
+VERSIONS_KEPT = 50
 
 
 class Machine:
@@ -54,6 +56,8 @@ class Machine:
         self.config = config
         self.private_ip = f"fdaa:0:1::{secrets.token_hex(2)}"
         self.instance_id = _new_instance()
+        self.versions = deque([(self.instance_id, config)], VERSIONS_KEPT)  # newest first
+        self.cordoned = False  # nothing is routed to a machine here, so that it only shows
         self.state = "created"
         self.created_at = self.updated_at = now()
         self.born = time.monotonic()
@@ -96,6 +100,7 @@ class Machine:
                 "events": self._events.newest_first(),
                 "checks": [],
                 "host_status": "unreachable" if self._host_lost else "ok",
+                "cordoned": self.cordoned,
                 **({"nonce": self.lease.nonce} if self.lease.nonce else {}),
             }
 
@@ -205,11 +210,24 @@ class Machine:
         with self.changed:
             self.config = config
             self.instance_id = _new_instance()
+            self.versions.appendleft((self.instance_id, config))
             self._asked_to_stop = False
             if launch:
                 self._boot("user")
             elif self.state == "updating":
                 self._become("created" if before == "created" else "stopped", "update", "user")
+
+    def change_metadata(self, changes: Mapping[str, str | None], *, version: str | None = None) -> None:
+        """Set keys of its metadata, or remove those that become None. Makes no new version.
+
+        Raises Refused if the machine has another version than the one told.
+        """
+        with self.changed:
+            if version not in {None, "", self.instance_id}:
+                raise Refused(412, f"machine_version is {version}, the machine has {self.instance_id}")
+            metadata = {**(self.config.get("metadata") or {}), **changes}
+            # A new configuration, not a change of the old one: others may just be reading that.
+            self.config = {**self.config, "metadata": {key: to for key, to in metadata.items() if to is not None}}
 
     def destroy(self, *, force: bool) -> None:
         """Remove it; a machine that runs only by force."""

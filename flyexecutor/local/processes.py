@@ -24,6 +24,7 @@ def start(
     cwd: str,
     stdin: "IO[bytes] | int" = subprocess.DEVNULL,
     output: int | None = None,
+    errors: int = subprocess.STDOUT,
 ) -> "subprocess.Popen[bytes]":
     """Start a process with a group of its own. Raises OSError if there is no such program."""
     process = subprocess.Popen(
@@ -32,7 +33,7 @@ def start(
         cwd=cwd,
         stdin=stdin,
         stdout=output,
-        stderr=subprocess.STDOUT if output is not None else None,
+        stderr=errors if output is not None else None,
         start_new_session=True,
     )
     (run / f"{process.pid}.group").touch()

@@ -98,4 +98,4 @@ def _of_machine(application: "WSGIApplication", machine_id: str) -> "Callable[..
 
 def may_pass(own: str, view: str | None, arguments: "dict[str, Any]") -> bool:
     """Whether a request through a machine's own socket is one that it may make."""
-    return view in {"suspend_machine", "stop_machine"} and arguments.get("machine_id") == own
+    return view in {"machines.suspend", "machines.stop"} and arguments.get("machine_id") == own

@@ -24,6 +24,10 @@ class Api:
         data = json.dumps(body) if body else None
         return self.session.request(method, url, data=data, headers=headers, timeout=70)
 
+    def raw(self, method, path, **options):
+        """A request anywhere in the API."""
+        return self.session.request(method, f"{self.fly.api_url}/v1{path}", **{"timeout": 70, **options})
+
     def create(self, command=SLEEP, *, name=None, skip_launch=False, **config):
         config = {"image": self.fly.image, "init": {"exec": command}, "restart": {"policy": "no"}, **config}
         answer = self("POST", name=name or uuid.uuid4().hex, config=config, skip_launch=skip_launch)

@@ -1,0 +1,151 @@
+"""Machines and their life: which there are, and what they are asked to become."""
+
+from flask import Blueprint, Response, jsonify, request
+
+from flyexecutor.local.api.asked import COUNT, DURATION, FLAG, OBJECT, SIGNAL, TEXT, count, flag, told, words
+from flyexecutor.local.api.gate import Gate
+from flyexecutor.local.config import check_config, parse_duration
+from flyexecutor.local.machine import Machine
+from flyexecutor.local.problems import Refused
+
+WAIT_STATES = {"started", "stopped", "suspended", "destroyed"}
+SUMMARY = (
+    "id", "name", "state", "region", "instance_id", "version", "private_ip", "created_at", "updated_at", "cordoned",
+)  # fmt: skip
+
+
+def make_routes(gate: Gate) -> Blueprint:  # noqa: PLR0915 - a list of routes
+    """The routes of machines."""
+    routes = Blueprint("machines", __name__, url_prefix="/v1/apps/<app_name>/machines")
+    apps = gate.apps
+
+    @routes.get("")
+    def list_machines(app_name: str) -> Response:
+        machines = list(apps.app(app_name).machines.values())  # in the order of their creation
+        gate.limit("list", app_name)
+        found = [machine for machine in _after_cursor(machines) if _is_wanted(machine)]
+        page = found[: count("limit", 0) or None]
+        answer = jsonify([_shown(machine) for machine in page])
+        if len(page) < len(found):
+            answer.headers["fly-next-cursor"] = page[-1].id
+        return answer
+
+    @routes.post("")
+    def create_machine(app_name: str) -> Response:
+        apps.app(app_name)
+        gate.limit("create", app_name)
+        body = told(
+            config=OBJECT,
+            name=TEXT,
+            region=TEXT,
+            skip_launch=FLAG,
+            lease_ttl=COUNT,
+            skip_service_registration=FLAG,
+        )
+        machine = apps.create_machine(app_name, body)
+        machine.cordoned = bool(body["skip_service_registration"])
+        shown = machine.describe()  # Fly answers with `created`; it boots by itself
+        machine.fetch_image(launch=not body["skip_launch"])
+        return jsonify(shown)
+
+    @routes.get("/<machine_id>")
+    def get_machine(app_name: str, machine_id: str) -> Response:
+        return jsonify(gate.machine("get", app_name, machine_id, change=False).describe())
+
+    @routes.post("/<machine_id>")
+    def update_machine(app_name: str, machine_id: str) -> Response:
+        machine = gate.machine("update", app_name, machine_id)
+        body = told(config=OBJECT, current_version=TEXT, skip_launch=FLAG)
+        config = check_config(body["config"])
+        if body["current_version"] not in {None, machine.instance_id}:
+            raise Refused(412, f"current_version is {body['current_version']}, the machine has {machine.instance_id}")
+        apps.check_update(machine, config)
+        machine.update(config, launch=not body["skip_launch"])
+        apps.schedules.follow(machine)
+        return jsonify(machine.describe())
+
+    @routes.delete("/<machine_id>")
+    def delete_machine(app_name: str, machine_id: str) -> Response:
+        gate.machine("delete", app_name, machine_id).destroy(force=flag("force") or flag("kill"))
+        return jsonify(ok=True)
+
+    @routes.post("/<machine_id>/start")
+    def start(app_name: str, machine_id: str) -> Response:
+        before = gate.machine("start", app_name, machine_id).start()
+        return jsonify(previous_state=before, migrated=False, new_host="")
+
+    @routes.post("/<machine_id>/stop")
+    def stop(app_name: str, machine_id: str) -> Response:
+        machine = gate.machine("stop", app_name, machine_id)
+        body = told(signal=SIGNAL, timeout=DURATION)
+        timeout = None if body["timeout"] is None else parse_duration(body["timeout"], 0.0)
+        machine.stop(body["signal"], timeout)
+        return jsonify(ok=True)
+
+    @routes.post("/<machine_id>/suspend")
+    def suspend(app_name: str, machine_id: str) -> Response:
+        gate.machine("suspend", app_name, machine_id).suspend()
+        return jsonify(ok=True)
+
+    @routes.post("/<machine_id>/restart")
+    def restart(app_name: str, machine_id: str) -> Response:
+        machine = gate.machine("restart", app_name, machine_id)
+        query = request.args
+        timeout = 0.0 if flag("force_stop") else parse_duration(query["timeout"], 0.0) if "timeout" in query else None
+        machine.restart(query.get("signal"), timeout)
+        return jsonify(ok=True)
+
+    @routes.post("/<machine_id>/signal")
+    def send_signal(app_name: str, machine_id: str) -> Response:
+        gate.machine("signal", app_name, machine_id).send_signal(told(signal=SIGNAL)["signal"] or "")
+        return jsonify(ok=True)
+
+    @routes.get("/<machine_id>/wait")
+    def wait(app_name: str, machine_id: str) -> Response:
+        machine = gate.machine("wait", app_name, machine_id, change=False)
+        state = request.args.get("state", "started")
+        if state not in WAIT_STATES:
+            raise Refused(400, f"invalid_argument: unknown state {state!r}")
+        instance_id = request.args.get("instance_id") or request.args.get("version")
+        if state in {"stopped", "suspended"} and not instance_id:
+            raise Refused(400, f"instance_id required when waiting for {state} machine")
+        timeout = parse_duration(request.args.get("timeout"), 60.0)
+        if not 1 <= timeout <= 60:
+            raise Refused(400, "invalid_argument: timeout must be between 1 and 60 seconds")
+        if not machine.wait({state}, timeout):
+            raise Refused(408, f"machine failed to reach desired state, {state}, currently {machine.state}")
+        return jsonify(ok=True)
+
+    return routes
+
+
+def _after_cursor(machines: list[Machine]) -> list[Machine]:
+    """What a list has not shown yet: a cursor is the id of the last that it showed."""
+    if not (cursor := request.args.get("cursor")):
+        return machines
+    ids = [machine.id for machine in machines]
+    if cursor not in ids:
+        raise Refused(400, f"invalid_argument: unknown cursor {cursor[:60]!r}")
+    return machines[ids.index(cursor) + 1 :]
+
+
+def _is_wanted(machine: Machine) -> bool:
+    """Whether the query asks for it."""
+    metadata = machine.config.get("metadata") or {}
+    query = request.args
+    return (
+        (machine.state != "destroyed" or flag("include_deleted"))
+        and query.get("region") in {None, "", machine.region}
+        and machine.state in (words("state") or {machine.state})
+        and all(metadata.get(key[9:]) == value for key, value in query.items() if key.startswith("metadata."))
+    )
+
+
+def _shown(machine: Machine) -> dict[str, object]:
+    """A machine as a list shows it."""
+    shown = machine.describe()
+    if flag("summary"):
+        return {name: shown[name] for name in SUMMARY}
+    if not flag("include_leases"):
+        shown.pop("nonce", None)
+    return shown
