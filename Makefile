@@ -40,6 +40,7 @@ setup: .venv/ready
 
 .venv/ready: .venv/demo
 	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --no-deps fly-python-sdk==0.3.4
 	@touch $@
 
 setup-browser:

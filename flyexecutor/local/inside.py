@@ -43,8 +43,7 @@ def execute(host: Host, machine: Machine, command: list[str], stdin: str, timeou
         raise Refused(400, "command is required")
     if timeout > LONGEST:
         raise Refused(400, f"invalid_argument: timeout must be at most {LONGEST} seconds")
-    if machine.state != "started":
-        raise Refused(412, f"failed_precondition: unable to exec on machine in current state: '{machine.state}'")
+    _check_started(machine, "exec")
     _, env, cwd = host.process_of(machine)
     run = host.run
     try:
@@ -77,14 +76,14 @@ def execute(host: Host, machine: Machine, command: list[str], stdin: str, timeou
 
 
 def list_processes(machine: Machine) -> list[dict[str, Any]]:
-    """A machine's processes as the API shows them; none of one that does not run.
+    """A machine's processes as the API shows them. Raises Refused if it isn't started.
 
-    Times are seconds, sizes bytes, cpu percent since its start [unsure: Fly names no units].
+    stime is when a process began, rtime how long ago that was, in seconds, cpu the share of that in percent, rss bytes
+    [unsure: Fly names no units].
     """
-    if not (pid := machine.pid):
-        return []
+    _check_started(machine, "list processes")
     try:
-        main = psutil.Process(pid)
+        main = psutil.Process(machine.pid)
         family = [main, *main.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
@@ -111,11 +110,17 @@ def _show(process: psutil.Process) -> dict[str, Any] | None:
 
 
 def _listening(process: psutil.Process) -> list[dict[str, str]]:
-    return [
-        {"proto": "tcp", "address": f"{socket.laddr.ip}:{socket.laddr.port}"}
-        for socket in process.net_connections("tcp")
-        if socket.status == psutil.CONN_LISTEN
-    ]
+    try:
+        sockets = process.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS may not say
+        return []
+    listening = [socket.laddr for socket in sockets if socket.status == psutil.CONN_LISTEN]
+    return [{"proto": "tcp", "address": f"{address.ip}:{address.port}"} for address in listening]
+
+
+def _check_started(machine: Machine, action: str) -> None:
+    if machine.state != "started":
+        raise Refused(412, f"failed_precondition: unable to {action} on machine in current state: '{machine.state}'")
 
 
 def _announce_end(machine: Machine, process: "subprocess.Popen[bytes]") -> None:
