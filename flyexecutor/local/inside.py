@@ -37,13 +37,14 @@ def split_command(cmd: str) -> list[str]:
 def execute(host: Host, machine: Machine, command: list[str], stdin: str, timeout: float) -> dict[str, Any]:
     """Run a command in a machine's environment and folder. Answers how it ended and what it wrote.
 
-    timeout: seconds. Raises Refused if the machine isn't started or does not stay so, and when the time is over.
+    timeout: seconds. Raises Refused if the machine isn't started or stops meanwhile, and when the time is over.
     """
     if not command:
         raise Refused(400, "command is required")
     if timeout > LONGEST:
         raise Refused(400, f"invalid_argument: timeout must be at most {LONGEST} seconds")
     _check_started(machine, "exec")
+    main = machine.pid  # by which a restart shows, however quick
     _, env, cwd = host.process_of(machine)
     run = host.run
     try:
@@ -61,12 +62,12 @@ def execute(host: Host, machine: Machine, command: list[str], stdin: str, timeou
         waiting = threading.Thread(target=_announce_end, args=(machine, process), daemon=True)
         waiting.start()
         with machine.changed:
-            machine.changed.wait_for(lambda: process.returncode is not None or machine.state != "started", timeout)
-            ended, state = process.returncode is not None, machine.state
+            machine.changed.wait_for(lambda: process.returncode is not None or machine.pid != main, timeout)
+            ended, machine_ended = process.returncode is not None, machine.pid != main
         processes.end_group(run, process.pid)
         waiting.join()
-    if not ended and state != "started":
-        raise Refused(412, f"failed_precondition: machine {machine.id} is {state}, the command has ended with it")
+    if not ended and machine_ended:
+        raise Refused(412, f"failed_precondition: machine {machine.id} has stopped, and the command with it")
     if not ended:
         raise Refused(408, f"deadline_exceeded: the command took longer than {timeout} seconds")
     number = max(-process.returncode, 0)

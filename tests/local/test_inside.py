@@ -102,21 +102,28 @@ def test_output_that_is_no_text_is_shown_as_well_as_it_can(api, started):
     assert execute(api, started, command=["printf", "a\\377b"]).json()["stdout"] == "a\ufffdb"
 
 
-def test_a_command_ends_with_its_machine(api, started, tmp_path):
+@pytest.mark.parametrize(
+    ("action", "body"),
+    [("stop", {}), ("signal", {"signal": "SIGKILL"})],  # killed, it starts again at once
+)
+def test_a_command_ends_with_its_machine(api, tmp_path, action, body):
+    machine = api.create(restart={"policy": "always"})
+    assert api.wait(machine, "started").ok
     answers = []
 
     def ask():
-        answers.append(execute(api, started, command=["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 600"]))
+        answers.append(execute(api, machine, command=["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 600"]))
 
     asking = threading.Thread(target=ask)
     asking.start()
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         time.sleep(0.01)
-    assert api.raw("POST", f"/apps/{api.fly.app}/machines/{started['id']}/stop").ok
+    assert api.raw("POST", f"/apps/{api.fly.app}/machines/{machine['id']}/{action}", json=body).ok
     asking.join(20)
     assert answers[0].status_code == 412
-    assert "the command has ended with it" in answers[0].json()["error"]
+    assert "has stopped, and the command with it" in answers[0].json()["error"]
     await_end(int((tmp_path / "pid").read_text()))
+    api("DELETE", f"/{machine['id']}?force=true")
 
 
 def test_nothing_runs_in_a_machine_that_is_not_started(api):
