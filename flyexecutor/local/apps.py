@@ -170,7 +170,9 @@ class Apps:
 
     def list_volumes(self, app_name: str) -> list[dict[str, Any]]:
         """An app's volumes as the API shows them."""
-        return [self.describe_volume(app_name, volume_id) for volume_id in list(self.app(app_name).volumes)]
+        app = self.app(app_name)
+        machines = list(app.machines.values())
+        return [volume.describe(machines) for volume in list(app.volumes.values())]
 
     def describe_volume(self, app_name: str, volume_id: str) -> dict[str, Any]:
         """A volume as the API shows it."""
