@@ -1,7 +1,7 @@
 """Two clients that others have written for Fly's API walk through the local one, as they are.
 
-What they can't do on Fly either is told where it is met: such a call must not work here. `make setup` installs both; they
-ask for different versions of httpx, of which each works with the newer.
+What they can't do on Fly either is told where it is met: such a call must not work here. `make setup` installs both;
+they ask for different versions of httpx, and work with the newer.
 """
 
 import asyncio
