@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import secrets
 import sys
 import threading
 import time
@@ -132,13 +133,13 @@ class Apps:
             raise Refused(422, f"failed to get manifest {config['image']}: unknown image, not found in the registry")
         with self._lock:
             living = [machine for machine in app.machines.values() if machine.state != "destroyed"]
-            name = body.get("name") or f"machine-{len(app.machines) + 1}"
+            name = body.get("name") or f"machine-{secrets.token_hex(6)}"
             for machine in living:
                 if machine.name == name:
                     told = f'machine ID {machine.id} already exists with name "{name}"'
                     raise Refused(409, f"already_exists: unique machine name violation, {told}")
             if self._machine_limit is not None and len(living) >= self._machine_limit:
-                raise Refused(403, f"organization has reached its machine limit of {self._machine_limit}")
+                raise Refused(422, f"organization has reached its machine limit of {self._machine_limit}")
             volume = find_mounted(config, app.volumes, living)
             # In order of preference; regions and nothing else: Fly's groups (eu, any) are not known here.
             wanted = body.get("region") or (volume.region if volume else DEFAULT_REGION)

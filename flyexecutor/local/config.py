@@ -4,6 +4,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from flyexecutor.local.durations import read_duration
 from flyexecutor.local.problems import Refused
 
 PRESETS = {
@@ -37,7 +38,7 @@ def check_config(config: object) -> dict[str, Any]:
     for name, value in (config.get("env") or {}).items():
         if not isinstance(value, str):
             raise Refused(400, f"config.env.{name} must be a string")
-    parse_duration((config.get("stop_config") or {}).get("timeout"), 0.0)
+    read_duration((config.get("stop_config") or {}).get("timeout") or 0)
     return config
 
 
@@ -73,18 +74,3 @@ def parse_signal(name: str | int) -> int:
         return signal.Signals(int(name)) if name.isdigit() else signal.Signals[name]
     except (ValueError, KeyError):
         raise Refused(400, f"invalid signal {name!r}") from None
-
-
-def parse_duration(told: object, default: float) -> float:
-    """Seconds of "10s", "1m", 10 or a number of nanoseconds as Go's client sends them."""
-    if told is None or told == "":
-        return default
-    try:
-        if isinstance(told, int | float) and not isinstance(told, bool):
-            return told / 1e9 if told >= 1e6 else float(told)
-        text = str(told)
-        factor = {"ms": 0.001, "s": 1.0, "m": 60.0}
-        unit = next((unit for unit in ("ms", "s", "m") if text.endswith(unit)), "")
-        return float(text.removesuffix(unit)) * factor.get(unit, 1.0)
-    except ValueError:
-        raise Refused(400, f"invalid duration {told!r}") from None

@@ -1,12 +1,13 @@
 """What has happened to a machine, newest first, as the API shows it. Its machine's lock guards it."""
 
-import secrets
+import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 EVENTS_KEPT = 50
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class Events:
@@ -18,7 +19,7 @@ class Events:
     def add(self, kind: str, status: str, source: str, request: Mapping[str, Any] | None = None) -> None:
         """Note one; `request` is what is known about it."""
         event: dict[str, Any] = {
-            "id": secrets.token_hex(8),
+            "id": new_id(),
             "type": kind,
             "status": status,
             "source": source,
@@ -32,6 +33,17 @@ class Events:
     def newest_first(self) -> list[dict[str, Any]]:
         """All that are kept."""
         return list(self._events)
+
+    def after(self, event_id: str) -> list[dict[str, Any]] | None:
+        """Those that came after one, in their order; None if it is not kept."""
+        ids = [event["id"] for event in self._events]
+        return self._events[: ids.index(event_id)][::-1] if event_id in ids else None
+
+
+def new_id() -> str:
+    """An id of 26 characters that begins with the time, as those of Fly's events and versions (ULID)."""
+    number = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
+    return "".join(CROCKFORD[number >> 5 * place & 31] for place in reversed(range(26)))
 
 
 def exit_request(

@@ -19,9 +19,9 @@ from flyexecutor.local.control import PREFIX
 from flyexecutor.local.problems import Refused
 
 STUCK = {"created", "starting", "stopping", "suspending"}
-MEMORY = "could not reserve resource for machine: insufficient memory available to fulfill request"
+MEMORY = "aborted: could not reserve resource for machine: insufficient memory available to fulfill request"
 NO_ROOM = (
-    (412, "insufficient resources to create new machine", None),
+    (412, "failed_precondition: insufficient resources to create new machine", None),
     (409, MEMORY, None),
     (422, "no capacity is left in this region", "insufficient_capacity"),
 )

@@ -6,6 +6,7 @@ process group: it keeps its memory and its open files, and does nothing. Facts o
 https://fly.io/docs/machines/ (machine states, restart policy, events, suspend), August 2026.
 """
 
+import hashlib
 import math
 import os
 import secrets
@@ -17,28 +18,16 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flyexecutor.local import processes
-from flyexecutor.local.config import check_suspendable, memory_mb, parse_duration, parse_signal
-from flyexecutor.local.events import Events, exit_request, now
+from flyexecutor.local import processes, states
+from flyexecutor.local.config import check_suspendable, memory_mb, parse_signal
+from flyexecutor.local.durations import parse_duration
+from flyexecutor.local.events import Events, exit_request, new_id, now
 from flyexecutor.local.host import Host
 from flyexecutor.local.lease import Lease
 from flyexecutor.local.memory import MemoryLimit
 from flyexecutor.local.problems import Refused
+from flyexecutor.local.states import NEXT
 
-NEXT = {
-    "created": {"starting", "stopped", "destroying", "updating"},
-    "starting": {"started", "stopping", "stopped", "failed", "destroying"},
-    "started": {"stopping", "stopped", "restarting", "destroying", "replacing", "suspending"},
-    "stopping": {"stopped", "destroying"},
-    "suspending": {"suspended", "starting", "stopped", "destroying"},
-    "suspended": {"starting", "stopping", "destroying", "updating"},
-    "restarting": {"starting", "stopped", "destroying"},
-    "replacing": {"starting", "stopped", "destroying"},
-    "updating": {"starting", "stopped", "created", "destroying"},
-    "stopped": {"starting", "destroying", "updating"},
-    "failed": {"starting", "destroying"},
-    "destroying": {"destroyed"},
-}  # a state without an entry is final
 DEFAULT_RETRIES = 10  # Fly: of on-failure
 STOP_TIMEOUT = 5.0  # Fly: kill_timeout
 VERSIONS_KEPT = 50
@@ -55,7 +44,7 @@ class Machine:
         self.region = region
         self.config = config
         self.private_ip = f"fdaa:0:1::{secrets.token_hex(2)}"
-        self.instance_id = _new_instance()
+        self.instance_id = new_id()
         self.versions = deque([(self.instance_id, config)], VERSIONS_KEPT)  # newest first
         self.cordoned = False  # nothing is routed to a machine here, so that it only shows
         self.state = "created"
@@ -73,8 +62,8 @@ class Machine:
         self._oom_killed = False  # its main process, in this life
         self._restarts = 0
         self.lease = Lease(self.id)
-        self._events = Events()
-        self._events.add("launch", "created", "user")
+        self.events = Events()
+        self.events.add("launch", "created", "user")
         host.became(self)
 
     @property
@@ -97,7 +86,7 @@ class Machine:
                 "image_ref": _image_ref(self.config["image"]),
                 "created_at": self.created_at,
                 "updated_at": self.updated_at,
-                "events": self._events.newest_first(),
+                "events": self.events.newest_first(),
                 "checks": [],
                 "host_status": "unreachable" if self._host_lost else "ok",
                 "cordoned": self.cordoned,
@@ -123,10 +112,9 @@ class Machine:
         """Start or resume it. Answers the state before."""
         with self.changed:
             before = self.state
-            if before in {"started", "starting"}:
+            if before == "started":
                 return before
-            if before not in {"created", "stopped", "failed", "suspended", "suspending"} or not self._has_image:
-                raise self._forbidden("start")
+            self._check("start")
             if before == "stopped" and not has_room:
                 self._host.check_room(self.region)
             self._asked_to_stop = False
@@ -146,8 +134,7 @@ class Machine:
         with self.changed:
             if self.state in {"stopped", "stopping"}:
                 return
-            if self.state not in {"started", "starting", "suspended"}:
-                raise self._forbidden("stop")
+            self._check("stop")
             self._asked_to_stop = True
             before = self.state
             process = self._process
@@ -169,8 +156,8 @@ class Machine:
         own suspension reads the answer only after it has been resumed. [unsure of Fly's answer: see sockets.py]
         """
         with self.changed:
-            if self.state != "started" or self._process is None:
-                raise self._forbidden("suspend")
+            self._check("suspend")
+            assert self._process
             check_suspendable(self.config)
             self._become("suspending", "suspend", "user")
             if processes.pause_group(self._process.pid):  # else _watch sees its end
@@ -180,23 +167,28 @@ class Machine:
         """Send a signal to its main process."""
         number = parse_signal(name)
         with self.changed:
-            if self.state != "started" or self._process is None:
-                raise self._forbidden("signal")
+            self._check("signal")
+            assert self._process
             _send(self._process, number)
 
     def restart(self, signal_name: str | None, timeout: float | None) -> None:
         """Stop, then start."""
         self.stop(signal_name, timeout)
-        if not self.wait({"stopped"}, 60.0):
+        if not self._await_stop(60.0):
             raise Refused(408, f"machine failed to reach desired state, stopped, currently {self.state}")
         self.start(has_room=True)
 
-    def update(self, config: dict[str, Any], *, launch: bool) -> None:
-        """Give it a new configuration, and with it a new instance; a running machine restarts."""
+    def update(self, config: dict[str, Any], *, launch: bool, current_version: str | None = None) -> None:
+        """Give it a new configuration, and with it a new instance; a running machine restarts.
+
+        current_version: of which this is an update; None: of whichever there is.
+        """
         with self.changed:
             before = self.state
-            if before not in {"created", "stopped", "started", "suspended"} or not self._has_image:
-                raise self._forbidden("update")
+            if current_version not in {None, "", self.instance_id}:
+                text = f"current_version is {current_version}, the machine has {self.instance_id}"
+                raise Refused(409, f"aborted: {text}")
+            self._check("update")
             self._become("replacing" if before == "started" else "updating", "update", "user")
             self._asked_to_stop = True
             process = self._process
@@ -206,10 +198,12 @@ class Machine:
             else:
                 _send(process, signal.SIGINT)
             self._kill_later(process, STOP_TIMEOUT)
-            self.wait({"stopped"}, STOP_TIMEOUT + 10)
+            self._await_stop(STOP_TIMEOUT + 10)
         with self.changed:
+            if self.state not in {"updating", "stopped"}:
+                raise states.refuse("update", self.state)  # destroyed meanwhile
             self.config = config
-            self.instance_id = _new_instance()
+            self.instance_id = new_id()
             self.versions.appendleft((self.instance_id, config))
             self._asked_to_stop = False
             if launch:
@@ -234,8 +228,8 @@ class Machine:
         with self.changed:
             if self.state in {"destroyed", "destroying"}:
                 return
-            if not force and self.state not in {"stopped", "suspended", "created", "failed"}:
-                raise Refused(412, f"unable to destroy machine, not in stopped state, currently {self.state}")
+            if not force:
+                states.check("destroy", self.state)
             self._become("destroying", "destroy", "user")
             if self._process:
                 processes.end_group(self._host.run, self._process.pid)  # _watch sees its end
@@ -255,14 +249,17 @@ class Machine:
         if self._host_lost:
             raise Refused(412 if action == "start" else 503, f"machine {self.id} is on a host that is unreachable")
 
-    def _forbidden(self, action: str) -> Refused:
-        return Refused(412, f"failed_precondition: unable to {action} machine from current state: '{self.state}'")
+    def _check(self, action: str) -> None:
+        """Raises Refused if it does not take an action now."""
+        self.check_host(action)
+        states.check(action, self.state)
+        if not self._has_image:
+            raise states.refuse(action, self.state)
 
-    def wait(self, states: set[str], timeout: float) -> bool:
-        """Wait for one of the states; False when the time is over or none can be reached any more."""
+    def _await_stop(self, timeout: float) -> bool:
         with self.changed:
-            self.changed.wait_for(lambda: self.state in states or self.state == "destroyed", timeout)
-            return self.state in states
+            self.changed.wait_for(lambda: self.state in {"stopped", "destroyed"}, timeout)
+            return self.state == "stopped"
 
     # The process
 
@@ -277,7 +274,7 @@ class Machine:
             self._process = processes.start(self._host.run, command, env=env, cwd=cwd, output=output)
             os.close(output)
         except OSError as exc:
-            self._events.add("exit", "failed", "flyd", {"error": str(exc)})
+            self.events.add("exit", "failed", "flyd", {"error": str(exc)})
             self._become("failed", "start", "flyd")
             return
         self._oom_killed = False
@@ -328,13 +325,13 @@ class Machine:
                 restart_count=self._restarts,
             )
             if self.state == "destroying":
-                self._events.add("exit", "stopped", "flyd", request)
+                self.events.add("exit", "stopped", "flyd", request)
                 self._become("destroyed", "destroy", "flyd")
             elif self.state == "suspended":
                 pass  # its snapshot is lost, and nobody notices before the next start
             elif again:
                 self._restarts += 1
-                self._events.add("exit", "stopped", "flyd", request)
+                self.events.add("exit", "stopped", "flyd", request)
                 self._become("restarting", "restart", "flyd")
                 self._boot("flyd")
             elif self.state in {"replacing", "updating"}:
@@ -373,7 +370,7 @@ class Machine:
         self.state = state
         self._turn += 1
         self.updated_at = now()
-        self._events.add(event, state, source, request)
+        self.events.add(event, state, source, request)
         self._host.became(self)
         self.changed.notify_all()
 
@@ -385,11 +382,8 @@ def _send(process: "subprocess.Popen[bytes]", number: int) -> None:
         process.send_signal(number)
 
 
-def _new_instance() -> str:
-    return "01" + secrets.token_hex(12).upper()
-
-
 def _image_ref(image: str) -> dict[str, Any]:
     registry, _, rest = image.partition("/")
     repository, _, tag = rest.partition(":")
-    return {"registry": registry, "repository": repository, "tag": tag or "latest", "digest": "", "labels": {}}
+    digest = f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"  # of its name: here is no content to tell it from
+    return {"registry": registry, "repository": repository, "tag": tag or "latest", "digest": digest, "labels": {}}

@@ -4,17 +4,18 @@ from flask import Blueprint, Response, jsonify, request
 
 from flyexecutor.local.api.asked import COUNT, DURATION, FLAG, OBJECT, SIGNAL, TEXT, count, flag, told, words
 from flyexecutor.local.api.gate import Gate
-from flyexecutor.local.config import check_config, parse_duration
+from flyexecutor.local.config import check_config
+from flyexecutor.local.durations import parse_duration, to_seconds
 from flyexecutor.local.machine import Machine
 from flyexecutor.local.problems import Refused
+from flyexecutor.local.waiting import read_wait, wait_for
 
-WAIT_STATES = {"started", "stopped", "suspended", "destroyed"}
 SUMMARY = (
     "id", "name", "state", "region", "instance_id", "version", "private_ip", "created_at", "updated_at", "cordoned",
 )  # fmt: skip
 
 
-def make_routes(gate: Gate) -> Blueprint:  # noqa: PLR0915 - a list of routes
+def make_routes(gate: Gate) -> Blueprint:
     """The routes of machines."""
     routes = Blueprint("machines", __name__, url_prefix="/v1/apps/<app_name>/machines")
     apps = gate.apps
@@ -57,10 +58,8 @@ def make_routes(gate: Gate) -> Blueprint:  # noqa: PLR0915 - a list of routes
         machine = gate.machine("update", app_name, machine_id)
         body = told(config=OBJECT, current_version=TEXT, skip_launch=FLAG)
         config = check_config(body["config"])
-        if body["current_version"] not in {None, machine.instance_id}:
-            raise Refused(412, f"current_version is {body['current_version']}, the machine has {machine.instance_id}")
         apps.check_update(machine, config)
-        machine.update(config, launch=not body["skip_launch"])
+        machine.update(config, launch=not body["skip_launch"], current_version=body["current_version"])
         apps.schedules.follow(machine)
         return jsonify(machine.describe())
 
@@ -78,7 +77,7 @@ def make_routes(gate: Gate) -> Blueprint:  # noqa: PLR0915 - a list of routes
     def stop(app_name: str, machine_id: str) -> Response:
         machine = gate.machine("stop", app_name, machine_id)
         body = told(signal=SIGNAL, timeout=DURATION)
-        timeout = None if body["timeout"] is None else parse_duration(body["timeout"], 0.0)
+        timeout = None if body["timeout"] is None else to_seconds(body["timeout"])
         machine.stop(body["signal"], timeout)
         return jsonify(ok=True)
 
@@ -103,18 +102,7 @@ def make_routes(gate: Gate) -> Blueprint:  # noqa: PLR0915 - a list of routes
     @routes.get("/<machine_id>/wait")
     def wait(app_name: str, machine_id: str) -> Response:
         machine = gate.machine("wait", app_name, machine_id, change=False)
-        state = request.args.get("state", "started")
-        if state not in WAIT_STATES:
-            raise Refused(400, f"invalid_argument: unknown state {state!r}")
-        instance_id = request.args.get("instance_id") or request.args.get("version")
-        if state in {"stopped", "suspended"} and not instance_id:
-            raise Refused(400, f"instance_id required when waiting for {state} machine")
-        timeout = parse_duration(request.args.get("timeout"), 60.0)
-        if not 1 <= timeout <= 60:
-            raise Refused(400, "invalid_argument: timeout must be between 1 and 60 seconds")
-        if not machine.wait({state}, timeout):
-            raise Refused(408, f"machine failed to reach desired state, {state}, currently {machine.state}")
-        return jsonify(ok=True)
+        return jsonify(wait_for(machine, read_wait(request.args)))
 
     return routes
 
