@@ -40,10 +40,10 @@ class LocalFly:
     boot, resume: seconds that a machine stays in `starting` when it boots cold (its program begins after them), or is
         resumed (its program goes on after them).
     suspend: seconds that it stays in `suspending`; a start meanwhile cancels the suspension.
-    speed: how many times faster than on Fly time passes: fetches of images, boots, resumes, suspensions and the
-        intervals of schedules are that many times shorter (with 3600 an hour is a second), rate limits that many times
-        higher (their bursts stay). Everything else takes real seconds: what machines run, the time that a stop gives
-        them, waits, leases, what `billed` tells.
+    speed: how many times faster than on Fly time passes: fetches of images, boots, resumes, suspensions, intervals of
+        schedules and the five minutes in which restarts are counted are that many times shorter (with 3600 an hour is
+        a second), rate limits that many times higher (their bursts stay). Everything else takes real seconds: what
+        machines run, the time that a stop gives them, waits, leases, what `billed` tells.
 
     Machines run in this process's current folder, with its `sys.path` and its Python, as if that were their image.
     Raises LocalError when it can't start.
@@ -150,6 +150,7 @@ class LocalFly:
         stuck: Collection[str] = (),
         invisible: float = 0.0,
         stays_created: bool = False,
+        suspend_mb: int = 4096,
     ) -> None:
         """Let the API go wrong from now on, instead of what was injected before; without arguments: go well again.
 
@@ -164,6 +165,7 @@ class LocalFly:
         invisible: seconds after its creation during which a machine answers 404 (a list has it).
         stays_created: a machine made with skip_launch stays `created` when its image is there, as Fly's documentation
             has it, instead of going on to `stopped`, as was seen there. It can be started then.
+        suspend_mb: the largest memory of a machine that can be suspended; Fly's pages say 2 GB here and 4 GB there.
         Raises ValueError for other states.
         """
         self._control.ask(
@@ -179,6 +181,7 @@ class LocalFly:
                 "stuck": list(stuck),
                 "invisible": invisible,
                 "stays_created": stays_created,
+                "suspend_mb": suspend_mb,
             },
         )
 

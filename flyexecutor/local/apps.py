@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flyexecutor.local import files
 from flyexecutor.local.billing import Meter
 from flyexecutor.local.config import DEFAULT_MEMORY_MB, check_config, memory_mb
 from flyexecutor.local.events import now
@@ -83,7 +84,7 @@ class Apps:
         self._image = image
         self.run = run
         self._machine_limit = machine_limit
-        self._pace = pace
+        self.pace = pace
         self.schedules = Schedules(pace)
         self._show_output = show_output
         self._lock = threading.Lock()
@@ -121,7 +122,7 @@ class Apps:
     def machine(self, app_name: str, machine_id: str) -> Machine:
         """A machine by id."""
         machine = self.app(app_name).machines.get(machine_id)
-        if machine is None or self.faults.hides(time.monotonic() - machine.born):
+        if machine is None or time.monotonic() - machine.born < self.faults.rules.invisible:
             raise Refused(404, f"machine not found: {machine_id}")
         return machine
 
@@ -213,14 +214,14 @@ class Apps:
 
     def process_of(self, machine: Machine) -> tuple[list[str], dict[str, str], str]:
         """Command, environment and folder of a machine's process."""
-        init = machine.config.get("init") or {}
+        init = machine.config.get("init", {})
         command = init.get("exec") or [*(init.get("entrypoint") or ()), *(init.get("cmd") or ())] or DEFAULT_COMMAND
         if command[0] == "python":  # of the image: this one, whatever it is called here (python3 on Debian and macOS)
             command = [sys.executable, *command[1:]]
         env = {
             **self._image["env"],
             **machine.secrets,
-            **(machine.config.get("env") or {}),
+            **machine.config.get("env", {}),
             "FLY_APP_NAME": machine.app,
             "FLY_MACHINE_ID": machine.id,
             "FLY_ALLOC_ID": machine.id,
@@ -234,6 +235,8 @@ class Apps:
             # Fly has no such variable: there the path is /.fly/api, which all machines of one computer can't share.
             "FLY_API_SOCKET": str(self.sockets.open(machine.id)),
         }
+        if machine.config.get("files"):
+            env[files.VARIABLE] = str(files.folder_of(self.run, machine.id))
         return command, env, self._image["cwd"]
 
     def became(self, machine: Machine) -> None:
@@ -243,18 +246,11 @@ class Apps:
         if machine.state == "destroyed":
             self.schedules.end(machine.id)
             self.sockets.close(machine.id)
+            files.remove_files(files.folder_of(self.run, machine.id))
 
     def seconds_of(self, change: str) -> float:
         """How long a machine stays in a passing state."""
-        return math.inf if self.faults.sticks(PASSING[change]) else self._pace.seconds_of(change)
-
-    def stays_created(self) -> bool:
-        """Whether a machine that is not launched is still `created` when its image is there."""
-        return self.faults.stays_created()
-
-    def check_room(self, region: str) -> None:
-        """Raises Refused if a stopped machine can't start in a region."""
-        self.faults.check_room(region)
+        return math.inf if self.faults.sticks(PASSING[change]) else self.pace.seconds_of(change)
 
     def output(self, machine: Machine) -> int:
         """Where a machine's process writes: to our standard error line by line, or nowhere."""

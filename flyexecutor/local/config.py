@@ -4,7 +4,8 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from flyexecutor.local.durations import read_duration
+from flyexecutor.local.fields import read_config
+from flyexecutor.local.files import check_files
 from flyexecutor.local.problems import Refused
 
 PRESETS = {
@@ -13,32 +14,31 @@ PRESETS = {
 }  # Fly: name -> cpu kind, cpus, memory in MB
 DEFAULT_MEMORY_MB = 256
 SCHEDULES = {"hourly": 3600, "daily": 86_400, "weekly": 7 * 86_400, "monthly": 30 * 86_400}  # seconds
-SUSPENDED_MEMORY_MB = 2048  # Fly: a guest with more can't be suspended
 
 
-def check_config(config: object) -> dict[str, Any]:
-    """A machine configuration that is complete and consistent. Raises Refused as Fly does."""
-    if not isinstance(config, dict) or not config.get("image"):
-        raise Refused(400, "config.image is required")
-    guest, size = config.get("guest"), config.get("size")
+def check_config(told: object) -> dict[str, Any]:
+    """A machine configuration that is complete and consistent, in Fly's form. Raises Refused as Fly does."""
+    if not isinstance(told, dict) or not told.get("image"):
+        raise _invalid("config.image is required")
+    config: dict[str, Any] = read_config("config", told)
+    guest, size = config.get("guest", {}), config.get("size")
     if guest and size:
-        raise Refused(400, "size and guest are mutually exclusive")
+        raise _invalid("size and guest are mutually exclusive")
     if size and size not in PRESETS:
         raise Refused(422, f"invalid machine size requested, {size!r}")
-    if guest:
-        if guest.get("cpu_kind", "shared") not in {"shared", "performance"}:
-            raise Refused(422, f"invalid config.guest.cpu_kind {guest['cpu_kind']!r}")
-        if int(guest.get("memory_mb", 256)) % 256:
-            raise Refused(422, f"invalid config.guest.memory_mb {guest['memory_mb']}: must be in a 256 MiB increment")
-    restart = (config.get("restart") or {}).get("policy")
-    if restart not in {None, "no", "on-failure", "always"}:
-        raise Refused(400, f"invalid restart policy {restart!r}")
+    if guest.get("gpu_kind") or guest.get("gpus"):
+        raise _invalid("config.guest asks for a GPU (gpu_kind, gpus): Fly has none any more")
+    if guest.get("cpu_kind", "shared") not in {"shared", "performance"}:
+        raise Refused(422, f"invalid config.guest.cpu_kind {guest['cpu_kind']!r}")
+    if guest.get("memory_mb", 256) % 256:
+        raise Refused(422, f"invalid config.guest.memory_mb {guest['memory_mb']}: must be in a 256 MiB increment")
+    restart = config.get("restart", {}).get("policy", "")
+    if restart not in {"", "no", "on-failure", "always"}:
+        raise _invalid(f"restart policy {restart!r}")
     if (schedule := config.get("schedule")) and schedule not in SCHEDULES:
         raise Refused(422, f"invalid config.schedule {schedule!r}: must be one of {', '.join(SCHEDULES)}")
-    for name, value in (config.get("env") or {}).items():
-        if not isinstance(value, str):
-            raise Refused(400, f"config.env.{name} must be a string")
-    read_duration((config.get("stop_config") or {}).get("timeout") or 0)
+    parse_signal(config.get("stop_config", {}).get("signal") or "SIGINT")
+    check_files(config.get("files", ()))
     return config
 
 
@@ -46,24 +46,20 @@ def memory_mb(config: Mapping[str, Any]) -> int | None:
     """The memory that a configuration asks for; None if it names none."""
     if config.get("size"):
         return PRESETS[config["size"]][2]
-    told = (config.get("guest") or {}).get("memory_mb")
-    return int(told) if told else None
+    return config.get("guest", {}).get("memory_mb") or None
 
 
-def check_suspendable(config: Mapping[str, Any]) -> None:
+def check_suspendable(config: Mapping[str, Any], most_mb: int) -> None:
     """Raises Refused with the reason why such a machine can't be suspended. [unsure: Fly's words]"""
-    guest = config.get("guest") or {}
     memory = memory_mb(config) or DEFAULT_MEMORY_MB
     reasons = {
-        f"it has {memory} MB of memory, at most {SUSPENDED_MEMORY_MB} MB can be suspended": memory
-        > SUSPENDED_MEMORY_MB,
-        "it has swap (init.swap_size_mb)": bool((config.get("init") or {}).get("swap_size_mb")),
+        f"it has {memory} MB of memory, at most {most_mb} MB can be suspended": memory > most_mb,
+        "it has swap (init.swap_size_mb)": bool(config.get("init", {}).get("swap_size_mb")),
         "it has a schedule": bool(config.get("schedule")),
-        "it has a GPU": bool(guest.get("gpu_kind") or guest.get("gpus")),
     }
     for reason, holds in reasons.items():
         if holds:
-            raise Refused(422, f"unable to suspend machine: {reason}")
+            raise Refused(412, f"failed_precondition: unable to suspend machine: {reason}")
 
 
 def parse_signal(name: str | int) -> int:
@@ -73,4 +69,8 @@ def parse_signal(name: str | int) -> int:
             return signal.Signals(name)
         return signal.Signals(int(name)) if name.isdigit() else signal.Signals[name]
     except (ValueError, KeyError):
-        raise Refused(400, f"invalid signal {name!r}") from None
+        raise _invalid(f"invalid signal {name!r}") from None
+
+
+def _invalid(text: str) -> Refused:
+    return Refused(400, f"invalid_argument: {text}")

@@ -29,7 +29,7 @@ NO_ROOM = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What goes wrong: probabilities from 0 to 1, seconds from and to, regions, states."""
+    """What goes wrong: probabilities from 0 to 1, seconds (from and to), regions, states, megabytes."""
 
     seed: int = 0
     latency: tuple[float, float] = (0.0, 0.0)
@@ -41,6 +41,7 @@ class Rules:
     stuck: frozenset[str] = frozenset()
     invisible: float = 0.0
     stays_created: bool = False
+    suspend_mb: int = 4096
 
     def __post_init__(self) -> None:
         if self.stuck - STUCK:
@@ -59,14 +60,14 @@ class Faults:
         sets = {name: frozenset(told.get(name, ())) for name in ("no_capacity", "stuck")}
         rules = Rules(**(told | sets))
         with self._lock:
-            self._rules = rules
+            self.rules = rules
             self._random = random.Random(rules.seed)
             self._no_room = itertools.cycle(NO_ROOM)
 
     def draw(self) -> tuple[float, str | None, int]:
         """For one request: seconds of delay, what goes wrong, and a status in case that it is a broken answer."""
         with self._lock:
-            rules = self._rules
+            rules = self.rules
             delay = self._random.uniform(*rules.latency)
             status = self._random.choice((500, 502, 503))
             wrong = None
@@ -78,26 +79,18 @@ class Faults:
     def choose_region(self, regions: list[str]) -> str:
         """The first with room for a new machine. Raises Refused in one of Fly's ways, which take turns."""
         for region in regions:
-            if region not in self._rules.no_capacity:
+            if region not in self.rules.no_capacity:
                 return region
         raise Refused(*next(self._no_room))
 
     def check_room(self, region: str) -> None:
         """Raises Refused if a stopped machine finds no room to start."""
-        if region in self._rules.no_capacity:
+        if region in self.rules.no_capacity:
             raise Refused(409, MEMORY)
 
     def sticks(self, state: str) -> bool:
         """Whether machines that reach a state stay in it."""
-        return state in self._rules.stuck
-
-    def hides(self, age: float) -> bool:
-        """Whether a machine that was created so many seconds ago is not found yet."""
-        return age < self._rules.invisible
-
-    def stays_created(self) -> bool:
-        """Whether stock stays in `created`, as Fly's documentation has it, or goes on to `stopped`, as was seen."""
-        return self._rules.stays_created
+        return state in self.rules.stuck
 
 
 def add_faults(api: Flask, faults: Faults) -> None:

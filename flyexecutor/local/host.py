@@ -4,13 +4,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from flyexecutor.local.faults import Faults
     from flyexecutor.local.machine import Machine
+    from flyexecutor.local.pace import Pace
 
 
 class Host(Protocol):
     """What machines run on."""
 
     run: Path
+    faults: "Faults"
+    pace: "Pace"
 
     def process_of(self, machine: "Machine") -> tuple[list[str], dict[str, str], str]:
         """Command, environment and folder of a machine's process."""
@@ -23,9 +27,3 @@ class Host(Protocol):
 
     def seconds_of(self, change: str) -> float:
         """How long an "image", "boot", "resume", "suspend" or "stop" takes; infinite for one that is stuck."""
-
-    def stays_created(self) -> bool:
-        """Whether a machine that is not launched is still `created` when its image is there."""
-
-    def check_room(self, region: str) -> None:
-        """Raises Refused if a stopped machine can't start there."""

@@ -1,34 +1,31 @@
-"""One machine: its states, and the process that it is.
+"""One machine: its states, and what changes them.
 
-A lock guards a machine's fields; whoever changes its state wakes those who wait for one. A thread per running machine
-waits for its process and decides what its end means: restart policy, auto_destroy. A suspended machine is a stopped
-process group: it keeps its memory and its open files, and does nothing. Facts of Fly are from
+A lock guards a machine's fields; whoever changes its state wakes those who wait for one. The thread of its program
+tells when that has ended, and here is decided what it means: restart policy, auto_destroy. A suspended machine is a
+stopped process group: it keeps its memory and its open files, and does nothing. Facts of Fly are from
 https://fly.io/docs/machines/ (machine states, restart policy, events, suspend), August 2026.
 """
 
 import hashlib
 import math
-import os
 import secrets
 import signal
-import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flyexecutor.local import processes, states
-from flyexecutor.local.config import check_suspendable, memory_mb, parse_signal
+from flyexecutor.local import states
+from flyexecutor.local.config import check_suspendable, parse_signal
 from flyexecutor.local.durations import parse_duration
 from flyexecutor.local.events import Events, exit_request, new_id, now
 from flyexecutor.local.host import Host
 from flyexecutor.local.lease import Lease
-from flyexecutor.local.memory import MemoryLimit
 from flyexecutor.local.problems import Refused
-from flyexecutor.local.states import NEXT
+from flyexecutor.local.program import Program
+from flyexecutor.local.restarts import WINDOW, Restarts
 
-DEFAULT_RETRIES = 10  # Fly: of on-failure
 STOP_TIMEOUT = 5.0  # Fly: kill_timeout
 VERSIONS_KEPT = 50
 
@@ -57,10 +54,9 @@ class Machine:
         self._host = host
         self._host_lost = False
         self._turn = 0  # of its state: how often it has changed
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program: Program | None = None  # while it has one, running or suspended
         self._asked_to_stop = False
-        self._oom_killed = False  # its main process, in this life
-        self._restarts = 0
+        self._restarts = Restarts(host.pace.here(WINDOW))
         self.lease = Lease(self.id)
         self.events = Events()
         self.events.add("launch", "created", "user")
@@ -69,7 +65,7 @@ class Machine:
     @property
     def pid(self) -> int | None:
         """Of the main process, while it runs."""
-        return self._process.pid if self._process else None
+        return self._program.pid if self._program else None
 
     def describe(self) -> dict[str, Any]:
         """The machine as the API shows it."""
@@ -100,7 +96,7 @@ class Machine:
             self._has_image = True
             if launch:
                 self._boot("user")
-            elif not self._host.stays_created():
+            elif not self._host.faults.rules.stays_created:
                 self._become("stopped", "launch", "flyd")
 
         with self.changed:
@@ -116,19 +112,19 @@ class Machine:
                 return before
             self._check("start")
             if before == "stopped" and not has_room:
-                self._host.check_room(self.region)
+                self._host.faults.check_room(self.region)
             self._asked_to_stop = False
-            self._restarts = 0
+            self._restarts.forget()
             # A process that has died while it was suspended is a snapshot that Fly has dropped: a cold boot.
-            if self._process:
-                self._resume(self._process)
+            if self._program:
+                self._resume(self._program)
             else:
                 self._boot(source)
             return before
 
     def stop(self, signal_name: str | None = None, timeout: float | None = None) -> None:
         """Ask it to stop: the signal, then SIGKILL after `timeout` seconds."""
-        configured = self.config.get("stop_config") or {}
+        configured = self.config.get("stop_config", {})
         number = parse_signal(signal_name or configured.get("signal") or "SIGINT")
         patience = timeout if timeout is not None else parse_duration(configured.get("timeout"), STOP_TIMEOUT)
         with self.changed:
@@ -137,19 +133,18 @@ class Machine:
             self._check("stop")
             self._asked_to_stop = True
             before = self.state
-            process = self._process
+            program = self._program
             self._become("stopping", "stop", "user")
             if self._host.seconds_of("stop") == math.inf:
                 return
-            if process is None:
+            if program is None:
                 self._stopped("stop")
-        if process and before == "suspended":
-            processes.end_group(self._host.run, process.pid)  # Fly drops the snapshot: no handler runs
-        elif process:
-            _send(process, number)
+        if program and before == "suspended":
+            program.kill()  # Fly drops the snapshot: no handler runs
+        elif program:
+            program.ask_to_end(number, patience)
             if before == "starting":
-                processes.resume_group(process.pid)  # was about to be resumed: shall see the signal
-            threading.Thread(target=self._kill_later, args=(process, patience), daemon=True).start()
+                program.resume()  # was about to be: shall see the signal
 
     def suspend(self) -> None:
         """Stop all its processes where they are. Returns when they have stopped, so that a program that asks for its
@@ -157,10 +152,10 @@ class Machine:
         """
         with self.changed:
             self._check("suspend")
-            assert self._process
-            check_suspendable(self.config)
+            assert self._program
+            check_suspendable(self.config, self._host.faults.rules.suspend_mb)
             self._become("suspending", "suspend", "user")
-            if processes.pause_group(self._process.pid):  # else _watch sees its end
+            if self._program.pause():  # else _ended hears of it
                 self._after("suspend", lambda: self._become("suspended", "suspend", "flyd"))
 
     def send_signal(self, name: str | int) -> None:
@@ -168,8 +163,8 @@ class Machine:
         number = parse_signal(name)
         with self.changed:
             self._check("signal")
-            assert self._process
-            _send(self._process, number)
+            assert self._program
+            self._program.send(number)
 
     def restart(self, signal_name: str | None, timeout: float | None) -> None:
         """Stop, then start."""
@@ -191,13 +186,12 @@ class Machine:
             self._check("update")
             self._become("replacing" if before == "started" else "updating", "update", "user")
             self._asked_to_stop = True
-            process = self._process
-        if process:
+            program = self._program
+        if program:
             if before == "suspended":
-                processes.end_group(self._host.run, process.pid)  # Fly drops the snapshot
+                program.kill()  # Fly drops the snapshot
             else:
-                _send(process, signal.SIGINT)
-            self._kill_later(process, STOP_TIMEOUT)
+                program.ask_to_end(signal.SIGINT, STOP_TIMEOUT)
             self._await_stop(STOP_TIMEOUT + 10)
         with self.changed:
             if self.state not in {"updating", "stopped"}:
@@ -231,8 +225,8 @@ class Machine:
             if not force:
                 states.check("destroy", self.state)
             self._become("destroying", "destroy", "user")
-            if self._process:
-                processes.end_group(self._host.run, self._process.pid)  # _watch sees its end
+            if self._program:
+                self._program.kill()  # _ended hears of it
             else:
                 self._become("destroyed", "destroy", "flyd")
 
@@ -241,8 +235,8 @@ class Machine:
         with self.changed:
             self._host_lost = True
             self._turn += 1  # nothing that was under way happens any more
-            if self._process:
-                processes.end_group(self._host.run, self._process.pid)
+            if self._program:
+                self._program.kill()
 
     def check_host(self, action: str) -> None:
         """Refuse an action on a machine whose host is lost. [unsure: which of both Fly answers; clients meet both]"""
@@ -261,30 +255,26 @@ class Machine:
             self.changed.wait_for(lambda: self.state in {"stopped", "destroyed"}, timeout)
             return self.state == "stopped"
 
-    # The process
+    # Its program
 
     def _boot(self, source: str) -> None:
         self._become("starting", "start", source)
         self._after("boot", self._launch)
 
     def _launch(self) -> None:
-        command, env, cwd = self._host.process_of(self)
         try:
-            output = self._host.output(self)
-            self._process = processes.start(self._host.run, command, env=env, cwd=cwd, output=output)
-            os.close(output)
-        except OSError as exc:
+            self._program = Program(self._host, self)
+        except (OSError, ValueError, Refused) as exc:  # no such program; a null byte in its words; files that can't be
             self.events.add("exit", "failed", "flyd", {"error": str(exc)})
             self._become("failed", "start", "flyd")
             return
-        self._oom_killed = False
         self._become("started", "start", "flyd")
-        threading.Thread(target=self._watch, args=(self._process,), name=f"machine {self.id}", daemon=True).start()
+        self._program.watch(self._ended)
 
-    def _resume(self, process: "subprocess.Popen[bytes]") -> None:
+    def _resume(self, program: Program) -> None:
         def go_on() -> None:
             self._become("started", "start", "flyd")  # first: the program shall see itself started
-            processes.resume_group(process.pid)
+            program.resume()
 
         self._become("starting", "start", "user")
         self._after("resume", go_on)
@@ -304,25 +294,19 @@ class Machine:
             if self._turn == turn:
                 do()
 
-    def _watch(self, process: "subprocess.Popen[bytes]") -> None:
-        """What the end of the process means."""
-        memory = memory_mb(self.config)
-        limit = MemoryLimit(process.pid, memory * 1024 * 1024, self._note_oom) if memory else None
-        code = process.wait()
-        if limit:
-            limit.end()
-        processes.end_group(self._host.run, process.pid)  # a machine's end takes all its processes with it
+    def _ended(self, code: int) -> None:
+        """What the end of its program means."""
         with self.changed:
-            self._process = None
-            if self._host_lost:
+            program, self._program = self._program, None
+            if self._host_lost or not program:
                 return  # nobody is there to tell
-            again = self.state == "started" and self._restarts_after(self.config.get("restart") or {}, code)
+            again = self.state == "started" and self._restarts.follows(self.config.get("restart", {}), code)
             request = exit_request(
                 code,
-                oom_killed=self._oom_killed,
+                oom_killed=program.oom_killed,
                 requested_stop=self._asked_to_stop,
                 restarting=again,
-                restart_count=self._restarts,
+                restart_count=self._restarts.count(),
             )
             if self.state == "destroying":
                 self.events.add("exit", "stopped", "flyd", request)
@@ -330,7 +314,7 @@ class Machine:
             elif self.state == "suspended":
                 pass  # its snapshot is lost, and nobody notices before the next start
             elif again:
-                self._restarts += 1
+                self._restarts.note()
                 self.events.add("exit", "stopped", "flyd", request)
                 self._become("restarting", "restart", "flyd")
                 self._boot("flyd")
@@ -346,26 +330,8 @@ class Machine:
             self._become("destroying", "destroy", "flyd")
             self._become("destroyed", "destroy", "flyd")
 
-    def _note_oom(self, pid: int) -> None:
-        with self.changed:
-            self._oom_killed = self._oom_killed or pid == self.pid
-
-    def _restarts_after(self, policy: Mapping[str, Any], code: int) -> bool:
-        kind = policy.get("policy") or "on-failure"  # Fly: the default when unset
-        if self._asked_to_stop or kind == "no":
-            return False
-        if kind == "always":
-            return True
-        return code != 0 and self._restarts < int(policy.get("max_retries") or DEFAULT_RETRIES)
-
-    def _kill_later(self, process: "subprocess.Popen[bytes]", patience: float) -> None:
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            _send(process, signal.SIGKILL)
-
     def _become(self, state: str, event: str, source: str, request: Mapping[str, Any] | None = None) -> None:
-        if state not in NEXT.get(self.state, ()):
+        if state not in states.NEXT.get(self.state, ()):
             raise AssertionError(f"machine {self.id}: no way from {self.state} to {state}")
         self.state = state
         self._turn += 1
@@ -373,13 +339,6 @@ class Machine:
         self.events.add(event, state, source, request)
         self._host.became(self)
         self.changed.notify_all()
-
-
-def _send(process: "subprocess.Popen[bytes]", number: int) -> None:
-    if number == signal.SIGKILL:
-        process.kill()
-    else:
-        process.send_signal(number)
 
 
 def _image_ref(image: str) -> dict[str, Any]:

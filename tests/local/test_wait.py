@@ -83,6 +83,12 @@ def test_what_makes_no_sense_is_refused_with_its_value(api, query, text):
     assert refusal(wait(api, machine, query)) == (400, text.format(id=machine["id"]))
 
 
+def test_in_time_it_says_what_it_did_not_reach(api):
+    machine = api.make_stock()
+    late = wait(api, machine, "state=destroyed&timeout=1")
+    assert refusal(late) == (408, "machine failed to reach desired state, destroyed, currently stopped")
+
+
 @pytest.mark.parametrize("state", ["suspended", "failed", "settled", "destroyed"])
 def test_only_stopped_needs_the_instance(api, state):
     machine = api.create()
