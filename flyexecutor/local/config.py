@@ -30,7 +30,7 @@ def check_config(told: object) -> dict[str, Any]:
         raise _invalid("config.guest asks for a GPU (gpu_kind, gpus): Fly has none any more")
     if guest.get("cpu_kind", "shared") not in {"shared", "performance"}:
         raise Refused(422, f"invalid config.guest.cpu_kind {guest['cpu_kind']!r}")
-    if guest.get("memory_mb", 256) % 256:
+    if guest.get("memory_mb", 256) % 256 or guest.get("memory_mb", 256) < 0:
         raise Refused(422, f"invalid config.guest.memory_mb {guest['memory_mb']}: must be in a 256 MiB increment")
     restart = config.get("restart", {}).get("policy", "")
     if restart not in {"", "no", "on-failure", "always"}:

@@ -1,21 +1,16 @@
 """Fly's bad days: answers that are late, wrong or missing, regions that are full, states that never end.
 
 Owns the rules and one source of chance, from which each request draws the same number of times: with the same seed the
-same request of a sequence goes wrong, whatever its neighbours do. Requests below /local are spared. The words of the
+same request of a sequence goes wrong, whatever its neighbours do. The words of the
 refusals are those seen on Fly where a thread shows them, else likely ones [unsure]: clients must read status and sense.
 """
 
 import itertools
 import random
-import socket
 import threading
-import time
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, request
-
-from flyexecutor.local.control import PREFIX
 from flyexecutor.local.problems import Refused
 
 STUCK = {"created", "starting", "stopping", "suspending"}
@@ -91,31 +86,3 @@ class Faults:
     def sticks(self, state: str) -> bool:
         """Whether machines that reach a state stay in it."""
         return state in self.rules.stuck
-
-
-def add_faults(api: Flask, faults: Faults) -> None:
-    """Let requests of the API go wrong."""
-
-    @api.before_request
-    def go_wrong() -> tuple[Response, int] | Response | None:
-        if request.path.startswith(PREFIX):
-            return None
-        delay, wrong, status = faults.draw()
-        time.sleep(delay)
-        g.loses_answer = wrong in {"lost_answers", "no_answer"}
-        if wrong == "no_answer":
-            return Response()  # which is lost
-        if wrong == "too_many":
-            raise Refused(429, "resource_exhausted: rate limit exceeded")
-        if wrong == "broken":
-            if status == 502:
-                return Response("upstream connect error\n", 502, mimetype="text/plain")
-            return jsonify(error="internal: something went wrong on our side", status="unknown"), status
-        return None
-
-    @api.after_request
-    def lose_answer(response: Response) -> Response:
-        if g.get("loses_answer"):
-            # What is written to it now goes nowhere; the client sees the end of the connection.
-            request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        return response

@@ -37,7 +37,8 @@ def folder_of(run: Path, machine_id: str) -> Path:
 
 def write_files(folder: Path, files: Iterable[Mapping[str, Any]], secrets: Mapping[str, str]) -> None:
     """Write what has been checked, in place of what is there. Raises OSError, or Refused for what a secret is not."""
-    remove_files(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
     for file in files:
         path = folder / file["guest_path"].lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,9 +48,8 @@ def write_files(folder: Path, files: Iterable[Mapping[str, Any]], secrets: Mappi
 
 
 def remove_files(folder: Path) -> None:
-    """Remove what is there, if anything; what links lead to stays."""
-    if folder.exists():
-        shutil.rmtree(folder)
+    """Remove what can be removed, if anything is there; what links lead to stays."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _contents(file: Mapping[str, Any], secrets: Mapping[str, str]) -> bytes:

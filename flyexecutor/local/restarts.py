@@ -5,6 +5,7 @@ Fly: `on-failure` restarts up to max_retries times within five minutes
 """
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ class Restarts:
 
     def __init__(self, window: float) -> None:
         self._window = window
-        self._times: list[float] = []
+        self._times: deque[float] = deque()
 
     def forget(self) -> None:
         """Somebody has started it: count anew."""
@@ -26,7 +27,8 @@ class Restarts:
     def count(self) -> int:
         """How many there were lately."""
         since = time.monotonic() - self._window
-        self._times = [at for at in self._times if at > since]
+        while self._times and self._times[0] <= since:
+            self._times.popleft()
         return len(self._times)
 
     def follows(self, policy: Mapping[str, Any], code: int) -> bool:

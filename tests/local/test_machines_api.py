@@ -161,6 +161,7 @@ def test_a_name_is_unique_until_its_machine_is_destroyed(api):
         ({"image": "no/such:image"}, 422, "no/such:image: unknown image"),
         ({"image": "", "guest": {}}, 400, "image is required"),
         ({"image": "x", "guest": {"memory_mb": 300}}, 422, "300"),
+        ({"image": "x", "guest": {"memory_mb": -256}}, 422, "-256"),
         ({"image": "x", "guest": {"memory_mb": 256}, "size": "shared-cpu-1x"}, 400, "mutually exclusive"),
         ({"image": "x", "size": "huge"}, 422, "'huge'"),
         ({"image": "x", "restart": {"policy": "sometimes"}}, 400, "'sometimes'"),
