@@ -27,6 +27,7 @@ from flyexecutor.fleet import Fleet
 from flyexecutor.future import FlyFuture
 from flyexecutor.guests import Prices
 from flyexecutor.lane import Lane
+from flyexecutor.lists import Lists
 from flyexecutor.machines import MachinesClient
 from flyexecutor.outbox import Outbox
 from flyexecutor.settings import Settings
@@ -89,6 +90,7 @@ class Client:
         settings = self._settings
         self.store = Store(settings.redis_url, settings.app)
         self.machines = MachinesClient(settings.api_url, settings.app, settings.token)
+        self.lists = Lists(self.store, self.machines, self._trust)
         self._outbox = Outbox(
             self.store,
             client=self._id,
@@ -395,6 +397,7 @@ class Client:
             fleet = self._fleets[name] = Fleet(
                 self.store,
                 self.machines,
+                self.lists,
                 lane,
                 client=f"{self._id}.{name}",
                 needed=lambda: self._watcher.busy,

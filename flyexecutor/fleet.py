@@ -16,11 +16,12 @@ from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailabl
 from flyexecutor.lane import Exit, Lane, Machine
 from flyexecutor.lane_store import GIVE_UP_WITHIN, LaneLook
 from flyexecutor.launch import Launcher
+from flyexecutor.lists import Lists
 from flyexecutor.machines import MachinesClient, is_capacity, is_transient
 from flyexecutor.retirement import Retirement
 from flyexecutor.store import Store
 
-LOOK_EVERY = 5.0  # seconds; Fly allows one list a second per app, and all clients share it
+LOOK_EVERY = 5.0  # seconds; Fly allows one list a second per app, which all lanes and clients share
 FIRST_CONTACT = 5.0  # seconds: an API that never answered is a wrong setting rather than an outage
 OVERDUE = 3.0  # seconds after which a machine that was started is no longer at rest
 FIRST_PAUSE = 0.5  # seconds before the look that follows on a trouble; it doubles up to LOOK_EVERY
@@ -35,6 +36,7 @@ class Fleet:
         self,
         store: Store,
         machines: MachinesClient,
+        lists: Lists,
         lane: Lane,
         *,
         client: str,
@@ -44,6 +46,7 @@ class Fleet:
         self.lane = lane  # its limits may change
         self._store = store
         self._machines = machines
+        self._lists = lists
         self._client = client
         self._needed = needed
         self._failed = failed
@@ -62,6 +65,7 @@ class Fleet:
         self._launcher = Launcher(
             store,
             machines,
+            lists,
             lane,
             raised=self._launch_raised,
             ended=self._launch_ended,
@@ -126,6 +130,7 @@ class Fleet:
         """End the thread, once it has given back what it will not start."""
         with self._changed:
             self._closed = True
+            self._launcher.close()
             self._retirement.close()
             self._changed.notify_all()
 
@@ -219,7 +224,8 @@ class Fleet:
         creating: Sequence[policy.Create],
         booting: dict[str, tuple[float, Exit | None]],
     ) -> None:
-        machines = self._machines.list(self.lane.name)
+        of_the_app = self._lists.since(look.at)
+        machines = [machine for machine in of_the_app if machine.lane == self.lane.name]
         self._reached = True
         # One that has just been created may be in the list already: counted once.
         listed = {machine.name for machine in machines}
@@ -242,11 +248,11 @@ class Fleet:
             patience=self.lane.boot_timeout,
         )
         again = [self._act(action) for action in policy.plan(seen)]
-        self._launcher.give_up_slow_boots(booting)
+        self._launcher.give_up_slow_boots(booting, machines)
         if any(again):
             with self._changed:
                 self._look_at = 0.0
-        self._retirement.search_soon(self.lane, self._machines.list_all)
+        self._retirement.search_soon(self.lane, of_the_app)
 
     def _act(self, action: policy.Action) -> bool:
         """Answers whether to look again at once."""
@@ -258,6 +264,9 @@ class Fleet:
             case policy.Bury(machine_id, joined, machine):
                 return self._bury(machine_id, joined, machine)
             case policy.GiveUp(machine_id, machine, again):
+                gone, machine = self._is_gone(machine_id, machine)
+                if not gone:
+                    return False
                 self._launcher.forget(machine_id)
                 end = machine.exit if machine else "it no longer exists"
                 told = (
@@ -274,20 +283,28 @@ class Fleet:
         return False
 
     def _bury(self, machine_id: str, joined: str, machine: Machine | None) -> bool:
-        if machine is None:
-            # A fresh machine may be missing in a list for a moment; a get that says 404 is certain.
-            try:
-                machine = self._machines.get(machine_id)
-            except MachinesError as exc:
-                log.warning("can't tell whether machine %s is gone: %s", machine_id, exc)
-                return False
-            if machine is not None and machine.state not in policy.GONE:
-                return False
+        gone, machine = self._is_gone(machine_id, machine)
+        if not gone:
+            return False
         reason = "it no longer exists" if machine is None else f"it is {machine.state} ({machine.exit or 'no exit'})"
         oom = bool(machine and machine.exit and machine.exit.oom_killed)
         calls = self._store.bury(self.lane, machine_id, joined, reason, oom=oom)
+        if calls < 0:
+            return False  # it has left by itself while we looked
         log.warning("machine %s is gone: %s; its calls (%d) run again or are lost", machine_id, reason, calls)
         return calls > 0
+
+    def _is_gone(self, machine_id: str, listed: Machine | None) -> tuple[bool, Machine | None]:
+        """Whether a machine that the list lacks is gone indeed, and what is known of it."""
+        if listed is not None:
+            return True, listed
+        # A fresh machine may be missing in a list for a moment; a get that says 404 is certain.
+        try:
+            machine = self._machines.get(machine_id)
+        except MachinesError as exc:
+            log.warning("can't tell whether machine %s is gone: %s", machine_id, exc)
+            return False, None
+        return machine is None or machine.state in policy.GONE, machine
 
     def _launched(self, asked_at: float) -> None:
         """Fly has accepted a machine."""

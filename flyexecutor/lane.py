@@ -16,6 +16,7 @@ FAMILY_KEY = "flyexecutor_family"  # the same for lanes that differ in nothing b
 OWNER_KEY = "flyexecutor_owner"  # whose machine it is: the same for all who share app, key and Redis
 SCHEDULE_KEY = "flyexecutor_schedule"  # the name of the schedule that the machine is for
 KEEPER_KEY = "flyexecutor_keeper"  # 1: it rests when it has nothing to do, 0: it destroys itself
+LAUNCH_KEY = "flyexecutor_launch"  # 0: made to rest, and not to boot before it is started (Fly: skip_launch)
 PREPARED_KEY = "flyexecutor_prepared"  # 1: somebody has asked for it in advance (`prepare`)
 
 
@@ -84,6 +85,7 @@ class Machine:
     schedule: str = ""  # hourly, daily, ...: Fly starts it by itself
     schedule_name: str = ""
     prepared: bool = False
+    launches: bool = True  # once it is created it boots by itself
 
 
 def name_lane(config: Mapping[str, Any], key: bytes) -> str:

@@ -59,6 +59,19 @@ class LaneLook:
     workers: dict[str, str]  # machine -> time of its join, opaque
     starts: frozenset[str]  # reservations and machines on their way
     due: float | None  # seconds until a call that waits for its retry, or its end, is due
+    at: int = 0  # ms, by Redis's clock: when that was so
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What became of a search for a list of machines: one was found, or the asker is to fetch it, or somebody does."""
+
+    moment: int  # ms, by Redis's clock: the list must have begun at it or after
+    began: int = 0  # the same for the one that was found, or that the asker is to fetch
+    found: bytes | None = None  # as it was published
+    fetch_in: float | None = None  # seconds after which the asker may fetch one
+    wait: float = 0.0  # seconds in which somebody else fetches one,
+    last: bytes = b""  # which will follow on this entry
 
 
 class LaneStore:
@@ -94,7 +107,7 @@ class LaneStore:
 
     def close(self) -> None:
         """Close the idle connections; one that a thread still waits on closes when it is done."""
-        for client in (self._redis, self._slow, self._bulk, self._quick):
+        for client in (self._redis, self._slow, self._bulk, self._quick, self._blocking):
             client.connection_pool.disconnect(inuse_connections=False)
 
     # Step 5: the fleet
@@ -103,10 +116,11 @@ class LaneStore:
     def look(self, lane: Lane, reservation: str, held: Iterable[str] = ()) -> LaneLook:
         """See a lane, reserve the machines that it misses, and renew the reservations that the asker holds."""
         fixed = (self._prefix, reservation, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
-        granted, workers, starts, due = script("reserve")(self._redis, self._lane_keys(lane.name), (*fixed, *held))
+        told = script("reserve")(self._redis, self._lane_keys(lane.name), (*fixed, *held))
+        granted, workers, starts, due, at = told
         flat = texts_of(workers)
         joined = dict(zip(flat[::2], flat[1::2], strict=True))
-        return LaneLook(texts_of(granted), joined, frozenset(texts_of(starts)), seconds_of(due))
+        return LaneLook(texts_of(granted), joined, frozenset(texts_of(starts)), seconds_of(due), at)
 
     @translated
     def assign(self, lane: Lane, reservation: str, machine_id: str) -> bool:
@@ -140,8 +154,42 @@ class LaneStore:
 
         Answers the seconds until then.
         """
-        told = (int(every * 1000), burst)
-        return float(script("pace")(self._redis, (f"{self._prefix}:creates",), told)) / 1000
+        return self._pace("creates", every, burst)
+
+    @translated
+    def pace_list(self, every: float, burst: int) -> float:
+        """The same for a list of its machines that nobody else shall have."""
+        return self._pace("lists", every, burst)
+
+    @translated
+    def seek_list(
+        self, name: str, asker: str, moment: int, *, fetch: float, every: float, burst: int, pause: float
+    ) -> Sought:
+        """Look for a list of the app's machines that began at this moment or later (0: now).
+
+        name: whose lists; those of others are none. fetch: seconds that it may take the asker to fetch one.
+        pause: seconds in which nobody shall fetch one, since Fly has refused the asker's last.
+        """
+        keys = (*self._list_keys(name), f"{self._prefix}:lists")
+        told = (moment, asker, int(fetch * 1000), int(every * 1000), burst, int(pause * 1000))
+        moment, kind, first, second = script("seek")(self._redis, keys, told)
+        if kind == b"found":
+            return Sought(moment, began=first, found=second)
+        if kind == b"fetch":
+            return Sought(moment, began=first, fetch_in=second / 1000)
+        return Sought(moment, wait=second / 1000, last=first)
+
+    @translated
+    def publish_list(self, name: str, asker: str, began: int, sealed: bytes, ttl: int) -> None:
+        """Give the others a list, or, if it is empty, the right to fetch one."""
+        keys = self._list_keys(name)
+        script("publish")(self._client(len(sealed)), keys, (asker, began, sealed, ttl))
+
+    @translated
+    def await_list(self, name: str, last: bytes, seconds: float) -> None:
+        """Block until somebody has published a list after this entry, or given up; or the time is over."""
+        block = max(1, int(min(seconds, BLOCK_LIMIT) * 1000))
+        self._blocking.xread({self._list_keys(name)[0]: last}, count=1, block=block)
 
     @translated
     def meter(self, lane: str) -> Meter:
@@ -163,7 +211,10 @@ class LaneStore:
 
     @translated
     def bury(self, lane: Lane, machine_id: str, joined: str, reason: str, *, oom: bool) -> int:
-        """Free the calls of a machine that is gone: queued again, or LOST. Answers how many they were."""
+        """Free the calls of a machine that is gone: queued again, or LOST. Answers how many they were.
+
+        -1: it is not gone, or has been here since.
+        """
         told = (self._prefix, machine_id, joined, reason, int(oom))
         return int(script("bury")(self._redis, self._lane_keys(lane.name)[:2], told))
 
@@ -199,6 +250,13 @@ class LaneStore:
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}:{kind}:{name}"
+
+    def _pace(self, what: str, every: float, burst: int) -> float:
+        told = (int(every * 1000), burst)
+        return float(script("pace")(self._redis, (f"{self._prefix}:{what}",), told)) / 1000
+
+    def _list_keys(self, name: str) -> list[str]:
+        return [self._key("machines", name), self._key("lock", f"machines:{name}")]
 
     def _lane_keys(self, lane: str) -> list[str]:
         return [self._key("queue", lane), self._key("workers", lane), self._key("starts", lane)]

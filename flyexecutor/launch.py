@@ -5,26 +5,29 @@ paced by a token bucket in Redis, which all clients of the app share; the fleet'
 Killed: reservations expire in Redis, and the next client's fleet starts the machines.
 """
 
+import functools
 import logging
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError, MachineStartError
 from flyexecutor.guests import can_suspend, guest_of
 from flyexecutor.lane import Exit, Lane, Machine
+from flyexecutor.lists import Lists
 from flyexecutor.machine_config import config_of_machine
-from flyexecutor.machines import MachinesClient, is_capacity
+from flyexecutor.machines import MachinesClient, is_capacity, is_too_soon
 from flyexecutor.store import Store
 
 CREATE_EVERY = 1.0  # seconds, per app, with a burst of CREATE_BURST (Fly's documented rate limit)
 CREATE_BURST = 3
 REST_PATIENCE = 5.0  # seconds for a machine that is about to rest; then it is started, and who refuses says why
-AVOID_FOR = 60.0  # seconds: a machine whose host had no room
+AVOID_FOR = 60.0  # seconds: a machine whose host had no room, or that is not that far for longer than
+TOO_SOON_PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0, 4.0)  # seconds between two starts: an image is fetched in some 6 and more
 # Of a start: the machine has gone, or is in another state than it was when we looked. The next look shows it.
 OVERTAKEN = frozenset({404, 408, 409, 412})
 
@@ -40,6 +43,7 @@ class Launcher:
         self,
         store: Store,
         machines: MachinesClient,
+        lists: Lists,
         lane: Lane,
         *,
         raised: Callable[[str, BaseException], None],
@@ -50,10 +54,12 @@ class Launcher:
         self.lane = lane
         self._store = store
         self._machines = machines
+        self._lists = lists
         self._raised = raised  # what one of our threads has raised, and for which reservation
         self._ended = ended  # one of our threads has ended
         self._launched = launched  # Fly has taken a start or a create that was asked for at this time (monotonic)
         self._troubled = troubled  # something could not be had; whether that passes by itself
+        self._closed = threading.Event()
         self._lock = threading.Lock()  # guards what follows
         self._booting: dict[str, tuple[float, Exit | None]] = {}  # machine -> when we started it, its exit before
         self._avoid: dict[str, float] = {}  # machine -> until when
@@ -116,10 +122,9 @@ class Launcher:
         try:
             if machine.state in policy.LEAVING:
                 self._await_rest(machine)
-            asked_at = time.monotonic()
-            self._machines.start(machine.id)
+            asked_at = self._start_when_it_can(machine.id)
         except MachinesError as exc:
-            if is_capacity(exc):
+            if is_capacity(exc) or is_too_soon(exc):
                 with self._lock:
                     self._avoid[machine.id] = time.monotonic() + AVOID_FOR
             self.forget(machine.id)
@@ -127,6 +132,19 @@ class Launcher:
         else:
             self._note_boot(machine.id, machine.exit)
             self._launched(asked_at)
+
+    def _start_when_it_can(self, machine_id: str) -> float:
+        """Answers when it was asked for."""
+        for pause in (*TOO_SOON_PAUSES, None):
+            asked_at = time.monotonic()
+            try:
+                self._machines.start(machine_id)
+            except MachinesError as exc:
+                if pause is None or not is_too_soon(exc) or self._closed.wait(random.uniform(0.5, 1.0) * pause):
+                    raise
+            else:
+                return asked_at
+        raise AssertionError("unreachable")
 
     def _await_rest(self, machine: Machine) -> None:
         # One that still runs has just left, and is about to rest in its own way.
@@ -195,24 +213,36 @@ class Launcher:
 
     def _create_somewhere(self, action: policy.Create) -> Machine:
         regions: Sequence[str | None] = [*self.lane.regions] or [None]
+        create = functools.partial(create_machine, self._machines, self._lists, self.lane, action.reservation)
         for region in regions[:-1]:
             try:
-                return create_machine(self._machines, self.lane, action.reservation, region, keeper=action.keeper)
+                return create(region, keeper=action.keeper)
             except MachinesError as exc:
                 if not is_capacity(exc):
                     raise
                 log.info("no room in %s, trying the next region: %s", region, exc)
-        return create_machine(self._machines, self.lane, action.reservation, regions[-1], keeper=action.keeper)
+        return create(regions[-1], keeper=action.keeper)
 
     # Boots
 
-    def give_up_slow_boots(self, booting: dict[str, tuple[float, Exit | None]]) -> None:
-        """Stop the machines whose worker has not joined within `boot_timeout`."""
+    def give_up_slow_boots(self, booting: dict[str, tuple[float, Exit | None]], machines: Iterable[Machine]) -> None:
+        """Give up the machines whose worker has not joined within `boot_timeout`.
+
+        One that Fly has not begun to run is no fault of the image: another takes its place.
+        """
+        not_begun = {machine.id: machine for machine in machines if machine.state in policy.NOT_BEGUN}
         now = time.monotonic()
         for machine_id, (since, _) in booting.items():
             if now - since <= self.lane.boot_timeout or self._store.is_worker(self.lane.name, machine_id):
                 continue
             self.forget(machine_id)
+            if machine := not_begun.get(machine_id):
+                self._destroy(machine_id)
+                told = (
+                    f"machine {machine_id} is still {machine.state} after {self.lane.boot_timeout:g} s (boot_timeout)"
+                )
+                self._troubled(MachineStartError(told, phase="boot", region=machine.region), True)
+                continue
             self.stop(machine_id)
             told = (
                 f"the worker of machine {machine_id} did not join within {self.lane.boot_timeout:g} s (boot_timeout): "
@@ -226,6 +256,16 @@ class Launcher:
             self._machines.stop(machine_id)
         except MachinesError as exc:
             log.warning("machine %s could not be stopped: %s", machine_id, exc)
+
+    def _destroy(self, machine_id: str) -> None:
+        try:
+            self._machines.destroy(machine_id)  # not by force: one that runs at last is refused
+        except MachinesError as exc:
+            log.info("machine %s was given up and stays for now: %s", machine_id, exc)
+
+    def close(self) -> None:
+        """Ask for no start again."""
+        self._closed.set()
 
     def forget(self, machine_id: str) -> None:
         """Count on this machine no longer."""
@@ -266,6 +306,7 @@ class Launcher:
 
 def create_machine(
     machines: MachinesClient,
+    lists: Lists,
     lane: Lane,
     name: str,
     region: str | None,
@@ -278,8 +319,8 @@ def create_machine(
     full_name = policy.name_machine(lane.name, name)
 
     def create(volume_id: str | None, region: str | None) -> Machine:
-        config = config_of_machine(lane, keeper=keeper, volume_id=volume_id, prepared=prepared)
-        return machines.create(full_name, config, region, lane.name, launch=launch)
+        config = config_of_machine(lane, keeper=keeper, volume_id=volume_id, prepared=prepared, launch=launch)
+        return create_once(machines, lists, lane, full_name, config, region, launch=launch)
 
     mounts = lane.config.get("mounts")
     try:
@@ -293,6 +334,27 @@ def create_machine(
             phase="create",
             region=region or "",
         ) from None
+
+
+def create_once(
+    machines: MachinesClient,
+    lists: Lists,
+    lane: Lane,
+    name: str,
+    config: Mapping[str, Any],
+    region: str | None,
+    *,
+    launch: bool = True,
+) -> Machine:
+    """Create a machine; if nobody can say whether that was carried out, look for it by its name."""
+    try:
+        return machines.create(name, config, region, lane.name, launch=launch)
+    except MachinesError as exc:
+        if exc.status is None or exc.status >= 500:
+            for machine in lists.since():
+                if (machine.name, machine.lane) == (name, lane.name):
+                    return machine
+        raise
 
 
 def _with_volume(

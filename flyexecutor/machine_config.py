@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flyexecutor import guests
-from flyexecutor.lane import FAMILY_KEY, KEEPER_KEY, METADATA_KEY, OWNER_KEY, PREPARED_KEY, Lane, name_lane
+from flyexecutor.lane import (
+    FAMILY_KEY,
+    KEEPER_KEY,
+    LAUNCH_KEY,
+    METADATA_KEY,
+    OWNER_KEY,
+    PREPARED_KEY,
+    Lane,
+    name_lane,
+)
 from flyexecutor.settings import IDLE_VARIABLE, LANE_VARIABLE, STOP, SUSPEND, WARMUP_VARIABLE, Settings, redact
 from flyexecutor.trust import KEY_VARIABLE, Trust
 
@@ -87,9 +96,18 @@ def load_window(idle_timeout: float) -> float:
 
 
 def config_of_machine(
-    lane: Lane, *, keeper: bool, volume_id: str | None, rests: bool = True, prepared: bool = False
+    lane: Lane,
+    *,
+    keeper: bool,
+    volume_id: str | None,
+    rests: bool = True,
+    prepared: bool = False,
+    launch: bool = True,
 ) -> dict[str, Any]:
-    """The `config` of one machine of the lane. rests: a keeper may be suspended. prepared: see PREPARED_KEY."""
+    """The `config` of one machine of the lane.
+
+    rests: a keeper may be suspended. prepared, launch: what its metadata tells whoever sees it (lane.py).
+    """
     config = dict(lane.config)
     if volume_id:
         config["mounts"] = [{**config["mounts"][0], "volume": volume_id}]
@@ -98,6 +116,8 @@ def config_of_machine(
     config["metadata"] = {**config["metadata"], KEEPER_KEY: str(int(keeper))}
     if prepared:
         config["metadata"][PREPARED_KEY] = "1"
+    if not launch:
+        config["metadata"][LAUNCH_KEY] = "0"
     config["auto_destroy"] = not keeper
     return config
 

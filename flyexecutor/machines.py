@@ -20,6 +20,7 @@ from flyexecutor.guests import guest_of
 from flyexecutor.lane import (
     FAMILY_KEY,
     KEEPER_KEY,
+    LAUNCH_KEY,
     METADATA_KEY,
     OWNER_KEY,
     PREPARED_KEY,
@@ -38,6 +39,12 @@ BILLED = frozenset({"started", "stopping", "suspending"})  # Fly: from started u
 
 # Fly: 409, when a create names a machine that is there.
 _NAME_TAKEN = re.compile(r'already_exists: .*machine ID (\w+) already exists with name "')
+# Fly's texts, of users' threads.
+_TOO_SOON = (
+    "unable to start machine from current state: 'created'",
+    "machine still active, refusing to start",
+    "machine still attempting to start",
+)
 _CAPACITY_WORDS = ("insufficient", "could not reserve resource", "no capacity", "machine limit", "machines limit")
 
 
@@ -61,17 +68,14 @@ class MachinesClient:
         """Close the connections."""
         self._session.close()
 
-    def list(self, lane: str) -> Sequence[Machine]:
-        """The machines of a lane that are not destroyed. Fly allows one list a second per app."""
-        return self._list({f"metadata.{METADATA_KEY}": lane})
+    def list_all(self, *, attempts: int) -> Sequence[Machine]:
+        """The machines of ours in all lanes of the app, never somebody else's, that are not destroyed.
 
-    def list_all(self) -> Sequence[Machine]:
-        """The machines of ours in all lanes of the app; never somebody else's."""
-        return [machine for machine in self._list({}) if machine.lane]
-
-    def _list(self, params: Mapping[str, str]) -> Sequence[Machine]:
-        told = self._request("GET", "/machines", params=params)
-        return [_machine(one) for one in (told if isinstance(told, list) else [told])]
+        Fly allows one list a second per app: see `lists`, which others than `doctor` ask.
+        """
+        told = self._request("GET", "/machines", attempts=attempts)
+        machines = [_machine(one) for one in (told if isinstance(told, list) else [told])]
+        return [machine for machine in machines if machine.lane]
 
     def free_volumes(self, name: str, region: str | None) -> Sequence[tuple[str, str]]:
         """Id and region of the volumes of this name (in this region) that no machine has."""
@@ -84,7 +88,7 @@ class MachinesClient:
     def get(self, machine_id: str) -> Machine | None:
         """One machine; None if there is none (any more)."""
         try:
-            return _machine(self._request("GET", f"/machines/{machine_id}"))
+            return _machine(self._request("GET", _path(machine_id)))
         except MachinesError as exc:
             if exc.status == 404:
                 return None
@@ -96,6 +100,7 @@ class MachinesClient:
         """Create a machine, which boots by itself unless told otherwise.
 
         The name makes it idempotent: if the answer of a first attempt was lost, a second is told which machine has it.
+        A MachinesError without a status, or with 5xx, says that it may have been made all the same.
         """
         body: dict[str, Any] = {"name": name, "config": dict(config)}
         if region:
@@ -105,37 +110,34 @@ class MachinesClient:
         try:
             return _machine(self._request("POST", "/machines", body))
         except MachinesError as exc:
-            if exc.status is None or exc.status >= 500:
-                made = [machine for machine in self.list(lane) if machine.name == name]
-            else:
-                made = [machine for machine in self._taken_by(exc) if (machine.name, machine.lane) == (name, lane)]
-            if made:
-                return made[0]
-            raise
+            machine = self._taken_by(exc)
+            if machine is None or (machine.name, machine.lane) != (name, lane):
+                raise
+            return machine
 
-    def _taken_by(self, refused: MachinesError) -> Sequence[Machine]:
+    def _taken_by(self, refused: MachinesError) -> Machine | None:
         """The machine that has the name for which a create was refused."""
         found = _NAME_TAKEN.search(str(refused)) if refused.status == 409 else None
         if not found:
-            return []
-        for pause in (*_pauses(), 0.0):
+            return None
+        for pause in (*pauses(ATTEMPTS), 0.0):
             if machine := self.get(found[1]):
-                return [machine]
+                return machine
             time.sleep(pause)  # it is fresh, and may be invisible for a moment
-        return []
+        return None
 
     def start(self, machine_id: str) -> None:
         """Start a machine that is stopped, suspended or created."""
-        self._request("POST", f"/machines/{machine_id}/start", {})
+        self._request("POST", _path(machine_id, "start"), {})
 
     def stop(self, machine_id: str) -> None:
         """Stop a machine: its stop signal, then SIGKILL."""
-        self._request("POST", f"/machines/{machine_id}/stop", {})
+        self._request("POST", _path(machine_id, "stop"), {})
 
     def destroy(self, machine_id: str, *, force: bool = False) -> None:
         """Destroy a machine; one that runs only by force."""
         try:
-            self._request("DELETE", f"/machines/{machine_id}", params={"force": "true"} if force else None)
+            self._request("DELETE", _path(machine_id), params={"force": "true"} if force else None)
         except MachinesError as exc:
             if exc.status != 404:
                 raise
@@ -143,14 +145,20 @@ class MachinesClient:
     def wait(self, machine: Machine, state: str, timeout: float) -> None:
         """Wait until a machine has reached a state; raises MachinesError (408) if it does not."""
         params = {"state": state, "instance_id": machine.instance_id, "timeout": str(int(min(timeout, WAIT_LIMIT)))}
-        self._request("GET", f"/machines/{machine.id}/wait", params=params)
+        self._request("GET", _path(machine.id, "wait"), params=params)
 
     def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+        *,
+        attempts: int = ATTEMPTS,
     ) -> Any:
         # The API waits for up to `timeout` seconds before it answers a wait.
         patience = ANSWER_TIMEOUT + float((params or {}).get("timeout", 0))
-        for pause in (*_pauses(), None):
+        for pause in (*pauses(attempts), None):
             try:
                 response = self._session.request(
                     method, self._base + path, json=body, params=params, timeout=(CONNECT_TIMEOUT, patience)
@@ -202,10 +210,22 @@ def is_capacity(error: MachinesError) -> bool:
     return error.status in {409, 412, 422, 403} and any(word in str(error).lower() for word in _CAPACITY_WORDS)
 
 
-def _pauses() -> Iterator[float]:
+def _path(machine_id: str, *action: str) -> str:
+    if not re.fullmatch(r"\w+", machine_id):
+        # It may come from Redis: it must not lead our token to another path.
+        raise MachinesError(f"no machine has the id {machine_id!r}", 404)
+    return "/".join(("/machines", machine_id, *action))
+
+
+def pauses(attempts: int) -> Iterator[float]:
     """Seconds between two attempts: ever longer, with jitter."""
-    for n in range(ATTEMPTS - 1):
+    for n in range(attempts - 1):
         yield random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2**n)
+
+
+def is_too_soon(error: MachinesError) -> bool:
+    """Whether a start was refused since the machine is not that far: its image is fetched, or its last life ends."""
+    return error.status in {409, 412} and any(text in str(error) for text in _TOO_SOON)
 
 
 def _json(response: requests.Response) -> Any:
@@ -237,6 +257,7 @@ def _machine(told: Mapping[str, Any]) -> Machine:
             schedule=config.get("schedule") or "",
             schedule_name=metadata.get(SCHEDULE_KEY, ""),
             prepared=metadata.get(PREPARED_KEY) == "1",
+            launches=metadata.get(LAUNCH_KEY) != "0",
         )
     except (KeyError, TypeError, AttributeError):
         raise MachinesError(

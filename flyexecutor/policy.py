@@ -12,10 +12,12 @@ from flyexecutor.lane import Exit, Machine
 
 STARTABLE = ("suspended", "stopped", "created")  # in the order of preference: what is soonest there
 RESTING = frozenset({*STARTABLE, "failed"})
+NOT_BEGUN = frozenset({"creating", "created"})  # Fly fetches its image: seconds; it has hung for hours, too
 LEAVING = frozenset({"started", "stopping", "suspending"})  # not a worker's, not on its way: it has just left
 GONE = frozenset({"stopped", "suspended", "failed", "destroying", "destroyed", "replaced", "migrated", "launch_failed"})
 PASSING = frozenset({"creating", "starting", "stopping", "restarting", "suspending", "updating", "replacing"})
 STUCK_AFTER = 300.0  # seconds in a passing state (Fly: then it is stuck)
+UPDATE_STUCK_AFTER = 600.0  # the same in `updating`
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def plan(seen: Snapshot) -> list[Action]:
     # One that has been created and is not assigned yet is known by its name.
     taken = seen.starts | seen.workers.keys() | {name_machine(m.lane, name) for m in ours[:1] for name in seen.starts}
     free = [m for m in ours if m.id not in taken and m.name not in taken and m.host_status == "ok"]
-    ready = [m for m in free if m.state in STARTABLE and m.id not in seen.avoid]
+    ready = [m for m in free if m.state in STARTABLE and not _boots(m) and m.id not in seen.avoid]
     ready.sort(key=lambda m: (STARTABLE.index(m.state), not m.keeper), reverse=True)
     leaving = [m for m in free if m.state in LEAVING and m.keeper and not _lost(m, seen.now)]
     made = len(ours) + seen.creating
@@ -145,6 +147,11 @@ def retire(
     return [m for m in ours if m.state in RESTING and m.changed_at < rested_before and m.lane not in used]
 
 
+def rests(machine: Machine, now: float) -> bool:
+    """Whether it does nothing, and will not begin to by itself."""
+    return machine.state in RESTING and (not _boots(machine) or _lost(machine, now))
+
+
 def _passes(end: Exit | None) -> bool:
     """Whether what ended a machine is no fault of its image: in order, on request, or killed (but not for memory)."""
     if end is None or end.requested_stop or end.exit_code == 0:
@@ -152,7 +159,13 @@ def _passes(end: Exit | None) -> bool:
     return end.signal is not None and end.signal > 0 and not end.oom_killed
 
 
+def _boots(machine: Machine) -> bool:
+    """It was created to boot by itself: a start is refused until it has. Only what was made to rest rests in it."""
+    return machine.state == "created" and machine.launches
+
+
 def _lost(machine: Machine, now: float) -> bool:
     """Its host does not answer, or it hangs in a state."""
-    stuck = machine.state in PASSING and now - machine.changed_at > STUCK_AFTER
+    limit = UPDATE_STUCK_AFTER if machine.state == "updating" else STUCK_AFTER
+    stuck = (machine.state in PASSING or _boots(machine)) and now - machine.changed_at > limit
     return machine.host_status == "unreachable" or stuck

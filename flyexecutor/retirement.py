@@ -34,7 +34,7 @@ class Retirement:
         self._closed = False
         self.busy = False  # set by the fleet's thread, cleared by ours
 
-    def search_soon(self, lane: Lane, seen: Callable[[], Sequence[Machine]]) -> None:
+    def search_soon(self, lane: Lane, seen: Sequence[Machine]) -> None:
         """Search, unless somebody has done so of late. Returns at once. seen: the machines of the app."""
         if self.busy or time.monotonic() < self._search_at:
             return
@@ -49,14 +49,14 @@ class Retirement:
         """Destroy no more."""
         self._closed = True
 
-    def _search(self, lane: Lane, seen: Callable[[], Sequence[Machine]]) -> None:
+    def _search(self, lane: Lane, seen: Sequence[Machine]) -> None:
         try:
             family, owner = lane.config["metadata"][FAMILY_KEY], lane.config["metadata"][OWNER_KEY]
             if not self._store.try_lock(f"retire:{family}", self._client, SEARCH_EVERY):
                 return
             used = frozenset({lane.name, *self._store.lanes_since(UNUSED)})
             before = time.time() - UNUSED
-            old = policy.retire(seen(), owner=owner, family=family, used=used, rested_before=before)
+            old = policy.retire(seen, owner=owner, family=family, used=used, rested_before=before)
             self._destroy([machine for machine in old if not machine.prepared])
             if stay := sum(machine.prepared for machine in old):
                 log.info("prepared machines of an earlier image stay: %d; flyexecutor reap removes them", stay)

@@ -15,6 +15,7 @@ from flyexecutor import payload
 from flyexecutor.client import Client
 from flyexecutor.errors import SettingsError
 from flyexecutor.lane import SCHEDULE_KEY, Lane
+from flyexecutor.launch import create_once
 from flyexecutor.machine_config import config_of_machine
 from flyexecutor.options import Options
 from flyexecutor.settings import SCHEDULED_VARIABLE
@@ -82,14 +83,15 @@ class Schedules:
         config["metadata"][SCHEDULE_KEY] = name
         config["schedule"] = every
         full_name = f"fx-schedule-{hashlib.sha256(f'{self._owner} {name}'.encode()).hexdigest()[:16]}"
-        machine = self._client.machines.create(full_name, config, lane.region or None, lane.name)
+        client = self._client
+        machine = create_once(client.machines, client.lists, lane, full_name, config, lane.region or None)
         return Schedule(name, every, machine.id, machine.state, ())
 
     def list(self) -> "list[Schedule]":
         """See `FlyMachineExecutor.schedules`."""
         return [
             Schedule(m.schedule_name, m.schedule, m.id, m.state, self._client.store.runs(m.schedule_name))
-            for m in self._client.machines.list_all()
+            for m in self._client.lists.since()
             if m.schedule and m.owner == self._owner and m.state not in ENDING
         ]
 

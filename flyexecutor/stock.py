@@ -16,6 +16,9 @@ from flyexecutor.lane import Lane, Machine
 from flyexecutor.lane_store import Meter
 from flyexecutor.launch import create_machine
 
+APPEARS_WITHIN = 10.0  # seconds: a machine that was just created may be unknown to a get for a moment
+FETCHED_WITHIN = 15.0  # seconds after which a machine that waits in `created` can be started: its image is there
+WAIT_EVERY = 1.0  # seconds between two waits for one machine (Fly's documented rate limit)
 ORPHAN_AFTER = 3600.0  # seconds without a call in its lane, after which a machine that rests is an orphan
 RUNS_FOR_NOBODY = 300.0  # seconds that a machine may run without a worker
 
@@ -89,13 +92,13 @@ class Stock:
 
     def machines(self) -> list[MachineInfo]:
         """See `FlyMachineExecutor.machines`."""
-        return [self._describe(machine) for machine in self._client.machines.list_all()]
+        return [self._describe(machine) for machine in self._client.lists.since()]
 
     def prepare(self, lane: Lane, number: int, timeout: float) -> None:
         """See `FlyMachineExecutor.prepare`."""
         deadline = time.monotonic() + timeout
         machines = self._client.machines
-        kept = [m for m in machines.list(lane.name) if m.keeper and not m.schedule]
+        kept = [m for m in self._client.lists.since() if m.lane == lane.name and m.keeper and not m.schedule]
         kept = [m for m in kept if m.state not in {"failed", "destroying"}]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = can_suspend(guest_of(lane.config))
@@ -109,21 +112,24 @@ class Stock:
             time.sleep(wait)
             name = f"stock-{secrets.token_hex(6)}"
             region = lane.region or None
-            kept.append(create_machine(machines, lane, name, region, keeper=True, launch=boots, prepared=True))
+            kept.append(
+                create_machine(
+                    machines, self._client.lists, lane, name, region, keeper=True, launch=boots, prepared=True
+                )
+            )
         for machine in kept:
-            if boots:
-                self._await_rest(machine, lane, deadline)
+            self._await_rest(machine, lane, deadline, boots=boots)
 
     def reap(self, older_than: float, *, dry_run: bool = False) -> list[MachineInfo]:
         """See `FlyMachineExecutor.reap`. dry_run: answer what would be destroyed, and destroy nothing."""
         used = self._client.store.lanes_since(older_than)
         now = time.time()
         reaped = []
-        for machine in self._client.machines.list_all():
+        for machine in self._client.lists.since():
             if machine.schedule or machine.owner != self._owner:
                 continue
             unused = machine.lane not in used and now - machine.changed_at > older_than
-            rests = machine.state in policy.RESTING and unused
+            rests = policy.rests(machine, now) and unused
             runs = machine.state in policy.LEAVING and now - machine.changed_at > RUNS_FOR_NOBODY
             orphan = rests or (runs and not self._client.store.is_worker(machine.lane, machine.id))
             if orphan and (dry_run or self._destroy(machine, force=runs)):
@@ -141,28 +147,31 @@ class Stock:
         log.info("machine %s (%s) was an orphan and is destroyed", machine.id, machine.state)
         return True
 
-    def _await_rest(self, machine: Machine, lane: Lane, deadline: float) -> None:
+    def _await_rest(self, machine: Machine, lane: Lane, deadline: float, *, boots: bool) -> None:
+        """Return when a machine rests and can be started; if it boots first, after that."""
+        machines, since = self._client.machines, time.monotonic()
         while time.monotonic() < deadline:
             if self._client.store.is_worker(lane.name, machine.id) and self._client.store.meter(lane.name).running:
                 return  # it has found work already
-            seen = self._client.machines.get(machine.id)
-            if (
-                seen is None
-                or seen.state == "failed"
-                or (seen.state == "stopped" and seen.exit and seen.exit.exit_code)
-            ):
-                raise MachineStartError(
-                    f"machine {machine.id} ended before it could rest: {seen.exit if seen else 'it is gone'}; see its "
-                    "log (fly logs)",
-                    phase="boot",
-                )
-            if seen.state in policy.STARTABLE:
+            seen = machines.get(machine.id)
+            age = time.monotonic() - since
+            if seen is None or seen.state in policy.GONE - {"suspended", "stopped"} or _failed(seen):
+                if seen or age > APPEARS_WITHIN:
+                    raise MachineStartError(
+                        f"machine {machine.id} ended before it could rest: {seen.exit if seen else 'it is gone'}; see "
+                        "its log (fly logs)",
+                        phase="boot",
+                    )
+            elif seen.state in {"suspended", "stopped"} or (not boots and age > FETCHED_WITHIN):
                 return
+            asked_at = time.monotonic()
+            patience = max(1.0, min(10.0, deadline - asked_at))
             try:
-                self._client.machines.wait(seen, "suspended", max(1.0, min(10.0, deadline - time.monotonic())))
+                machines.wait(seen or machine, "suspended" if boots else "stopped", patience)
             except MachinesError as exc:
-                if exc.status != 408:
+                if exc.status not in {404, 408}:
                     raise
+                time.sleep(max(0.0, asked_at + WAIT_EVERY - time.monotonic()))
         raise MachineStartError(f"machine {machine.id} did not come to rest in time: see its log", phase="join")
 
     def _describe(self, machine: Machine) -> MachineInfo:
@@ -180,3 +189,7 @@ class Stock:
             schedule=machine.schedule,
             changed_at=machine.changed_at,
         )
+
+
+def _failed(machine: Machine) -> bool:
+    return machine.state == "stopped" and machine.exit is not None and bool(machine.exit.exit_code)

@@ -80,8 +80,9 @@ def executor(local_fly: LocalFly) -> Iterator[FlyMachineExecutor]:
 
 @pytest.fixture(autouse=True)
 def unpaced_creates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fly creates one machine a second and `local_fly` any number: tests do not wait for each other's creates."""
+    """Fly creates one machine a second, lists them as often, and `local_fly` does both any number of times."""
     monkeypatch.setattr("flyexecutor.launch.CREATE_EVERY", 0.0)
+    monkeypatch.setattr("flyexecutor.lists.LIST_EVERY", 0.0)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from flyexecutor.call import Call
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
 from flyexecutor.fleet import Fleet
 from flyexecutor.lane import FAMILY_KEY, OWNER_KEY, Lane, Machine
+from flyexecutor.lists import Lists
+from flyexecutor.trust import Trust
 
 WAIT = 10.0
 AWAY = RedisUnavailableError("Redis is away")
@@ -20,6 +22,7 @@ class FakeMachines:
 
     def __init__(self, *names):
         self.there = [Machine(name, name, "suspended", "iad", "1", "ok", None, "lane", keeper=True) for name in names]
+        self.fresh = {}  # what a get finds, and no list yet
         self.raises = {}
         self.asked = []
         self.gate = threading.Event()
@@ -32,13 +35,13 @@ class FakeMachines:
             raise errors.pop(0)
         assert self.gate.wait(WAIT)
 
-    def list(self, lane):
+    def list_all(self, *, attempts):
         self.ask("list")
-        return [machine for machine in self.there if machine.lane == lane]
-
-    def list_all(self):
-        self.ask("list_all")
         return list(self.there)
+
+    def get(self, machine_id):
+        self.ask("get", machine_id)
+        return self.fresh.get(machine_id)
 
     def start(self, machine_id):
         self.ask("start", machine_id)
@@ -81,6 +84,7 @@ class Run:
         self.fleet = Fleet(
             store,
             machines,
+            Lists(store, machines, Trust(b"key", "app")),
             self.lane,
             client="c.lane",
             needed=lambda: self.needed,
@@ -307,6 +311,37 @@ def test_a_fleet_that_is_closed_while_creates_wait_ends_and_secures_nothing(run,
         one.fleet.secure(WAIT)
     one.thread.join(WAIT)
     one.fleet._launcher._creates.clear()
+
+
+def create_and_look_again(one, until):
+    """A machine is created that no list shows, and after a while the fleet wonders where it is."""
+    one.submit()
+    one.fleet.secure(WAIT)
+    until(lambda: one.machines.count("get"))
+    until(lambda: one.machines.count("list") > 3)
+
+
+@pytest.mark.usefixtures("quick_fleet")
+@pytest.mark.parametrize("answer", ["it boots", "no answer"])
+def test_a_fresh_machine_that_no_list_shows_yet_is_not_given_up(run, monkeypatch, until, answer):
+    monkeypatch.setattr(module, "OVERDUE", 0.0)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.1)
+    one = run()
+    if answer == "it boots":
+        one.machines.fresh["new"] = Machine("new", "n", "created", "iad", "1", "ok", None, "lane")
+    else:
+        one.machines.raises["get"] = [MachinesError("broken", 503)] * 1000
+    create_and_look_again(one, until)
+    assert (one.machines.count("create"), one.told) == (1, [])
+
+
+@pytest.mark.usefixtures("quick_fleet")
+def test_a_fresh_machine_that_is_nowhere_is_given_up_for_another(run, monkeypatch, until):
+    monkeypatch.setattr(module, "OVERDUE", 0.0)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.1)
+    one = run()
+    create_and_look_again(one, until)
+    until(lambda: one.machines.count("create") > 1)
 
 
 # Closed

@@ -47,6 +47,7 @@ class Launch:
         self.launcher = Launcher(
             self.fly,
             self.fly,
+            self.fly,
             Lane("lane", {}, regions, 5, 1, boot_timeout),
             raised=lambda reservation, exc: self.raised.append((reservation, exc)),
             ended=self.ended.set,
@@ -187,10 +188,10 @@ def test_a_slow_boot_is_stopped_and_told_and_one_that_has_just_joined_is_not(mak
     assert one.start()
     time.sleep(0.001)  # the clock must have moved on
     one.fly.answers["is_worker"] = [True]
-    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots))
+    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots), [])
     assert (one.fly.of("stop"), one.told) == ([], [])
     one.fly.answers["is_worker"] = [False]
-    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots))
+    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots), [])
     ((error, passing),) = one.told
     assert (one.fly.of("stop"), isinstance(error, MachineStartError), error.phase, passing) == (
         [["m1"]],
@@ -206,3 +207,73 @@ def test_a_create_whose_reservation_has_expired_is_not_made(make):
     one.launcher.create_soon(policy.Create("r", keeper=True))
     one.launcher.keep_creates(frozenset({"r", "other"}))
     assert [create.reservation for create in one.launcher.creating] == ["r"]
+
+
+def test_a_machine_that_fly_has_not_begun_to_run_is_given_up_for_another_and_is_no_fault_of_the_image(make):
+    one = make(boot_timeout=0.0)
+    one.create()
+    time.sleep(0.001)  # the clock must have moved on
+    hung = replace(RESTS, id="new", state="created")
+    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"new"}), one.launcher.boots), [hung])
+    ((error, passing),) = one.told
+    assert ("still created" in str(error), error.phase, passing) == (True, "boot", True)
+    assert (one.fly.of("destroy"), one.fly.of("stop"), one.fly.of("release")) == ([["new"]], [], [["new"]])
+
+
+# What is not that far
+
+TOO_SOON = [
+    (412, "failed_precondition: unable to start machine from current state: 'created'"),
+    (412, "failed_precondition: machine still active, refusing to start"),
+    (409, "aborted: machine still attempting to start"),
+]
+
+
+@pytest.mark.parametrize(("status", "text"), TOO_SOON)
+def test_a_start_that_comes_too_soon_is_asked_again_without_another_look(make, monkeypatch, status, text):
+    monkeypatch.setattr("flyexecutor.launch.TOO_SOON_PAUSES", (0.0, 0.0, 0.0))
+    one = make()
+    one.fly.answers["start"] = [MachinesError(text, status)] * 3 + [None]
+    assert one.start()
+    assert (len(one.fly.of("start")), len(one.launched), one.told, one.fly.of("release")) == (4, 1, [], [])
+
+
+def test_a_machine_that_is_never_that_far_is_avoided(make, monkeypatch):
+    monkeypatch.setattr("flyexecutor.launch.TOO_SOON_PAUSES", (0.0, 0.0))
+    one = make()
+    one.fly.answers["start"] = [MachinesError(TOO_SOON[0][1], 412)]
+    assert one.start()
+    assert (one.fly.of("start"), one.told[0][1], one.fly.of("release")) == ([["m1"]] * 3, True, [["m1"]])
+    assert one.launcher.avoid == {"m1"}
+
+
+def test_who_closes_does_not_wait_until_a_machine_is_that_far(make, monkeypatch):
+    monkeypatch.setattr("flyexecutor.launch.TOO_SOON_PAUSES", (3600.0,))
+    one = make()
+    one.fly.answers["start"] = [MachinesError(TOO_SOON[0][1], 412)]
+    assert one.launcher.start(policy.Start("r", RESTS))
+    one.launcher.close()
+    one.wait()
+    assert one.fly.of("release") == [["m1"]]
+
+
+# A create whose answer was lost
+
+
+@pytest.mark.parametrize("status", [None, 500, 503])
+def test_a_create_that_may_have_been_carried_out_is_looked_for_by_its_name(make, status):
+    one, made = make(), replace(RESTS, id="made", name="fx-lane-r", lane="lane")
+    one.fly.answers["create"] = [MachinesError("broken", status)]
+    one.fly.answers["since"] = [[replace(made, id="m0", lane="other"), replace(made, id="m2", name="n"), made]]
+    one.create()
+    assert (one.fly.of("assign"), one.told) == ([["r", "made"]], [])
+
+
+@pytest.mark.parametrize(("status", "looks"), [(500, True), (None, True), (422, False), (409, False), (429, False)])
+def test_a_create_that_was_not_made_is_told_and_looked_for_only_if_it_may_have_been(make, status, looks):
+    one = make()
+    one.fly.answers["create"] = [MachinesError("because", status)]
+    one.fly.answers["since"] = [[RESTS]]
+    one.create()
+    ((error, _),) = one.told
+    assert ("because" in str(error), error.status, bool(one.fly.of("since"))) == (True, status, looks)

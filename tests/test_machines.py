@@ -8,6 +8,7 @@ from flyexecutor import machines
 from flyexecutor.errors import MachinesError
 from flyexecutor.machines import MachinesClient, is_capacity, is_transient
 
+OF_LANE = {"config": {"metadata": {"flyexecutor": "lane"}}}
 TOKEN = "FlyV1 fm2_secret,fm2_more"
 BASE = "http://api.test/v1/apps/tasks/machines"
 MACHINE = {"id": "m1", "name": "n", "state": "created", "region": "iad", "instance_id": "01"}
@@ -30,11 +31,11 @@ def client(monkeypatch):
 
 
 def test_the_token_is_sent_as_it_is(api, client):
-    api.get(BASE, json=[MACHINE])
-    (machine,) = client.list("lane")
+    foreign = {**MACHINE, "id": "m0", "config": {"metadata": {"colour": "blue"}}}
+    api.get(BASE, json=[foreign, {**MACHINE, **OF_LANE}])
+    (machine,) = client.list_all(attempts=1)
     assert machine.id == "m1"
     assert api.calls[0].request.headers["Authorization"] == f"Bearer {TOKEN}"
-    assert "metadata.flyexecutor=lane" in api.calls[0].request.url
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 412, 422])
@@ -75,7 +76,7 @@ def test_a_netrc_does_not_replace_the_token(api, client, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine api.test login somebody password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     api.get(BASE, json=[])
-    client.list("lane")
+    client.list_all(attempts=1)
     assert api.calls[0].request.headers["Authorization"] == f"Bearer {TOKEN}"
 
 
@@ -90,38 +91,21 @@ def test_an_unreachable_api_is_told_by_its_address_and_not_by_the_text_of_reques
     for _ in range(machines.ATTEMPTS):
         api.get(BASE, body=requests.ConnectionError(f"headers were {TOKEN}"))
     with pytest.raises(MachinesError, match=r"http://api\.test can't be reached \(ConnectionError\)") as told:
-        client.list("lane")
+        client.list_all(attempts=machines.ATTEMPTS)
     assert told.value.status is None
     assert "fm2" not in "".join(traceback.format_exception(told.value))
 
 
-def test_a_create_whose_answer_was_lost_is_looked_for_by_its_name(api, client):
-    for _ in range(machines.ATTEMPTS):
-        api.post(BASE, body=requests.ReadTimeout())
-    api.get(BASE, json=[{**MACHINE, "name": "other", "id": "m0"}, MACHINE])
-    assert client.create("n", {"image": "i"}, None, "lane").id == "m1"
-
-
-def test_a_create_that_was_made_though_it_was_answered_by_an_error_is_not_made_twice(api, client):
-    for _ in range(machines.ATTEMPTS):
-        api.post(BASE, body="<html>bad gateway</html>", status=503)
-    api.get(BASE, json=[{**MACHINE, "name": "other", "id": "m0"}, MACHINE])
-    assert client.create("n", {"image": "i"}, None, "lane").id == "m1"
-
-
-@pytest.mark.parametrize(("status", "looks"), [(500, True), (422, False)])
-def test_a_create_that_was_not_made_is_told_and_looked_for_only_if_it_may_have_been(api, client, status, looks):
-    for _ in range(machines.ATTEMPTS if looks else 1):
-        api.post(BASE, json={"error": "because"}, status=status)
-    if looks:
-        api.get(BASE, json=[{**MACHINE, "name": "other", "id": "m0"}])
-    with pytest.raises(MachinesError, match="because") as told:
-        client.create("n", {"image": "i"}, None, "lane")
-    assert told.value.status == status
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_list_is_asked_for_as_often_as_its_asker_says(api, client, attempts):
+    for _ in range(attempts):
+        api.get(BASE, status=429)
+    with pytest.raises(MachinesError):
+        client.list_all(attempts=attempts)
+    assert len(client.pauses) == attempts - 1
 
 
 TAKEN = 'already_exists: unique machine name violation, machine ID m1 already exists with name "n"'
-OF_LANE = {"config": {"metadata": {"flyexecutor": "lane"}}}
 
 
 def test_a_name_that_is_taken_is_our_own_earlier_create_and_costs_no_list(api, client):
@@ -178,6 +162,15 @@ def test_a_machine_that_is_gone_is_none(api, client):
     assert client.get("m9") is None
 
 
+@pytest.mark.parametrize("machine_id", ["../../other/machines/m1", "..", "m1/stop", "m1?force=true", ""])
+def test_an_id_that_is_none_leads_to_no_request(api, client, machine_id):
+    assert client.get(machine_id) is None
+    client.destroy(machine_id, force=True)
+    for ask in (client.start, client.stop):
+        with pytest.raises(MachinesError, match="no machine has the id"):
+            ask(machine_id)
+
+
 @pytest.mark.parametrize("status", [403, 500])
 def test_a_machine_that_can_not_be_looked_at_is_not_taken_for_gone(api, client, status):
     for _ in range(machines.ATTEMPTS if status == 500 else 1):
@@ -223,6 +216,20 @@ def test_no_room_is_capacity_and_neither_permanent_nor_transient(text):
     assert not is_capacity(MachinesError("invalid guest", 422))
 
 
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({}, (True, False)),
+        ({"flyexecutor_launch": "0", "flyexecutor_prepared": "1"}, (False, True)),
+        ({"flyexecutor_launch": "1", "flyexecutor_prepared": "0"}, (True, False)),
+    ],
+)
+def test_how_a_machine_was_made_is_read_from_its_metadata(api, client, metadata, told):
+    api.get(f"{BASE}/m1", json={**MACHINE, "config": {"metadata": metadata}})
+    machine = client.get("m1")
+    assert (machine.launches, machine.prepared) == told
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_the_last_exit_is_read_from_either_form_of_event(api, client, nested):
     told = {"exit_code": 137, "signal": 9, "oom_killed": True}
@@ -236,6 +243,6 @@ def test_the_last_exit_is_read_from_either_form_of_event(api, client, nested):
 def test_an_answer_that_is_no_machine_is_told(api, client):
     api.get(BASE, body="<html>captive portal</html>")
     api.post(BASE, json={"ok": True})
-    for ask in (lambda: client.list("lane"), lambda: client.create("n", {}, None, "lane")):
+    for ask in (lambda: client.list_all(attempts=machines.ATTEMPTS), lambda: client.create("n", {}, None, "lane")):
         with pytest.raises(MachinesError, match="FLY_API_HOSTNAME"):
             ask()

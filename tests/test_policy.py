@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from flyexecutor.lane import Exit, Machine
-from flyexecutor.policy import Bury, Create, GiveUp, Snapshot, Start, Stop, plan, retire
+from flyexecutor.policy import Bury, Create, GiveUp, Snapshot, Start, Stop, plan, rests, retire
 
 NOW = 1_000_000.0
 
@@ -25,13 +25,13 @@ def test_nothing_to_do_is_no_action():
 
 @pytest.mark.parametrize("state", ["stopped", "suspended", "created"])
 def test_a_machine_that_is_there_is_started_before_one_is_created(state):
-    idle = machine("a", state)
+    idle = machine("a", state, launches=False)
     assert plan(snapshot([idle], reservations=["r1", "r2"])) == [Start("r1", idle), Create("r2", keeper=False)]
 
 
 @pytest.mark.parametrize("states", [*itertools.permutations(["suspended", "stopped", "created"])])
 def test_what_is_soonest_there_is_started_first_whatever_the_order_of_the_list(states):
-    seen = snapshot([machine(state, state) for state in states], reservations=["r1", "r2", "r3"])
+    seen = snapshot([machine(state, state, launches=False) for state in states], reservations=["r1", "r2", "r3"])
     assert [action.machine.state for action in plan(seen)] == ["suspended", "stopped", "created"]
 
 
@@ -58,6 +58,10 @@ def test_what_is_created_now_counts_towards_the_limit_and_what_fly_starts_does_n
     asked = snapshot([leaving, scheduled], reservations=["r1", "r2", "r3"], max_workers=3)
     assert plan(asked) == [Create("r1", keeper=False), Create("r2", keeper=False), Start("r3", leaving)]
     assert plan(snapshot([scheduled], reservations=["r"])) == [Create("r", keeper=True)]
+
+
+def test_a_machine_that_was_created_to_boot_by_itself_is_not_started():
+    assert plan(snapshot([machine("a", "created")], reservations=["r"], max_workers=1)) == [Create("r", keeper=False)]
 
 
 @pytest.mark.parametrize("state", ["failed", "creating", "starting", "restarting", "destroying", "replacing"])
@@ -139,12 +143,13 @@ def test_a_machine_that_runs_for_nobody_is_stopped_once_it_had_time_to_join():
     assert plan(snapshot([machine("c", "started", age=130, schedule="daily")])) == []
 
 
-@pytest.mark.parametrize(
-    "state", ["creating", "starting", "stopping", "restarting", "suspending", "updating", "replacing"]
-)
-def test_a_machine_that_hangs_in_a_passing_state_is_lost(state):
-    stuck = machine("a", state, age=301)
-    assert plan(snapshot([machine("a", state, age=300)], workers=["a"])) == []
+PASSING = ["creating", "created", "starting", "stopping", "restarting", "suspending", "replacing"]
+
+
+@pytest.mark.parametrize(("state", "limit"), [*((state, 300) for state in PASSING), ("updating", 600)])
+def test_a_machine_that_hangs_in_a_passing_state_is_lost(state, limit):
+    stuck = machine("a", state, age=limit + 1)
+    assert plan(snapshot([machine("a", state, age=limit)], workers=["a"])) == []
     assert plan(snapshot([stuck], workers=["a"])) == [Bury("a", "7", stuck)]
     assert plan(snapshot([stuck], reservations=["r"], max_workers=1)) == [Create("r", keeper=False)]
 
@@ -166,6 +171,20 @@ def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
     ]
     left = retire([*old, *others], owner="o", family="f", used=frozenset({"new", "used"}), rested_before=NOW - 600.0)
     assert left == old
+
+
+@pytest.mark.parametrize(
+    ("state", "launches", "age", "told"),
+    [
+        *((state, True, 0, True) for state in ("suspended", "stopped", "failed")),
+        ("created", False, 0, True),  # made to rest
+        ("created", True, 300, False),  # it boots
+        ("created", True, 301, True),  # it should have
+        *((state, True, 400, False) for state in ("creating", "starting", "started", "stopping", "destroying")),
+    ],
+)
+def test_what_rests_does_nothing_and_will_not_begin_to(state, launches, age, told):
+    assert rests(machine("a", state, launches=launches, age=age), NOW) is told
 
 
 def test_a_machine_that_is_being_created_for_a_reservation_is_not_taken_for_another():

@@ -22,7 +22,7 @@ class FakeFly:
         self.refuses = refuses or {}
         self.destroyed = []
 
-    def list_all(self):
+    def since(self):
         return self.there
 
     def destroy(self, machine_id, *, force=False):
@@ -33,7 +33,7 @@ class FakeFly:
 
 def stock_of(fly):
     store = SimpleNamespace(lanes_since=lambda _: set(), is_worker=lambda *_: False)
-    return Stock(SimpleNamespace(machines=fly, store=store), Prices(), "us")
+    return Stock(SimpleNamespace(machines=fly, lists=fly, store=store), Prices(), "us")
 
 
 @pytest.mark.parametrize("status", [404, 409, 412])

@@ -16,7 +16,10 @@
 --                                 before (each `window` ms long)
 --   PREFIX:awake:LANE (hash)      machine -> since when it is billed (ms): from its start until it leaves or is buried
 --   PREFIX:meter:LANE (hash)      billed and useful (ms), calls, starts, sent (bytes): since the lane is known
---   PREFIX:creates (string)       when the app's next machine may be created (ms); see pace.lua
+--   PREFIX:creates (string)       when the app's next machine may be created (ms); see take_turn
+--   PREFIX:lists (string)         the same for its next list of machines
+--   PREFIX:machines:KEY (stream)  one entry {began body}: the list of machines that began last, for who has that key
+--   PREFIX:lock:NAME (string)     who does something for all; for lists: who fetches the next
 --   PREFIX:suspends (string)      when the app's next machine may suspend itself (ms)
 --   PREFIX:runs:SCHEDULE (list)   the calls that a schedule has made, the newest first
 --   PREFIX:lanes (zset)           lane -> when it last had a call (ms)
@@ -41,6 +44,14 @@ local function need_queue(queue)
     redis.call('XGROUP', 'CREATE', queue, GROUP, '0', 'MKSTREAM')
     redis.call('EXPIRE', queue, 7 * DAY)
   end
+end
+
+-- A token bucket: the next free moment for what Fly limits to one request each `every` milliseconds. Answers the
+-- milliseconds to wait; the moment is the asker's then.
+local function take_turn(key, at, every, burst)
+  local full = math.max(at, tonumber(redis.call('GET', key) or 0)) + every
+  redis.call('SET', key, full, 'PX', math.ceil(full - at) + 1000)
+  return math.max(0, math.ceil(full - at - every * burst))
 end
 
 local function running(queue)

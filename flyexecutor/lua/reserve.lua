@@ -4,11 +4,11 @@
 -- ARGV: 1 prefix  2 reservation name  3 max_workers  4 concurrency  5 life of a reservation (ms), then the reservations
 --       to renew
 -- Answers {reservations, workers (flat: machine joined ...), machines and reservations on their way, ms until something
--- is due}.
+-- is due, the moment (ms)}.
 need_queue(KEYS[1])
 local due = tend_due(ARGV[1], KEYS[1])
 take_from_the_buried(ARGV[1], KEYS[1], KEYS[2])
 local at, hold_ms = now_ms(), tonumber(ARGV[5])
 for n = 6, #ARGV do redis.call('ZADD', KEYS[3], 'XX', at + hold_ms, ARGV[n]) end
 local granted = reserve(ARGV[1], lane_of(ARGV[1], KEYS[1]), KEYS[1], KEYS[2], KEYS[3], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), hold_ms, at)
-return {granted, redis.call('HGETALL', KEYS[2]), redis.call('ZRANGE', KEYS[3], 0, -1), due}
+return {granted, redis.call('HGETALL', KEYS[2]), redis.call('ZRANGE', KEYS[3], 0, -1), due, at}

@@ -1,0 +1,251 @@
+"""The list that lanes and clients share, on a real Redis, with a Machines API that does what the test says."""
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from flyexecutor import lists as module
+from flyexecutor.errors import MachinesError, RedisUnavailableError
+from flyexecutor.lane import Exit, Machine
+from flyexecutor.lists import Lists
+from flyexecutor.store import Store
+from flyexecutor.trust import Encoding, Trust
+from tests.conftest import APP
+
+WAIT = 10.0
+OURS, THEIRS = Trust(b"key", APP), Trust(b"another key", APP)
+THERE = [
+    Machine("m1", "n1", "suspended", "iad", "1", "ok", None, "lane", "family", keeper=True, changed_at=1.5),
+    Machine("m2", "n2", "stopped", "fra", "2", "unreachable", Exit(137, 9, True, 5), "x", guest={"cpus": 1, "n": "ü"}),
+]
+AWAY = RedisUnavailableError("Redis is away")
+
+
+class FakeMachines:
+    """Machines that are there. A list first raises what the test has put into `raises`, and waits at the gate."""
+
+    def __init__(self):
+        self.there = THERE
+        self.lists = 0
+        self.raises = []
+        self.asked = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def list_all(self, *, attempts):
+        self.lists += 1
+        self.asked.set()
+        assert self.gate.wait(WAIT)
+        if self.raises:
+            raise self.raises.pop(0)
+        return list(self.there)
+
+
+@pytest.fixture
+def machines():
+    return FakeMachines()
+
+
+@pytest.fixture
+def make(redis_url, machines):
+    """Makes a client's lists."""
+    stores = []
+
+    def lists(trust=OURS):
+        stores.append(Store(redis_url, APP))
+        return Lists(stores[-1], machines, trust)
+
+    yield lists
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """How long lists would have slept; they don't."""
+    pauses = []
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    return pauses
+
+
+def seek(store, asker="somebody", moment=0, **more):
+    told = {"fetch": 3.0, "every": 0.0, "burst": 2, "pause": 0.0, **more}
+    return store.seek_list(OURS.key_id.hex(), asker, moment, **told)
+
+
+def release(store, asker="somebody"):
+    store.publish_list(OURS.key_id.hex(), asker, 0, b"", 60)
+
+
+def waiting(raw_redis, number):
+    return lambda: raw_redis.info("clients")["blocked_clients"] == number
+
+
+def test_a_list_that_began_in_time_is_taken_from_who_has_fetched_it(make, machines, store):
+    moment = seek(store).moment
+    release(store)
+    assert list(make().since(moment)) == THERE
+    assert list(make().since(moment)) == THERE
+    assert machines.lists == 1
+
+
+def test_a_list_of_before_is_fetched_anew(make, machines):
+    assert list(make().since()) == THERE
+    machines.there = THERE[:1]
+    assert list(make().since()) == THERE[:1]
+
+
+def test_all_who_ask_while_a_list_is_fetched_share_the_next_one(make, machines, raw_redis, until):
+    machines.gate.clear()
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(make().since)
+        assert machines.asked.wait(WAIT)
+        others = [pool.submit(make().since) for _ in range(4)]  # the first began before they asked
+        until(waiting(raw_redis, 4))
+        machines.gate.set()
+        assert [list(one.result(WAIT)) for one in (first, *others)] == [THERE] * 5
+    assert machines.lists == 2
+
+
+def test_a_fetcher_that_was_killed_holds_nobody_up_for_long(make, machines, store):
+    assert seek(store, fetch=0.2).fetch_in == 0.0
+    assert list(make().since()) == THERE  # and is not heard of again
+
+
+def test_a_fetch_that_takes_too_long_is_made_by_another_and_is_no_news_then(make, machines, store):
+    slow = seek(store, "slow", fetch=0.01)
+    assert list(make().since(slow.began + 1)) == THERE
+    newest = seek(store, moment=slow.moment).found
+    store.publish_list(OURS.key_id.hex(), "slow", slow.began, b"old news", 60)
+    assert seek(store, moment=slow.moment).found == newest is not None
+
+
+@pytest.mark.parametrize("error", [MachinesError("no token", 401), KeyboardInterrupt()], ids=repr)
+def test_who_waits_for_a_fetch_that_fails_is_woken_and_fetches_himself(
+    make, machines, raw_redis, until, monkeypatch, error
+):
+    monkeypatch.setattr(module, "FETCH_SECONDS", 3600.0)
+    machines.gate.clear()
+    machines.raises = [error]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(make().since)
+        assert machines.asked.wait(WAIT)
+        second = pool.submit(make().since)
+        until(waiting(raw_redis, 1))
+        machines.gate.set()
+        assert first.exception(WAIT) is error
+        assert list(second.result(WAIT)) == THERE
+
+
+def test_lists_are_paced_for_all_clients_together(store, redis_url):
+    other = Store(redis_url, APP)
+    waits = []
+    for n in range(5):
+        waits.append(seek((store, other)[n % 2], every=1.0).fetch_in)
+        release((store, other)[n % 2])
+    other.close()
+    assert waits[:2] == [0.0, 0.0]
+    assert waits[2:] == [pytest.approx(n, abs=0.5) for n in (1, 2, 3)]
+
+
+def test_a_list_that_fly_refuses_is_asked_again_after_a_pause_that_holds_for_all(make, machines, store, slept):
+    machines.raises = [MachinesError("rate limit exceeded", 429), MachinesError("broken", 502), MachinesError("?")]
+    assert list(make().since()) == THERE
+    assert machines.lists == 4
+    assert [a < b for a, b in itertools.pairwise(slept)] == [True] * 3  # it grows
+    assert seek(store).fetch_in > 0.5
+
+
+def test_a_list_that_is_refused_again_and_again_is_told(make, machines, slept):
+    machines.raises = [MachinesError("rate limit exceeded", 429)] * 9
+    with pytest.raises(MachinesError, match="rate limit exceeded"):
+        make().since()
+    assert machines.lists == module.ATTEMPTS
+
+
+def test_a_list_for_which_there_is_no_turn_is_told(make, store, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    seek(store, fetch=0.3)
+    with pytest.raises(MachinesError, match=r"within 0\.1 s"):
+        make().since()
+
+
+@pytest.mark.parametrize("verb", ["seek_list", "publish_list"])
+def test_while_redis_is_away_a_list_is_for_who_has_fetched_it(make, machines, monkeypatch, verb):
+    def raise_away(*_, **__):
+        raise AWAY
+
+    monkeypatch.setattr(Store, verb, raise_away)
+    assert list(make().since()) == THERE
+
+
+def test_redis_may_go_away_while_a_list_is_waited_for(make, machines, store, monkeypatch):
+    def raise_away(*_, **__):
+        raise AWAY
+
+    monkeypatch.setattr(Store, "await_list", raise_away)
+    seek(store, fetch=60.0)
+    assert list(make().since()) == THERE
+
+
+def test_a_list_that_is_too_large_is_for_who_has_fetched_it(make, machines, store, monkeypatch):
+    monkeypatch.setattr(module, "MOST_BYTES", 10)
+    moment = seek(store).moment
+    release(store)
+    assert [list(make().since(moment)) for _ in range(2)] == [THERE] * 2
+    assert machines.lists == 2
+
+
+def test_who_has_another_key_has_lists_of_his_own(make, machines, store):
+    moment = seek(store).moment
+    release(store)
+    make().since(moment)
+    assert list(make(THEIRS).since(moment)) == THERE
+    assert machines.lists == 2
+
+
+def forged(began):
+    """What somebody could put into Redis as the list that began at this moment."""
+    body = module.zlib.compress(b'[{"id": "m9"}]')
+    return {
+        "garbage": b"\0\xff" * 40,
+        "nothing": b"-",
+        "of another key": THEIRS.seal_part(f"machines {began}", body, Encoding.TEXT),
+        "of another moment": OURS.seal_part(f"machines {began - 1}", body, Encoding.TEXT),
+        "of another version": OURS.seal_part(f"machines {began}", body, Encoding.TEXT),
+        "no list": OURS.seal_part(f"machines {began}", module.zlib.compress(b"7"), Encoding.TEXT),
+        "no JSON": OURS.seal_part(f"machines {began}", module.zlib.compress(b"]["), Encoding.TEXT),
+        "not packed": OURS.seal_part(f"machines {began}", b"[]", Encoding.TEXT),
+    }
+
+
+@pytest.mark.parametrize("kind", list(forged(0)))
+def test_a_list_that_is_none_of_ours_is_passed_over(make, machines, store, kind):
+    moment = seek(store).moment
+    store.publish_list(OURS.key_id.hex(), "somebody", moment, forged(moment)[kind], 60)
+    assert seek(store, moment=moment).found == forged(moment)[kind]
+    assert list(make().since(moment)) == THERE
+
+
+def test_a_list_of_the_future_is_nobodys(make, machines, store):
+    moment = seek(store).moment
+    body = OURS.seal_part(f"machines {moment * 2}", module.zlib.compress(b"[]"), Encoding.TEXT)
+    store.publish_list(OURS.key_id.hex(), "somebody", moment * 2, body, 60)
+    assert list(make().since(moment)) == THERE
+
+
+def test_what_others_have_put_there_does_no_harm(make, machines, raw_redis):
+    key = f"fly:{{{APP}}}:machines:{OURS.key_id.hex()}"
+    raw_redis.set(key, "a string")
+    assert list(make().since()) == THERE
+    raw_redis.delete(key)
+    raw_redis.xadd(key, {"one": "field"})
+    assert list(make().since()) == THERE
+
+
+def test_nothing_of_a_list_stays_in_redis(make, raw_redis):
+    make().since()
+    for key in raw_redis.keys("*"):
+        assert 0 < raw_redis.ttl(key) <= module.KEPT
