@@ -1,5 +1,5 @@
 """Our fleet in virtual time: `policy.plan` itself, called as `fleet.py` calls it; the rest mirrors that file,
-`launch.py` and the retries of `machines.py`, step by step.
+`launch.py`, the pace of `lists.py` and the retries of `machines.py`, step by step.
 
 Left out, as it decides nothing here: regions, volumes, further clients, and what a round trip takes.
 """
@@ -16,10 +16,10 @@ from benchmarks._fleet_redis import SimulatedRedis
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError
 from flyexecutor.fleet import LOOK_EVERY, OVERDUE
-from flyexecutor.lane import Exit
+from flyexecutor.lane import Exit, Machine
 from flyexecutor.launch import AVOID_FOR, CREATE_BURST
+from flyexecutor.lists import LIST_BURST, LIST_EVERY
 from flyexecutor.machines import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE, is_capacity
-from flyexecutor.retirement import SEARCH_EVERY
 
 T = TypeVar("T")
 
@@ -49,7 +49,6 @@ class SimulatedFleet:
         self._owed: list[str] = []
         self._woken = False
         self._look_again = -math.inf  # when its turn to look for all ends
-        self._retire_again = -math.inf
         self._booting: dict[str, tuple[float, Exit | None]] = {}
         self._avoid: dict[str, float] = {}
         self._creates: deque[policy.Create] = deque()
@@ -99,10 +98,7 @@ class SimulatedFleet:
                 if self._clock.now < self._look_again:
                     return LOOK_EVERY
                 self._look_again = self._clock.now + LOOK_EVERY * 0.9
-            machines = yield from self._request(self._fly.list)
-            if self._clock.now >= self._retire_again:
-                self._retire_again = self._clock.now + SEARCH_EVERY
-                yield from self._request(self._fly.list)
+            machines = yield from self._list()
         except MachinesError:
             for reservation in reservations:
                 self._lane.release(reservation)
@@ -214,6 +210,13 @@ class SimulatedFleet:
     def _forget(self, machine_id: str) -> None:
         self._booting.pop(machine_id, None)
         self._lane.release(machine_id)
+
+    # lists.py
+
+    def _list(self) -> Generator[Pause, None, Sequence[Machine]]:
+        if wait := self._lane.pace_list(LIST_EVERY, LIST_BURST):
+            yield Pause(wait)
+        return (yield from self._request(self._fly.list))
 
     # machines.py
 

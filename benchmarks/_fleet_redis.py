@@ -85,6 +85,7 @@ class SimulatedRedis:
     starts: dict[str, float] = field(default_factory=dict)  # reservation or machine -> when it expires
     load: _Load = field(default_factory=_Load)
     creates: float = 0.0  # when the next machine may be created
+    lists: float = 0.0  # when the next list may be asked for
     suspends: float = 0.0  # when the next may be suspended
     ended: int = 0  # calls
     joins: int = 0
@@ -129,6 +130,11 @@ class SimulatedRedis:
         """pace.lua. Answers the seconds to wait."""
         self.creates = max(self.clock.now, self.creates) + every
         return max(0.0, self.creates - self.clock.now - every * burst)
+
+    def pace_list(self, every: float, burst: int) -> float:
+        """The same in seek.lua."""
+        self.lists = max(self.clock.now, self.lists) + every
+        return max(0.0, self.lists - self.clock.now - every * burst)
 
     def join(self, machine_id: str) -> None:
         """join.lua, the first of a process."""

@@ -71,7 +71,7 @@ class MachinesClient:
     def list_all(self, *, attempts: int) -> Sequence[Machine]:
         """The machines of ours in all lanes of the app, never somebody else's, that are not destroyed.
 
-        Fly allows one list a second per app: see `lists`, which others than `doctor` ask.
+        Fly allows one a second per app: `lists` shares them.
         """
         told = self._request("GET", "/machines", attempts=attempts)
         machines = [_machine(one) for one in (told if isinstance(told, list) else [told])]

@@ -4,6 +4,7 @@ Called by users, never by a call's way. No thread; each function asks Redis and 
 """
 
 import logging
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -165,9 +166,9 @@ class Stock:
             elif seen.state in {"suspended", "stopped"} or (not boots and age > FETCHED_WITHIN):
                 return
             asked_at = time.monotonic()
-            patience = max(1.0, min(10.0, deadline - asked_at))
+            left = min(10.0, deadline - asked_at, math.inf if boots else FETCHED_WITHIN - age)
             try:
-                machines.wait(seen or machine, "suspended" if boots else "stopped", patience)
+                machines.wait(seen or machine, "suspended" if boots else "stopped", max(1.0, left))
             except MachinesError as exc:
                 if exc.status not in {404, 408}:
                     raise

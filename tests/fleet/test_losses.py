@@ -39,6 +39,7 @@ def test_machines_that_a_crashed_client_left_are_reaped_and_nobody_elses(make_ex
         "other-key", {**command, "metadata": {"flyexecutor": "lane", "flyexecutor_owner": "o"}}, None, "x"
     )
     try:
+        until(lambda: api.get(foreign.id).state == "started")
         assert ours not in {m.id for m in executor.reap()}  # its lane was used just now
         assert {m.id for m in executor.reap(older_than=0.0)} >= {ours}
         until(lambda: ours not in {m.id for m in api.list_all(attempts=1)})

@@ -77,13 +77,6 @@ def test_prepared_machines_rest_at_once_and_run_without_a_create(make_executor, 
     assert future.machine_id in before
 
 
-def test_prepared_machines_that_can_not_be_suspended_have_not_booted(make_executor, states):
-    executor = make_executor(idle_timeout=30.0, max_workers=2, guest="performance-2x")
-    executor.prepare(2, timeout=WAIT)
-    assert states(executor) == ["created", "created"]
-    assert executor.submit(tasks.increment, 1).result(WAIT) == 2
-
-
 def test_a_warm_up_that_raises_is_told_in_the_log_and_costs_nothing(make_executor, until, states):
     executor = make_executor(idle_timeout=0.2, max_workers=1, warmup=tasks.fail_to_initialize)
     assert executor.submit(tasks.increment, 1).result(WAIT) == 2
