@@ -30,7 +30,7 @@ from flyexecutor.client import Client
 from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
-from flyexecutor.guests import GuestName, Prices, read_guest
+from flyexecutor.guests import SUSPEND_MB, GuestName, Prices, read_guest
 from flyexecutor.interrupt import tell_of_calls
 from flyexecutor.lane import Lane
 from flyexecutor.lanes import Lanes, Limits
@@ -39,6 +39,7 @@ from flyexecutor.machine_config import MachineSpec, owner_of
 from flyexecutor.names import label
 from flyexecutor.options import (
     Options,
+    check_suspend_mb,
     read_initializer,
     read_retries,
     read_warmup,
@@ -73,8 +74,10 @@ class FlyMachineExecutor(Executor):
         `{"cpu_kind": "shared", "cpus": 1, "memory_mb": 512}`.
     env: environment variables of the machines. (Secrets belong in `fly secrets set`.)
     volume: name and path of a Fly volume, as ("models", "/models"): each machine gets one of that name.
-    warm: idle machines that are kept, suspended (up to 2 GB of memory) or else stopped: they cost their disk only, and
+    warm: idle machines that are kept, suspended (see suspend_mb) or else stopped: they cost their disk only, and
         start in parallel. Others destroy themselves when they have nothing to do.
+    suspend_mb: machines with so many MB of memory, or less, are suspended when they rest; larger ones stop. Fly's pages
+        disagree about those above 2048, up to 4096: one that Fly refuses to suspend stops.
     warmup: a function that each process of a machine runs before the machine is first suspended: imports, models.
     idle_timeout: seconds after which a machine without work rests. Left out: 0.25, or 10 if it can't be suspended.
     max_lifetime: seconds that a machine runs at most, from its start, whatever happens. A call that still runs then is
@@ -108,6 +111,7 @@ class FlyMachineExecutor(Executor):
         env: Mapping[str, str] | None = None,
         volume: tuple[str, str] | None = None,
         warm: int = 10,
+        suspend_mb: int = SUSPEND_MB,
         warmup: Callable[[], object] | None = None,
         idle_timeout: float | None = None,
         max_lifetime: float = 86400.0,
@@ -130,6 +134,7 @@ class FlyMachineExecutor(Executor):
     ) -> None:
         check_integers(1, max_workers=max_workers, concurrency=concurrency)
         check_integers(0, warm=warm)
+        check_suspend_mb(suspend_mb)
         check_numbers(0, idle_timeout=idle_timeout, max_cost_per_hour=max_cost_per_hour)
         check_given(1, result_ttl=result_ttl, boot_timeout=boot_timeout, max_lifetime=max_lifetime)
         if not isinstance(prices, Prices | None):
@@ -172,6 +177,7 @@ class FlyMachineExecutor(Executor):
                 warm=warm,
                 volume=read_volume(volume),
                 warmup=read_warmup(warmup, trust, modules),
+                suspend_mb=suspend_mb,
             )
             self._settings = settings
             self._trust = trust

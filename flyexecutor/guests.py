@@ -13,7 +13,8 @@ from flyexecutor.errors import SettingsError
 MEMORY_PER_CPU = {"shared": 256, "performance": 2048}  # MB, of a preset
 MOST_PER_CPU = {"shared": 2048, "performance": 8192}  # MB
 DEFAULT = "shared-cpu-1x"  # Fly's, when none is named
-SUSPEND_MB = 2048  # Fly suspends no larger machine, and none with swap or schedule
+SUSPEND_MB = 2048  # Fly advises against suspending a larger machine, and suspends none with swap or schedule
+MOST_SUSPEND_MB = 4096  # at all, by one page of Fly's; another says 2048
 _RETIRED = frozenset({"a10", "l40s", "a100-40gb", "a100-80gb", "gpu_kind", "gpus"})  # Fly, August 2026
 
 GuestName = Literal[
@@ -101,9 +102,9 @@ def guest_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return guest
 
 
-def can_suspend(guest: Mapping[str, Any]) -> bool:
-    """Whether Fly suspends such a machine; else it is stopped."""
-    return bool(guest["memory_mb"] <= SUSPEND_MB)
+def can_suspend(guest: Mapping[str, Any], suspend_mb: int = SUSPEND_MB) -> bool:
+    """Whether such a machine is to be suspended when it rests; else it is stopped."""
+    return bool(guest["memory_mb"] <= suspend_mb)
 
 
 def larger_guests(guest: Mapping[str, Any]) -> list[dict[str, Any]]:

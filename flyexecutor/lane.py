@@ -33,6 +33,7 @@ class Lane:
     concurrency: int  # calls that one machine runs at a time
     boot_timeout: float  # seconds from start to join
     warm: int = 1  # idle machines that are kept; the others are destroyed when they have nothing to do
+    suspends: bool = True  # its keepers, when they rest; else they stop
     load_window: float = 10.0  # seconds: for so long a worker is needed after the moment in which it was
 
     def __repr__(self) -> str:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError, MachineStartError
-from flyexecutor.guests import can_suspend, guest_of
 from flyexecutor.lane import Exit, Lane, Machine
 from flyexecutor.lists import Lists
 from flyexecutor.machine_config import config_of_machine
@@ -148,7 +147,7 @@ class Launcher:
 
     def _await_rest(self, machine: Machine) -> None:
         # One that still runs has just left, and is about to rest in its own way.
-        suspends = machine.keeper and can_suspend(guest_of(self.lane.config))
+        suspends = machine.keeper and self.lane.suspends
         state = {"suspending": "suspended", "stopping": "stopped"}.get(machine.state)
         try:
             self._machines.wait(machine, state or ("suspended" if suspends else "stopped"), REST_PATIENCE)

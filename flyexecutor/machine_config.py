@@ -47,11 +47,12 @@ class MachineSpec:
     warm: int
     volume: tuple[str, str] | None  # name, path
     warmup: tuple[str, bytes] | None  # what it is called, sealed
+    suspend_mb: int = guests.SUSPEND_MB
 
 
 def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: int) -> Lane:
     """The lane of this specification; its `config` is that of a machine that is no keeper yet."""
-    suspends = guests.can_suspend(guests.guest_of({"guest": spec.guest}))
+    suspends = guests.can_suspend(guests.guest_of({"guest": spec.guest}), spec.suspend_mb)
     idle_timeout = (IDLE_SUSPENDED if suspends else IDLE_STOPPED) if spec.idle_timeout is None else spec.idle_timeout
     config: dict[str, Any] = {
         "image": spec.image,
@@ -72,11 +73,12 @@ def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: 
     if spec.volume:
         config["mounts"] = [{"volume": spec.volume[0], "path": spec.volume[1]}]
     # Not the pickle: it is not the same in two processes.
-    name = name_lane({**config, "warmup": spec.warmup[0] if spec.warmup else ""}, settings.key)
+    apart = {"warmup": spec.warmup[0] if spec.warmup else "", "suspends": suspends}
+    name = name_lane({**config, **apart}, settings.key)
     env = {**config["env"], LANE_VARIABLE: name}
     if spec.warmup:
         env[WARMUP_VARIABLE] = base64.b64encode(spec.warmup[1]).decode()
-    family = _family(replace(spec, idle_timeout=idle_timeout), settings.key)
+    family = _family(replace(spec, idle_timeout=idle_timeout), suspends, settings.key)
     metadata = {METADATA_KEY: name, FAMILY_KEY: family, OWNER_KEY: owner_of(settings)}
     return Lane(
         name=name,
@@ -86,6 +88,7 @@ def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: 
         concurrency=spec.concurrency,
         boot_timeout=spec.boot_timeout,
         warm=spec.warm,
+        suspends=suspends,
         load_window=load_window(idle_timeout),
     )
 
@@ -111,7 +114,7 @@ def config_of_machine(
     config = dict(lane.config)
     if volume_id:
         config["mounts"] = [{**config["mounts"][0], "volume": volume_id}]
-    suspends = keeper and rests and guests.can_suspend(guests.guest_of(config))
+    suspends = keeper and rests and lane.suspends
     config["env"] = {**config["env"], IDLE_VARIABLE: SUSPEND if suspends else STOP}
     config["metadata"] = {**config["metadata"], KEEPER_KEY: str(int(keeper))}
     if prepared:
@@ -128,7 +131,7 @@ def owner_of(settings: Settings) -> str:
     return hmac.new(settings.key, told.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def _family(spec: MachineSpec, key: bytes) -> str:
+def _family(spec: MachineSpec, suspends: bool, key: bytes) -> str:
     """Names what stays the same over deploys: all that a lane is made of, but for the tag and digest of its image.
 
     Other environments are other families: their machines do different things, and none is the other's earlier deploy.
@@ -141,6 +144,7 @@ def _family(spec: MachineSpec, key: bytes) -> str:
         "concurrency": spec.concurrency,
         "idle_timeout": spec.idle_timeout,
         "max_lifetime": spec.max_lifetime,
+        "suspends": suspends,
         "volume": spec.volume,
         "warmup": spec.warmup and spec.warmup[0],
     }

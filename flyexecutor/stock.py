@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from flyexecutor import launch, policy
 from flyexecutor.client import Client
 from flyexecutor.errors import MachinesError, MachineStartError
-from flyexecutor.guests import Prices, can_suspend, guest_of, name_guest
+from flyexecutor.guests import Prices, name_guest
 from flyexecutor.lane import Lane, Machine
 from flyexecutor.lane_store import Meter
 from flyexecutor.launch import create_machine
@@ -102,7 +102,7 @@ class Stock:
         kept = [m for m in self._client.lists.since() if m.lane == lane.name and m.keeper and not m.schedule]
         kept = [m for m in kept if m.state not in {"failed", "destroying"}]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
-        boots = can_suspend(guest_of(lane.config))
+        boots = lane.suspends
         for _ in range(number - len(kept)):
             wait = self._client.store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
             if time.monotonic() + wait > deadline:

@@ -141,19 +141,19 @@ def test_a_start_is_assigned_before_it_is_asked_for(make):
 
 
 @pytest.mark.parametrize(
-    ("state", "keeper", "memory_mb", "awaited"),
+    ("state", "keeper", "suspends", "awaited"),
     [
-        ("stopped", True, 256, []),
-        ("stopping", True, 256, ["stopped"]),
-        ("suspending", True, 256, ["suspended"]),
-        ("started", True, 256, ["suspended"]),
-        ("started", True, 4096, ["stopped"]),
-        ("started", False, 256, ["stopped"]),
+        ("stopped", True, True, []),
+        ("stopping", True, True, ["stopped"]),
+        ("suspending", True, True, ["suspended"]),
+        ("started", True, True, ["suspended"]),
+        ("started", True, False, ["stopped"]),
+        ("started", False, True, ["stopped"]),
     ],
 )
-def test_what_is_about_to_rest_is_started_once_it_rests_in_its_own_way(make, state, keeper, memory_mb, awaited):
+def test_what_is_about_to_rest_is_started_once_it_rests_in_its_own_way(make, state, keeper, suspends, awaited):
     one = make()
-    one.launcher.lane = replace(one.launcher.lane, config={"guest": {"memory_mb": memory_mb}})
+    one.launcher.lane = replace(one.launcher.lane, suspends=suspends)
     assert one.start(replace(RESTS, state=state, keeper=keeper))
     assert [told[0] for told in one.fly.of("wait")] == awaited
     assert one.fly.of("start") == [["m1"]]

@@ -5,11 +5,24 @@ import os
 
 import pytest
 import redis
+import requests
 
+from flyexecutor import SettingsError
 from flyexecutor.machines import MachinesClient
 from tests import tasks
 
 WAIT = 30.0
+
+
+@pytest.fixture
+def machine_config(local_fly):
+    """What Fly knows of a machine's configuration."""
+
+    def ask(machine_id):
+        url = f"{local_fly.api_url}/v1/apps/{local_fly.app}/machines/{machine_id}"
+        return requests.get(url, headers={"Authorization": f"Bearer {local_fly.token}"}, timeout=10).json()["config"]
+
+    return ask
 
 
 def test_an_idle_machine_suspends_itself_and_comes_back_with_its_memory(make_executor, until, states):
@@ -41,6 +54,30 @@ def test_a_larger_machine_stops_instead(make_executor, until, states):
     assert executor.submit(tasks.increment, 1).result(WAIT) == 2
     until(lambda: states(executor) == ["stopped"])
     assert executor.submit(tasks.increment, 2).result(WAIT) == 3
+
+
+def test_a_machine_of_4_gb_tries_to_be_suspended_where_that_is_asked_for(make_executor, until, states, machine_config):
+    usual = make_executor(idle_timeout=0.2, max_workers=1, guest="performance-2x")
+    asked = make_executor(idle_timeout=0.2, max_workers=1, guest="performance-2x", suspend_mb=4096)
+    for executor, wish, rest in ((usual, "stop", ["stopped"]), (asked, "suspend", ["stopped", "suspended"])):
+        machine = executor.submit(tasks.machine_id).result(WAIT)
+        assert machine_config(machine)["env"]["FLYEXECUTOR_IDLE"] == wish
+        until(lambda rests=executor, rest=rest: states(rests)[0] in rest)
+        assert executor.submit(tasks.machine_id).result(WAIT) == machine
+
+
+def test_a_machine_of_4_gb_stops_if_fly_refuses_to_suspend_it(make_executor, until, states):
+    refused = {"FLY_API_SOCKET": "/nowhere"}
+    executor = make_executor(idle_timeout=0.2, max_workers=1, guest="performance-2x", suspend_mb=4096, env=refused)
+    machine = executor.submit(tasks.machine_id).result(WAIT)
+    until(lambda: states(executor) == ["stopped"])
+    assert executor.submit(tasks.machine_id).result(WAIT) == machine
+
+
+@pytest.mark.parametrize("wrong", [4097, -1, 2048.5, True, "2 GB"])
+def test_more_than_fly_suspends_at_all_is_refused(make_executor, wrong):
+    with pytest.raises(SettingsError, match=f"suspend_mb is {wrong!r}: .*up to 4096"):
+        make_executor(suspend_mb=wrong)
 
 
 def test_a_machine_that_may_not_suspend_itself_stops(make_executor, until, states):
