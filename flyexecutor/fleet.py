@@ -24,6 +24,7 @@ from flyexecutor.store import Store
 LOOK_EVERY = 5.0  # seconds; Fly allows one list a second per app, which all lanes and clients share
 FIRST_CONTACT = 5.0  # seconds: an API that never answered is a wrong setting rather than an outage
 OVERDUE = 3.0  # seconds after which a machine that was started is no longer at rest
+UNWANTED_FOR = 20.0  # seconds that a machine runs for nobody: one that has just left its lane is about to rest
 FIRST_PAUSE = 0.5  # seconds before the look that follows on a trouble; it doubles up to LOOK_EVERY
 
 log = logging.getLogger("flyexecutor")
@@ -74,6 +75,7 @@ class Fleet:
         )
         self._retirement = Retirement(store, machines, client, ended=self._launch_ended)
         self._look_lock = f"look:{lane.name}"
+        self._unwanted: dict[str, float] = {}  # machine -> since when each look finds that it runs for nobody
         self._reached = False
         self._looks = 0
 
@@ -247,7 +249,10 @@ class Fleet:
             now=time.time(),
             patience=self.lane.boot_timeout,
         )
-        again = [self._act(action) for action in policy.plan(seen)]
+        actions, now = policy.plan(seen), time.monotonic()
+        unwanted = [action.machine.id for action in actions if isinstance(action, policy.Stop)]
+        self._unwanted = {machine_id: self._unwanted.get(machine_id, now) for machine_id in unwanted}
+        again = [self._act(action) for action in actions]
         self._launcher.give_up_slow_boots(booting, machines)
         if any(again):
             with self._changed:
@@ -276,7 +281,7 @@ class Fleet:
                 region = machine.region if machine else ""
                 self._trouble(MachineStartError(told, phase="boot", region=region), passing=again)
                 return again  # start it again
-            case policy.Stop(machine):
+            case policy.Stop(machine) if time.monotonic() - self._unwanted[machine.id] > UNWANTED_FOR:
                 log.warning("machine %s runs and has no worker: it is stopped", machine.id)
                 self._launcher.forget(machine.id)
                 self._launcher.stop(machine.id)

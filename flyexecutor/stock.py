@@ -22,6 +22,7 @@ FETCHED_WITHIN = 15.0  # seconds after which a machine that waits in `created` c
 WAIT_EVERY = 1.0  # seconds between two waits for one machine (Fly's documented rate limit)
 ORPHAN_AFTER = 3600.0  # seconds without a call in its lane, after which a machine that rests is an orphan
 RUNS_FOR_NOBODY = 300.0  # seconds that a machine may run without a worker
+RESTS_WITHIN = 3.0  # seconds: one that has run for long, and has just left its lane, is about to rest
 
 log = logging.getLogger("flyexecutor")
 
@@ -123,23 +124,30 @@ class Stock:
 
     def reap(self, older_than: float, *, dry_run: bool = False) -> list[MachineInfo]:
         """See `FlyMachineExecutor.reap`. dry_run: answer what would be destroyed, and destroy nothing."""
+        orphans = self._orphans(older_than)
+        if any(machine.state in policy.LEAVING for machine in orphans):
+            time.sleep(RESTS_WITHIN)
+            still = {machine.id for machine in self._orphans(older_than)}
+            orphans = [machine for machine in orphans if machine.id in still]
+        return [self._describe(machine) for machine in orphans if dry_run or self._destroy(machine)]
+
+    def _orphans(self, older_than: float) -> list[Machine]:
         used = self._client.store.lanes_since(older_than)
         now = time.time()
-        reaped = []
+        orphans = []
         for machine in self._client.lists.since():
             if machine.schedule or machine.owner != self._owner:
                 continue
             unused = machine.lane not in used and now - machine.changed_at > older_than
             rests = policy.rests(machine, now) and unused
             runs = machine.state in policy.LEAVING and now - machine.changed_at > RUNS_FOR_NOBODY
-            orphan = rests or (runs and not self._client.store.is_worker(machine.lane, machine.id))
-            if orphan and (dry_run or self._destroy(machine, force=runs)):
-                reaped.append(self._describe(machine))
-        return reaped
+            if rests or (runs and not self._client.store.is_worker(machine.lane, machine.id)):
+                orphans.append(machine)
+        return orphans
 
-    def _destroy(self, machine: Machine, *, force: bool) -> bool:
+    def _destroy(self, machine: Machine) -> bool:
         try:
-            self._client.machines.destroy(machine.id, force=force)
+            self._client.machines.destroy(machine.id, force=machine.state in policy.LEAVING)
         except MachinesError as exc:
             if exc.status not in launch.OVERTAKEN:
                 raise

@@ -344,6 +344,30 @@ def test_a_fresh_machine_that_is_nowhere_is_given_up_for_another(run, monkeypatc
     until(lambda: one.machines.count("create") > 1)
 
 
+FOR_NOBODY = Machine("m1", "m1", "started", "iad", "1", "ok", None, "lane", keeper=True)  # since 1970
+
+
+def test_a_machine_that_has_just_left_its_lane_is_not_taken_for_one_that_runs_for_nobody(run, until):
+    one = run()
+    one.machines.there = [FOR_NOBODY]
+    one.submit()
+    one.fleet.secure(WAIT)
+    one.fleet.change_lane(one.lane)  # it looks again at once
+    until(lambda: one.machines.count("list") > 1)
+    one.needed = False
+    until(lambda: not one.fleet._woken)
+    assert one.machines.count("stop") == 0
+
+
+def test_a_machine_that_runs_for_nobody_look_after_look_is_stopped(run, monkeypatch, until):
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(module, "UNWANTED_FOR", 0.2)
+    one = run()
+    one.machines.there = [FOR_NOBODY]
+    one.submit()
+    until(lambda: one.machines.count("stop"))
+
+
 # Closed
 
 

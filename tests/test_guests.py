@@ -40,6 +40,7 @@ def test_more_memory_than_a_preset_has_is_told():
 )
 def test_what_has_up_to_two_gigabytes_may_be_suspended(guest, suspends):
     assert can_suspend(PRESETS[guest]) is suspends
+    assert can_suspend(PRESETS[guest], 4096)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the stock does with machines, with a Machines API and a store that say what the test wants."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +42,22 @@ def test_an_orphan_that_somebody_has_started_meanwhile_is_passed_over(status):
     fly = FakeFly(resting("m1"), resting("m2"), refuses={"m1": MachinesError("it runs", status)})
     assert [machine.id for machine in stock_of(fly).reap(0.0)] == ["m2"]
     assert fly.destroyed == [("m2", False)]
+
+
+def running(name):
+    return Machine(name, name, "started", "iad", "1", "ok", None, "lane", owner="us")  # since 1970
+
+
+def test_what_runs_for_nobody_is_reaped_by_force_if_it_still_does_after_a_while(monkeypatch):
+    fly = FakeFly(running("forgotten"), running("has just left"), running("works again"), resting("rests"))
+    stock = stock_of(fly)
+
+    def meanwhile(_):
+        fly.there = (running("forgotten"), resting("has just left", changed_at=time.time()), resting("rests"))
+
+    monkeypatch.setattr("flyexecutor.stock.time.sleep", meanwhile)
+    assert {machine.id for machine in stock.reap(60.0)} == {"forgotten", "rests"}
+    assert sorted(fly.destroyed) == [("forgotten", True), ("rests", False)]
 
 
 def test_a_reap_that_may_not_destroy_says_so():
