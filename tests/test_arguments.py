@@ -10,7 +10,7 @@ from flyexecutor import FlyMachineExecutor, LocalFly, Prices, Retry, SettingsErr
 from tests import tasks
 
 GIVEN = {"app": "a", "token": "t", "redis_url": "redis://127.0.0.1:1/0", "image": "i"}
-VALUES = (None, True, -1, 0, 1, 1.5, math.nan, math.inf, "", "3", "two words", b"3", [], ["3"], {}, {"A": 1}, object())
+VALUES = (None, True, -1, 0, 1, 1.5, math.nan, math.inf, "", "3", "two words", b"3", [], ["3"], {}, {"A": 1}, ...)
 NUMBERS = (1, 1.5)
 VARIABLES = {"api_url": "FLY_API_HOSTNAME", "redis_url": "REDIS_URL", "call_id": "has the id", "batch_id": "has the id"}
 SECRET = {"token", "redis_url", "secret"}
