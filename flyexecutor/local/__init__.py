@@ -46,6 +46,8 @@ class LocalFly:
         machines run, the time that a stop gives them, waits, leases, what `billed` tells.
 
     Machines run in this process's current folder, with its `sys.path` and its Python, as if that were their image.
+    They share this computer's file system: the `files` of a configuration lie below a folder of the machine's own,
+    which its program finds in the environment variable FLY_FILES (`$FLY_FILES/etc/app.json` for `/etc/app.json`).
     Raises LocalError when it can't start.
     """
 

@@ -46,7 +46,7 @@ class Machine:
         self.cordoned = False  # nothing is routed to a machine here, so that it only shows
         self.state = "created"
         self.created_at = self.updated_at = now()
-        self.born = time.monotonic()
+        self._born = time.monotonic()
         self._has_image = False
         self.app = app
         self.secrets = secrets_  # the app's, as they are when it boots
@@ -66,6 +66,10 @@ class Machine:
     def pid(self) -> int | None:
         """Of the main process, while it runs."""
         return self._program.pid if self._program else None
+
+    def is_hidden(self) -> bool:
+        """Whether it is so new that the API does not find it."""
+        return time.monotonic() - self._born < self._host.faults.rules.invisible
 
     def describe(self) -> dict[str, Any]:
         """The machine as the API shows it."""

@@ -1,6 +1,7 @@
 """One life of a machine's main process, with all that it has started: their signals, their memory, their end.
 
-Owns its process group, and a thread that waits for the end and tells it. Knows no state of its machine.
+Owns its process group, a thread that waits for the end and tells it, and one for each time that it is asked to end,
+which kills what does not. All end with the process. Knows no state of its machine.
 """
 
 import os

@@ -200,6 +200,16 @@ def test_a_program_can_stop_its_own_machine(api, asks_own_socket):
     assert api.get(machine["id"])["events"][0]["request"]["exit_event"]["requested_stop"] is True
 
 
+def test_a_program_finds_its_own_machine_though_nobody_else_does_yet(api, asks_own_socket):
+    api.fly.inject(invisible=600.0)
+    machine = api.create(asks_own_socket[0]("/suspend"))
+    while (state := api.fly.states()[machine["id"]]) not in {"suspended", "stopped"}:
+        pass
+    assert api("GET", f"/{machine['id']}").status_code == 404
+    api.fly.inject()
+    assert (state, api.get(machine["id"])["state"]) == ("suspended", "suspended")
+
+
 @pytest.mark.parametrize("action", ["/suspend", "/stop", "/start", "DELETE ", "GET "])
 def test_through_its_own_socket_a_machine_reaches_no_other_one(api, started, asks_own_socket, action):
     other = started()

@@ -6,6 +6,7 @@ from flyexecutor.local.apps import Apps
 from flyexecutor.local.limits import Limits
 from flyexecutor.local.machine import Machine
 from flyexecutor.local.problems import Refused
+from flyexecutor.local.sockets import OWN
 
 
 class Gate:
@@ -23,6 +24,8 @@ class Gate:
     def machine(self, action: str, app_name: str, machine_id: str, *, change: bool = True) -> Machine:
         """The machine that a request is about. Raises Refused if there is none, or the request may not do this now."""
         machine = self.apps.machine(app_name, machine_id)
+        if machine.is_hidden() and OWN not in request.environ:  # its own host knows it at once
+            raise Refused(404, f"machine not found: {machine_id}")
         self.limit(action, machine_id)
         if change or action in {"lease", "exec", "ps"}:
             machine.check_host(action)
