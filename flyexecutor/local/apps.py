@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +211,11 @@ class Apps:
 
     # What machines ask of their host
 
-    def process_of(self, machine: Machine) -> tuple[list[str], dict[str, str], str]:
-        """Command, environment and folder of a machine's process."""
+    def process_of(self, machine: Machine, command: Sequence[str] = ()) -> tuple[list[str], dict[str, str], str]:
+        """Command, environment and folder of a machine's main process, or of another command in it."""
         init = machine.config.get("init", {})
-        command = init.get("exec") or [*(init.get("entrypoint") or ()), *(init.get("cmd") or ())] or DEFAULT_COMMAND
+        main = init.get("exec") or [*(init.get("entrypoint") or ()), *(init.get("cmd") or ())] or DEFAULT_COMMAND
+        command = list(command or main)
         if command[0] == "python":  # of the image: this one, whatever it is called here (python3 on Debian and macOS)
             command = [sys.executable, *command[1:]]
         env = {

@@ -1,5 +1,6 @@
 """What machines are told by whoever makes them, and tell it. `apps.Apps` is the one that there is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,8 +17,8 @@ class Host(Protocol):
     faults: "Faults"
     pace: "Pace"
 
-    def process_of(self, machine: "Machine") -> tuple[list[str], dict[str, str], str]:
-        """Command, environment and folder of a machine's process."""
+    def process_of(self, machine: "Machine", command: Sequence[str] = ()) -> tuple[list[str], dict[str, str], str]:
+        """Command, environment and folder of a machine's main process, or of another command in it."""
 
     def output(self, machine: "Machine") -> int:
         """A file descriptor for what it prints."""

@@ -45,7 +45,7 @@ def execute(host: Host, machine: Machine, command: list[str], stdin: str, timeou
         raise Refused(400, f"invalid_argument: timeout must be at most {LONGEST} seconds")
     _check_started(machine, "exec")
     main = machine.pid  # by which a restart shows, however quick
-    _, env, cwd = host.process_of(machine)
+    command, env, cwd = host.process_of(machine, command)
     run = host.run
     try:
         with tempfile.TemporaryFile() as given:

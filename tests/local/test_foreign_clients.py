@@ -5,7 +5,7 @@ they ask for different versions of httpx, and work with the newer.
 """
 
 import asyncio
-import os
+import time
 import uuid
 
 import flaude.fly_client
@@ -24,15 +24,28 @@ from fly_python_sdk.models.machine import FlyMachine, FlyMachineConfig, FlyMachi
 
 @pytest.fixture
 def program(tmp_path):
-    """Makes the image's own program, since neither client names another: what is called python on a PATH."""
+    """Makes the image's own program, since neither client names another: a worker that is none."""
 
     def make(script):
-        file = tmp_path / "python"
-        file.write_text(f"#!/bin/sh\n{script}\n")
-        file.chmod(0o755)
-        return {"PATH": f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin"}
+        package = tmp_path / "flyexecutor"
+        package.mkdir(exist_ok=True)
+        (package / "__init__.py").touch()
+        (package / "worker.py").write_text(f"import os\nos.execv('/bin/sh', ['sh', '-c', {script!r}])\n")
+        return {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
 
     return make
+
+
+@pytest.fixture
+def endless(program, tmp_path):
+    """A program without an end, and how to wait until it runs: only then is it ended by a signal, as it should be."""
+    running = tmp_path / "running"
+
+    def wait():
+        while not running.exists():
+            time.sleep(0.01)
+
+    return program(f"touch {running}; exec sleep 600"), wait
 
 
 @pytest.fixture
@@ -48,8 +61,9 @@ def flaude_of(local_fly, monkeypatch):
     return make
 
 
-def test_flaude_walks_through_apps_machines_and_volumes(flaude_of, program):
-    config = flaude_of(program("exec sleep 600"), metadata={"colour": "red"})
+def test_flaude_walks_through_apps_machines_and_volumes(flaude_of, endless):
+    env, wait_until_it_runs = endless
+    config = flaude_of(env, metadata={"colour": "red"})
     name = f"app-{uuid.uuid4().hex}"
 
     async def walk():
@@ -62,6 +76,7 @@ def test_flaude_walks_through_apps_machines_and_volumes(flaude_of, program):
         assert (await flaude.fly_client.fly_get(f"{path}/{machine.id}/wait?state=started"))["ok"] is True
         assert (await get_machine(name, machine.id)).state == "started"
         assert [one["id"] for one in await flaude.fly_client.fly_get(f"{path}?metadata.colour=red")] == [machine.id]
+        wait_until_it_runs()
         await stop_machine(name, machine.id)
         # Its wait names no version, is refused as on Fly, and it goes on by asking.
         assert await wait_for_machine_exit(name, machine.id, poll_interval=0.01) == ("stopped", 130)
@@ -86,8 +101,8 @@ def test_flaude_runs_a_program_to_its_end_and_tells_how_it_went(flaude_of, progr
     assert (result.exit_code, result.destroyed) == (0, True)
 
 
-def test_flaude_is_told_what_is_wrong(flaude_of, program, local_fly):
-    config = flaude_of(program("exec sleep 600"))
+def test_flaude_is_told_what_is_wrong(flaude_of, endless, local_fly):
+    config = flaude_of(endless[0])
     app, name = local_fly.app, uuid.uuid4().hex
 
     async def refused(call):
@@ -120,11 +135,12 @@ def sdk(local_fly, monkeypatch):
     return Fly(local_fly.token)
 
 
-def test_fly_python_sdk_walks_through_apps_and_machines(sdk, program, local_fly):
+def test_fly_python_sdk_walks_through_apps_and_machines(sdk, endless, local_fly):
+    env, wait_until_it_runs = endless
     name, organization = f"app-{uuid.uuid4().hex}", sdk.Org(uuid.uuid4().hex)
     config = FlyMachineConfig(
         image=local_fly.image,
-        env=program("exec sleep 600"),
+        env=env,
         metadata={"colour": "red"},
         guest=FlyMachineConfigGuest(cpu_kind="shared", cpus=1, memory_mb=256),
         restart=FlyMachineConfigRestart(policy="no"),
@@ -141,6 +157,7 @@ def test_fly_python_sdk_walks_through_apps_and_machines(sdk, program, local_fly)
         machine = app.Machine(made.id)
         await until(machine, "started")
         assert [one.id for one in await app.list_machines(regions=["iad"])] == [made.id]
+        wait_until_it_runs()
         # What its own stop sends; that one fails in Python, on a method that it does not have.
         assert (await app._make_api_post_request(f"apps/{name}/machines/{made.id}/stop")).status_code == 200
         await until(machine, "stopped")
