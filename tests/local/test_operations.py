@@ -50,7 +50,7 @@ V = f"{A}/volumes/<volume_id>"
 # In an order in which each is possible: method, path, what is sent, status and shape of the answer, where a
 # machine has to be for it. A path's <machine_id> is a machine with the lease NONCE, <volume_id> a volume.
 OPERATIONS = [
-    ("POST", "/v1/apps", {"name": "<new_app>", "org_slug": "personal"}, 201, {"id": str}, None),
+    ("POST", "/v1/apps", {"name": "<new_app>", "org_slug": "personal"}, 201, APP, None),
     ("GET", "/v1/apps?org_slug=personal", None, 200, {"total_apps": int, "apps": [APP]}, None),
     ("GET", A, None, 200, APP, None),
     ("GET", f"{A}/secrets", None, 200, {"secrets": [SECRET]}, None),

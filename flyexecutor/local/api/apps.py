@@ -32,7 +32,8 @@ def make_routes(gate: Gate) -> Blueprint:
             raise Refused(400, "name and org_slug are required")
         if not NAME.fullmatch(name):
             raise Refused(422, "Validation failed: Name may only contain numbers, lower-case letters and dashes")
-        return jsonify(id=apps.create_app(name, organization).name), 201
+        # The document shows an id at most; Fly's Go client reads an app.
+        return jsonify(apps.create_app(name, organization).describe()), 201
 
     @routes.get("/<app_name>")
     def get_app(app_name: str) -> Response:
