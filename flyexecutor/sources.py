@@ -19,18 +19,22 @@ import cloudpickle
 # A line of a traceback (of an exception group: indented with bars); faulthandler writes no comma before "in".
 _FRAME = re.compile(r'(?P<indent>[ |]*)File "(?P<file>.+)", line (?P<number>\d+),? in ')
 
+# A file is in one of them, the first that it comes to: what is received and sent on is not ours to show, and what was
+# sent from here and comes back is.
 _sent: dict[str, types.CodeType] = {}  # by the name of its file: some code of it, by which its lines are found
 _received: set[str] = set()  # names of files
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Callable[..., types.CodeType], tuple[Any, ...]]:
-    _sent[code.co_filename] = code
+    if code.co_filename not in _received:
+        _sent[code.co_filename] = code
     make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
     return _make_code, (code.co_filename, make, args)
 
 
 def _make_code(file: str, make: Callable[..., types.CodeType], args: tuple[Any, ...]) -> types.CodeType:
-    _received.add(file)
+    if file not in _sent:
+        _received.add(file)
     return make(*args).replace(co_filename=file)
 
 

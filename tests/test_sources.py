@@ -1,6 +1,8 @@
 import linecache
 import pickle
 
+import pytest
+
 from flyexecutor import raised, sources
 
 
@@ -42,14 +44,22 @@ def test_lines_are_put_in_where_none_are_and_only_those_of_what_was_sent(tmp_pat
     )
 
 
-def test_a_traceback_is_told_without_lines_that_may_be_those_of_another_file():
-    f = send("<cell 3>", "def f():\n    raise ValueError('here')\n")
-    try:
-        f()
-    except ValueError as exc:
-        text = raised.tell(exc)
-    assert '  File "<cell 3>", line 2, in f\nValueError: here\n' in text
-    assert "raise ValueError('here')" in sources.show(text)
+def test_who_receives_code_shows_no_lines_of_it_not_even_if_it_sends_it_on(monkeypatch):
+    name, text = "<cell 3>", "def f():\n    raise ValueError('here')\n"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    data = sources.dumps(define(name, text))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(sources, "_sent", {})
+        f = pickle.loads(data)
+        with pytest.raises(ValueError, match="here") as caught:
+            f()
+        told = raised.tell(caught.value)
+        assert told.endswith('  File "<cell 3>", line 2, in f\nValueError: here\n')
+        back = pickle.loads(sources.dumps(f))
+        assert sources.show(told) == told
+    assert "    raise ValueError('here')\n" in sources.show(told)
+    assert back.__code__.co_filename == name
+    assert linecache.getline(name, 2) == "    raise ValueError('here')\n"
 
 
 def test_a_frame_of_a_file_that_is_gone_stays_as_it_is(tmp_path):

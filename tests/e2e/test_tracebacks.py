@@ -41,6 +41,11 @@ TEXT = textwrap.dedent("""\
 
     def wait(gate):
         gate.enter()  # of the one that waits
+
+    def nest():
+        import flyexecutor
+
+        return flyexecutor.FlyMachineExecutor().submit(divide, 0).result()
 """)
 
 
@@ -94,6 +99,13 @@ def test_so_has_that_of_a_group(executor, file):
     text = str(executor.submit(define(file)["group"]).exception(WAIT).__cause__)
     assert frame(file, "group", 21, 'raise ExceptionGroup("some", [exc])', "  |   ") in text
     assert frame(file, "group", 19, "divide(0)  # of the group", "    |   ") in text
+
+
+def test_so_has_that_of_a_call_that_another_call_has_made(executor, file):
+    text = str(executor.submit(define(file)["nest"]).exception(WAIT).__cause__)
+    assert frame(file, "<lambda>", 7, "divide = lambda n: 1 / n  # of the lambda") in text
+    assert frame(file, "nest", 32, "return flyexecutor.FlyMachineExecutor().submit(divide, 0).result()") in text
+    assert "something else" not in text
 
 
 def test_a_call_that_takes_too_long_is_told_with_the_line_where_it_was(make_executor, file, tmp_path):
