@@ -15,7 +15,7 @@
     ├── PayloadError                         refused before it was unpickled
     │   └── PythonMismatchError              pickled by another Python version
     ├── PayloadTooLargeError (ValueError)    an argument or a result is larger than `max_payload`
-    ├── RemoteError                          an exception that could not be brought back whole
+    ├── RemoteError                          an exception whose class can't be brought back
     ├── CallForgottenError                   Redis no longer knows a call that was pending
     ├── ExpiredCallError (LookupError)       its outcome was kept for `result_ttl` and is gone
     └── UnknownCallError (LookupError)       no such call was ever made with our key
@@ -130,7 +130,7 @@ class PythonMismatchError(PayloadError):
 
 
 class RemoteError(FlyExecutorError):
-    """The call raised an exception that can't be pickled or unpickled; this one carries its name and traceback."""
+    """The call raised an exception whose class can't be brought here; this one carries its message and traceback."""
 
 
 class CallForgottenError(FlyExecutorError):
