@@ -116,22 +116,21 @@ class _Pickler(sources.Pickler):
 
     def _take_apart(self, exc: BaseException) -> tuple[Any, ...]:
         args = list(_args.__get__(exc))
-        fields = {name: _get(field, exc) for name, field in _fields(type(exc)).items()}
-        fields = {name: value for name, value in fields.items() if value is not _UNSET}
-        attributes = dict(_dict.__get__(exc))
+        held = dict(_dict.__get__(exc))
+        held |= {name: value for name, field in _fields(type(exc)).items() if (value := _get(field, exc)) is not _UNSET}
         if self._apart:
             left: list[str] = []
             args = [_portable(value, f"args[{n}]", left) for n, value in enumerate(args)]
-            fields = {name: _portable(value, name, left) for name, value in fields.items()}
-            attributes = {name: _portable(value, name, left) for name, value in attributes.items()}
+            held = {name: _portable(value, name, left) for name, value in held.items()}
             if left:
                 note = f"what can't be pickled of it was left on its machine, here is its repr(): {', '.join(left)}"
-                attributes["__notes__"] = [*attributes.get("__notes__", ()), note]
+                notes = held.get("__notes__")
+                held["__notes__"] = [*(notes if type(notes) is list else ()), note]
         made_of: tuple[Any, ...] = (type(exc),)
         if isinstance(exc, BaseExceptionGroup):
             made_of += (_message.__get__(exc), _exceptions.__get__(exc))
         # The state comes after the object: there may be circles through all of it.
-        return _make, made_of, (args, fields, attributes), None, None, _restore
+        return _make, made_of, (args, held), None, None, _restore
 
 
 class _Trial(sources.Pickler):
@@ -209,12 +208,14 @@ def _make(cls: type, *args: Any) -> Any:
     return make(cls, *args)
 
 
-def _restore(exc: BaseException, state: tuple[list[Any], dict[str, Any], dict[str, Any]]) -> None:
-    args, fields, attributes = state
+def _restore(exc: BaseException, state: tuple[list[Any], dict[str, Any]]) -> None:
+    args, held = state
     _args.__set__(exc, tuple(args))
-    known = _fields(type(exc))
-    for name, value in fields.items():
-        if name in known:
-            with contextlib.suppress(AttributeError, TypeError):  # computed from others, and can't be set
-                known[name].__set__(exc, value)
-    _dict.__get__(exc).update(attributes)
+    fields, attributes = _fields(type(exc)), _dict.__get__(exc)
+    for name, value in held.items():
+        # By the class as it is here: cloudpickle brings one with slots as one without.
+        if name not in fields:
+            attributes[name] = value
+            continue
+        with contextlib.suppress(AttributeError, TypeError):  # computed from others, and can't be set
+            fields[name].__set__(exc, value)

@@ -35,12 +35,12 @@ from flyexecutor import (
     NotStartedError,
     OutOfMemoryError,
     RedisUnavailableError,
-    RemoteError,
     Retry,
     UnknownCallError,
     WorkerCrashedError,
 )
 from tests import soak_calls
+from tests.tasks import OddError
 from tests.wire import detour
 
 LOST = (
@@ -54,7 +54,7 @@ LOST = (
 ENDINGS = {
     "sys.exit": WorkerCrashedError,
     "os._exit": WorkerCrashedError,
-    "odd exception": RemoteError,
+    "odd exception": OddError,
     "unpicklable result": TypeError,
 }
 KB, MB = 1024, 1024 * 1024

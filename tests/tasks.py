@@ -111,7 +111,7 @@ def kill_own_worker() -> None:
 
 
 class OddError(Exception):
-    """Can't be unpickled: its constructor wants more than its args."""
+    """Pickle can't make it anew: its constructor wants more than its args."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")

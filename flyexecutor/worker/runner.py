@@ -45,7 +45,7 @@ from flyexecutor.worker.pipe import (
 )
 
 USUAL = payload.Manner()
-TOLD_PLAINLY = (PayloadError, InitializerError, PayloadTooLargeError)  # by us, of the call; they need no pickle
+TOLD_PLAINLY = (PayloadError, InitializerError)  # of a call that did not begin
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 

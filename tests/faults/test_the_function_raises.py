@@ -43,6 +43,34 @@ def test_an_exception_comes_back_as_what_it_was_whatever_its_constructor(executo
     assert "in fail" in str(error.__cause__)
 
 
+OF_MAIN = """
+class MainError(LookupError):
+    __slots__ = ("code",)
+
+    def __init__(self, *, code):
+        super().__init__(f"code {code}")
+        self.code = code
+
+class MainGroup(ExceptionGroup):
+    def __new__(cls, errors, code):
+        made = super().__new__(cls, "some", errors)
+        made.code = code
+        return made
+
+def fail(code):
+    raise MainGroup([MainError(code=code)], code)
+"""
+
+
+def test_exceptions_of_main_come_back_as_its_own(executor):
+    main = {"__name__": "__main__"}
+    exec(OF_MAIN, main)  # noqa: S102
+    error = executor.submit(main["fail"], 3).exception(WAIT)
+    (inner,) = error.exceptions
+    assert (type(error), error.message, error.code) == (main["MainGroup"], "some", 3)
+    assert (type(inner), inner.code, inner.args) == (main["MainError"], 3, ("code 3",))
+
+
 def test_a_frozen_exception_comes_back_with_its_note(executor):
     future = executor.submit(tasks.raise_frozen, 3)
     error = future.exception(WAIT)
