@@ -404,15 +404,33 @@ class FlyMachineExecutor(Executor):
         self._stock.prepare(self._lane, number, timeout)
 
     def schedule(
-        self, fn: Callable[P, object], /, *args: Any, every: str, name: str | None = None, **kwargs: Any
+        self,
+        fn: Callable[P, object],
+        /,
+        *args: Any,
+        every: str,
+        name: str | None = None,
+        at_once: bool = True,
+        **kwargs: Any,
     ) -> Schedule:
         """Have Fly make this call "hourly", "daily", "weekly" or "monthly", from now on, with nobody there to start it.
 
+        To be declared at each start of an app, by each of its processes: a schedule of this name that is there stays if
+        it is the same, and is replaced if function, arguments, options or machine differ. It keeps its times then, and
+        a run that is under way is stopped. (Sets of texts and classes of `__main__` count as different each time.)
+
         Its runs are calls like others; `schedules()` knows the ids of the last. The machine costs its disk in between.
-        name: by default the function's; `unschedule(name)` ends it. Raises SettingsError, MachinesError.
+        Fly counts from the creation, is not exact, and misses a run if the last one still goes on or the machine's host
+        has no room: don't rely on a single one.
+
+        name: by default the function's; `unschedule(name)` ends it.
+        at_once: whether a schedule that is new runs now for the first time, or after an interval.
+
+        Raises SettingsError, MachinesError, RedisUnavailableError.
         """
         self._check_function(fn)
         check_texts(name=name)
+        self._refuse_inside(schedule=True)
         return self._schedules.add(
             self._lane,
             fn,
@@ -420,6 +438,7 @@ class FlyMachineExecutor(Executor):
             kwargs,
             every=every,
             name=name,
+            at_once=at_once,
             options=self._options,
             result_ttl=self._client.result_ttl,
         )

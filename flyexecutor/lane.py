@@ -14,7 +14,9 @@ from typing import Any
 METADATA_KEY = "flyexecutor"  # machines of ours carry it, with their lane as its value
 FAMILY_KEY = "flyexecutor_family"  # the same for lanes that differ in nothing but the tag of their image
 OWNER_KEY = "flyexecutor_owner"  # whose machine it is: the same for all who share app, key and Redis
-SCHEDULE_KEY = "flyexecutor_schedule"  # the name of the schedule that the machine is for
+SCHEDULE_KEY = "flyexecutor_schedule"  # the name of the schedule that the machine is for,
+SCHEDULE_FUNCTION_KEY = "flyexecutor_schedule_function"  # its function, for people,
+SCHEDULE_DIGEST_KEY = "flyexecutor_schedule_digest"  # and all of it: another digest is another schedule
 KEEPER_KEY = "flyexecutor_keeper"  # 1: it rests when it has nothing to do, 0: it destroys itself
 LAUNCH_KEY = "flyexecutor_launch"  # 0: made to rest, and not to boot before it is started (Fly: skip_launch)
 PREPARED_KEY = "flyexecutor_prepared"  # 1: somebody has asked for it in advance (`prepare`)
@@ -85,6 +87,9 @@ class Machine:
     owner: str = ""  # whose it is: a keyed hash of app and Redis
     schedule: str = ""  # hourly, daily, ...: Fly starts it by itself
     schedule_name: str = ""
+    schedule_function: str = ""
+    schedule_digest: str = ""
+    created_at: float = 0.0  # seconds since the epoch, by Fly's clock
     prepared: bool = False
     launches: bool = True  # once it is created it boots by itself
 

@@ -3,13 +3,15 @@
 Owns the connections of the store, which stands upon it, and no thread.
 """
 
+import contextlib
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.lock import Lock
 from redis.retry import Retry
 
 from flyexecutor.lane import Lane
@@ -32,6 +34,8 @@ KEEPALIVE = {
     for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPALIVE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 }
+LOCK_TTL = 30.0  # seconds for which one client has others wait, at most,
+LOCK_PATIENCE = 15.0  # and for which one waits
 RUNS_KEPT = 50
 RUNS_TTL = 62 * 86400  # seconds: a monthly schedule runs again before that
 
@@ -232,6 +236,17 @@ class LaneStore:
         pipe.execute()
 
     @translated
+    def note_scheduled(self, machine_name: str, machine_id: str) -> None:
+        """Remember the machine of a schedule: to ask Fly for one machine is cheaper than for a list."""
+        self._redis.set(self._key("scheduled", machine_name), machine_id, ex=RUNS_TTL)
+
+    @translated
+    def scheduled(self, machine_name: str) -> str:
+        """The machine of a schedule; it may be gone, or be another. Empty: not known."""
+        told: Any = self._redis.get(self._key("scheduled", machine_name))
+        return (told or b"").decode(errors="replace")
+
+    @translated
     def runs(self, schedule: str) -> Sequence[str]:
         """The last runs of a schedule, the newest first: ids of calls."""
         told: Any = self._redis.lrange(self._key("runs", schedule), 0, -1)
@@ -242,7 +257,25 @@ class LaneStore:
         """Whether the asker may do, for so long, what one client does for all."""
         return bool(self._redis.set(self._key("lock", name), owner, nx=True, px=int(seconds * 1000)))
 
+    @contextlib.contextmanager
+    def one_at_a_time(self, name: str) -> Iterator[None]:
+        """Who asks for the same name waits for the others, for LOCK_PATIENCE seconds: one of them may have died. So it
+        spares requests, and nothing may rely on it.
+        """
+        lock = self._redis.lock(self._key("lock", name), timeout=LOCK_TTL, blocking_timeout=LOCK_PATIENCE)
+        held = self._acquire(lock)
+        try:
+            yield
+        finally:
+            if held:
+                with contextlib.suppress(redis.RedisError):  # it expires
+                    lock.release()
+
     # Within
+
+    @translated
+    def _acquire(self, lock: Lock) -> bool:
+        return bool(lock.acquire())
 
     def _client(self, size: int) -> "redis.Redis":
         """For a request of so many bytes."""

@@ -24,6 +24,8 @@ from flyexecutor.lane import (
     METADATA_KEY,
     OWNER_KEY,
     PREPARED_KEY,
+    SCHEDULE_DIGEST_KEY,
+    SCHEDULE_FUNCTION_KEY,
     SCHEDULE_KEY,
     Exit,
     Machine,
@@ -125,6 +127,11 @@ class MachinesClient:
                 return machine
             time.sleep(pause)  # it is fresh, and may be invisible for a moment
         return None
+
+    def update(self, machine_id: str, config: Mapping[str, Any]) -> Machine:
+        """Give a machine another configuration, and leave it at rest; if it runs, its program is stopped for that."""
+        body = {"config": dict(config), "skip_launch": True}
+        return _machine(self._request("POST", _path(machine_id), body))
 
     def start(self, machine_id: str) -> None:
         """Start a machine that is stopped, suspended or created."""
@@ -256,6 +263,9 @@ def _machine(told: Mapping[str, Any]) -> Machine:
             guest=guest_of(config) if config else None,
             schedule=config.get("schedule") or "",
             schedule_name=metadata.get(SCHEDULE_KEY, ""),
+            schedule_function=metadata.get(SCHEDULE_FUNCTION_KEY, ""),
+            schedule_digest=metadata.get(SCHEDULE_DIGEST_KEY, ""),
+            created_at=_epoch(told.get("created_at")),
             prepared=metadata.get(PREPARED_KEY) == "1",
             launches=metadata.get(LAUNCH_KEY) != "0",
         )

@@ -12,11 +12,14 @@ _PARTIALS = 10  # within each other: one may be its own
 
 def name_of(fn: object) -> str:
     """The qualified name of a function, or that of the class of what has none. Raises nothing, whatever `fn` is."""
-    for _ in range(_PARTIALS):
-        if type(fn) is not functools.partial:
-            break
-        fn = fn.func
+    fn = _innermost(fn)
     return shown(_text(fn, "__qualname__") or _text(fn, "__name__") or _text(type(fn), "__qualname__"))
+
+
+def path_of(fn: object) -> str:
+    """That with the module, which tells functions of one name apart."""
+    module = _text(_innermost(fn), "__module__")
+    return shown(f"{module}.{name_of(fn)}" if module else name_of(fn))
 
 
 def shown(name: str) -> str:
@@ -35,6 +38,14 @@ def read_name(name: bytes | None) -> str:
 def label(call_id: str, name: str) -> str:
     """A call's id with its name."""
     return f"{call_id} ({name})" if name else call_id
+
+
+def _innermost(fn: object) -> object:
+    for _ in range(_PARTIALS):
+        if type(fn) is not functools.partial:
+            break
+        fn = fn.func
+    return fn
 
 
 def _text(named: object, attribute: str) -> str:

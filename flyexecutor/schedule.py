@@ -2,28 +2,41 @@
 
 The call travels in the machine's environment, sealed: it needs no record in Redis that would have to outlive a month.
 When Fly starts the machine its worker submits the call (`worker/scheduled.py`), runs it, and the machine stops.
+
+A schedule's machine has a name of its own, and names are unique within an app at Fly: so any number of processes that
+declare a schedule at once leave one machine, and what differs replaces what is there by an update of that machine. What
+differs has another digest, over the lane and the pickled call. That is the same in each process for a function that
+machines import, for lambdas, closures and functions of `__main__`, and for plain arguments; it is not for sets of texts
+and for classes of `__main__`. These replace an equal schedule each time: that costs a request and keeps one machine,
+while a change that went unnoticed would run what nobody wants.
 """
 
 import base64
 import hashlib
 import json
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flyexecutor import payload
 from flyexecutor.client import Client
-from flyexecutor.errors import SettingsError
-from flyexecutor.lane import SCHEDULE_KEY, Lane
-from flyexecutor.launch import create_once
+from flyexecutor.errors import MachinesError, SettingsError
+from flyexecutor.lane import SCHEDULE_DIGEST_KEY, SCHEDULE_FUNCTION_KEY, SCHEDULE_KEY, Lane, Machine
+from flyexecutor.launch import OVERTAKEN
 from flyexecutor.machine_config import config_of_machine
+from flyexecutor.names import LONGEST, path_of, shown
 from flyexecutor.options import Options
 from flyexecutor.settings import SCHEDULED_VARIABLE
 from flyexecutor.trust import Trust
 
-EVERY = ("hourly", "daily", "weekly", "monthly")  # Fly's words
+SECONDS = {"hourly": 3600, "daily": 86_400, "weekly": 7 * 86_400, "monthly": 30 * 86_400}  # by Fly's words, about
 ENDING = frozenset({"destroying", "destroyed"})
 MOST_BYTES = 64 * 1024  # of a call in an environment variable (Linux: one has at most 128 kB)
+PATIENCE = 60.0  # seconds for a machine that is about to come to rest, or to its end
+
+log = logging.getLogger("flyexecutor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,8 @@ class Schedule:
     machine_id: str
     state: str  # of the machine, in Fly's words
     call_ids: Sequence[str]
+    function: str = ""
+    next_at: float = 0.0  # seconds since the epoch: when its next run is due, about; Fly may be late, and may miss it
 
 
 class Schedules:
@@ -54,15 +69,19 @@ class Schedules:
         *,
         every: str,
         name: str | None,
+        at_once: bool,
         options: Options,
         result_ttl: float,
     ) -> Schedule:
         """See `FlyMachineExecutor.schedule`."""
-        if every not in EVERY:
-            raise SettingsError(f"every is {every!r}: it must be one of {', '.join(EVERY)}")
-        name = name or str(getattr(fn, "__qualname__", repr(fn)))
-        if any(known.name == name for known in self.list()):
-            raise SettingsError(f"a schedule named {name!r} is there already: unschedule it first, or choose a name")
+        if every not in SECONDS:
+            raise SettingsError(f"every is {every!r}: it must be one of {', '.join(SECONDS)}")
+        if name is None:
+            name = options.name_call(fn)
+            if name.endswith("<lambda>"):
+                raise SettingsError("a lambda has no name of its own: give its schedule one with name=...")
+        if not isinstance(name, str) or not name or shown(name) != name:
+            raise SettingsError(f"name is {name!r}: it must be a text of up to {LONGEST} characters, on one line")
         with payload.shipping(options.ship):
             dumped = payload.dump_call(fn, args, kwargs, options.manner())
         sealed = self._trust.seal_part(f"schedule {name}", dumped.body, dumped.encoding)
@@ -80,27 +99,100 @@ class Schedules:
         }
         config = config_of_machine(lane, keeper=True, volume_id=None, rests=False)
         config["env"][SCHEDULED_VARIABLE] = json.dumps(told)
-        config["metadata"][SCHEDULE_KEY] = name
         config["schedule"] = every
-        full_name = f"fx-schedule-{hashlib.sha256(f'{self._owner} {name}'.encode()).hexdigest()[:16]}"
-        client = self._client
-        machine = create_once(client.machines, client.lists, lane, full_name, config, lane.region or None)
-        return Schedule(name, every, machine.id, machine.state, ())
+        # Not the region: each process of a web app may have another one, and would take the machine to its own.
+        digest = hashlib.sha256(json.dumps([lane.name, every, told]).encode()).hexdigest()[:32]
+        its_keys = {SCHEDULE_KEY: name, SCHEDULE_FUNCTION_KEY: path_of(fn), SCHEDULE_DIGEST_KEY: digest}
+        config["metadata"].update(its_keys)
+        return self._describe(self._ensure(config, lane, at_once=at_once))
 
     def list(self) -> "list[Schedule]":
         """See `FlyMachineExecutor.schedules`."""
+        return [self._describe(machine) for machine in self._machines()]
+
+    def remove(self, *names: str) -> None:
+        """See `FlyMachineExecutor.unschedule`; all of them, or none."""
+        found = {machine.schedule_name: machine for machine in self._machines()}
+        for name in names:
+            if name not in found:
+                known = ", ".join(sorted(found)) or "none"
+                raise SettingsError(f"no schedule is named {name!r}: there is {known}")
+        for name in names:
+            self._client.machines.destroy(found[name].id, force=True)
+
+    def _machines(self) -> Sequence[Machine]:
         return [
-            Schedule(m.schedule_name, m.schedule, m.id, m.state, self._client.store.runs(m.schedule_name))
-            for m in self._client.lists.since()
-            if m.schedule and m.owner == self._owner and m.state not in ENDING
+            machine
+            for machine in self._client.lists.since()
+            if machine.schedule and machine.owner == self._owner and machine.state not in ENDING
         ]
 
-    def remove(self, name: str) -> None:
-        """See `FlyMachineExecutor.unschedule`."""
-        known = self.list()
-        found = [schedule for schedule in known if schedule.name == name]
-        if not found:
-            names = ", ".join(schedule.name for schedule in known) or "none"
-            raise SettingsError(f"no schedule is named {name!r}: there is {names}")
-        for schedule in found:
-            self._client.machines.destroy(schedule.machine_id, force=True)
+    def _ensure(self, config: Mapping[str, Any], lane: Lane, *, at_once: bool) -> Machine:
+        """The machine with this configuration: it is there, or becomes so, or is created."""
+        store, machines = self._client.store, self._client.machines
+        told = config["metadata"]
+        name = told[SCHEDULE_KEY]
+        full_name = f"fx-schedule-{hashlib.sha256(f'{self._owner} {name}'.encode()).hexdigest()[:16]}"
+        with store.one_at_a_time(full_name):
+            known = store.scheduled(full_name)
+            machine = machines.get(known) if known else None
+            # Whoever can write to Redis may have named another machine.
+            if machine is None or machine.name != full_name or machine.state in ENDING:
+                machine = self._create(full_name, config, lane, launch=at_once)
+                store.note_scheduled(full_name, machine.id)
+            if machine.schedule_digest != told[SCHEDULE_DIGEST_KEY]:
+                before, function = machine.schedule_function, told[SCHEDULE_FUNCTION_KEY]
+                level = logging.INFO if before == function else logging.WARNING
+                log.log(level, "the schedule %r of %s %s is replaced by %s %s",
+                        name, before, machine.schedule, function, config["schedule"])  # fmt: skip
+                machine = self._update(machine, config)
+            return machine
+
+    def _create(self, full_name: str, config: Mapping[str, Any], lane: Lane, *, launch: bool) -> Machine:
+        """Create the machine, or answer the one that has its name."""
+        machines = self._client.machines
+        for _ in range(2):
+            try:
+                machine = machines.create(full_name, config, lane.region or None, lane.name, launch=launch)
+            except MachinesError as exc:
+                # It is there and of another lane, or nobody can say whether it has been created.
+                if not (exc.status is None or exc.status >= 500 or exc.status == 409):
+                    raise
+                made = [machine for machine in self._client.lists.since() if machine.name == full_name]
+                if not made:
+                    raise
+                machine = made[0]
+            if machine.state not in ENDING:
+                break
+            self._await(machine, "destroyed")
+        return machine
+
+    def _update(self, machine: Machine, config: Mapping[str, Any]) -> Machine:
+        machines = self._client.machines
+        try:
+            return machines.update(machine.id, config)
+        except MachinesError as exc:
+            if exc.status not in OVERTAKEN:
+                raise
+        self._await(machine, "stopped")  # its image is still fetched, say
+        return machines.update(machine.id, config)
+
+    def _await(self, machine: Machine, state: str) -> None:
+        try:
+            self._client.machines.wait(machine, state, PATIENCE)
+        except MachinesError as exc:
+            if exc.status not in {404, 408}:
+                raise
+
+    def _describe(self, machine: Machine) -> Schedule:
+        every = SECONDS.get(machine.schedule, 0)
+        passed = time.time() - machine.created_at
+        return Schedule(
+            machine.schedule_name,
+            machine.schedule,
+            machine.id,
+            machine.state,
+            self._client.store.runs(machine.schedule_name),
+            machine.schedule_function,
+            machine.created_at + (passed // every + 1) * every if every else 0.0,
+        )

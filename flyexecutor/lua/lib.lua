@@ -22,6 +22,8 @@
 --   PREFIX:lock:NAME (string)     who does something for all; for lists: who fetches the next
 --   PREFIX:suspends (string)      when the app's next machine may suspend itself (ms)
 --   PREFIX:runs:SCHEDULE (list)   the calls that a schedule has made, the newest first
+--   PREFIX:scheduled:NAME (string)    the machine of a schedule, by the name that it has at Fly
+--   PREFIX:lock:NAME (string)     who does something for all others, or before them
 --   PREFIX:lanes (zset)           lane -> when it last had a call (ms)
 --   PREFIX:orders:MACHINE (stream)    one entry {id} for each call that its worker shall kill
 --   PREFIX:batch:ID (list)        the calls of a batch, in order

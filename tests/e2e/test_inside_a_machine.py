@@ -16,13 +16,14 @@ def test_larger_machines_are_refused_inside_a_machine(make_executor):
         for make in (
             lambda: FlyMachineExecutor(retries=BIGGER),
             lambda: FlyMachineExecutor().with_options(retries=BIGGER),
+            lambda: FlyMachineExecutor().schedule(tasks.increment, 1, every="daily"),
         ):
-            with pytest.raises(SettingsError, match="on_oom: inside a machine nobody can start other machines"):
+            with pytest.raises(SettingsError, match=r"(on_oom|schedule): inside a machine nobody can start other"):
                 make()
             said.append("refused")
         return said
 
-    assert make_executor().submit(ask).result(WAIT) == ["refused"] * 2
+    assert make_executor().submit(ask).result(WAIT) == ["refused"] * 3
 
 
 def test_no_price_is_told_inside_a_machine(make_executor):
