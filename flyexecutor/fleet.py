@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from flyexecutor import policy
+from flyexecutor import outage, policy
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
 from flyexecutor.lane import Exit, Lane, Machine
 from flyexecutor.lane_store import GIVE_UP_WITHIN, LaneLook
@@ -344,7 +344,7 @@ class Fleet:
         if self._closed:
             pass  # its connections were closed, and perhaps the Redis
         elif isinstance(raised, RedisUnavailableError):
-            log.warning("the fleet waits: %s", raised)
+            outage.note(self._store.address, raised)
         else:
             log.error("the fleet of lane %s goes on after an error", self.lane.name, exc_info=raised)
         return self._look_soon()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from flyexecutor import outage
 from flyexecutor.call import Call, Part
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
@@ -152,14 +153,15 @@ class Outbox:
         )  # the number names the batch: no two have the same first call
         while True:
             try:
-                self._send_parts(batch)
-                reservations = self._store.enqueue(
-                    lane,
-                    batch,
-                    client=self._client,
-                    result_ttl=self._result_ttl,
-                    reservation=f"{self._client}.{first}",
-                )
+                with outage.noticed(self._store.address):
+                    self._send_parts(batch)
+                    reservations = self._store.enqueue(
+                        lane,
+                        batch,
+                        client=self._client,
+                        result_ttl=self._result_ttl,
+                        reservation=f"{self._client}.{first}",
+                    )
             except RedisUnavailableError as exc:
                 self._parts = dict.fromkeys(self._parts, -PART_KNOWN_FOR)  # nobody has looked after them
                 if self._gives_up(exc):
@@ -187,7 +189,7 @@ class Outbox:
                 try:
                     self._store.drop_part(part)
                 except RedisUnavailableError as exc:
-                    log.warning("what calls shared stays in Redis for some minutes: %s", exc)
+                    log.info("what calls shared stays in Redis for some minutes: %s", exc)
 
     def _send_parts(self, batch: Sequence[Call]) -> None:
         for part in {part.id: part for call in batch for part in call.parts}.values():
@@ -200,7 +202,6 @@ class Outbox:
         now = time.monotonic()
         if self._down_since is None:
             self._down_since = now
-            log.warning("calls wait in the outbox: %s", error)
         with self._changed:
             self._error = error
         patience = OUTAGE if self._reached else FIRST_CONTACT

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from flyexecutor import payload, raised
+from flyexecutor import outage, payload, raised
 from flyexecutor.call import Outcome, Report
 from flyexecutor.errors import (
     CallForgottenError,
@@ -141,13 +141,14 @@ class Watcher:
         self._begin()
         while self._park():
             try:
-                if time.monotonic() >= self._check_at:
-                    self._check()
-                self._read(self._check_at - time.monotonic())
+                with outage.noticed(self._store.address):
+                    if time.monotonic() >= self._check_at:
+                        self._check()
+                    self._read(self._check_at - time.monotonic())
                 self._pause = FIRST_PAUSE
-            except RedisUnavailableError as exc:
+            except RedisUnavailableError:
                 self._check_at = 0.0  # as soon as it is there again
-                self._wait_out(exc)
+                self._wait_out()
                 self._pause = min(LONGEST_PAUSE, self._pause * 2)
         if self._drained:
             self._drained()
@@ -164,11 +165,9 @@ class Watcher:
         self._heard_at = time.monotonic()
         self._check_at = self._heard_at + READ_FOR
 
-    def _wait_out(self, error: RedisUnavailableError) -> None:
+    def _wait_out(self) -> None:
         with self._changed:
-            if not self._closed:
-                log.warning("futures wait: %s", error)
-                self._changed.wait_for(lambda: self._closed, self._pause)
+            self._changed.wait_for(lambda: self._closed, self._pause)
 
     def _read(self, block: float) -> None:
         """Wait up to `block` seconds for news."""
@@ -295,7 +294,7 @@ class Watcher:
         try:
             drop()
         except RedisUnavailableError as exc:
-            log.warning("what was delivered stays in Redis until it expires: %s", exc)
+            log.info("what was delivered stays in Redis until it expires: %s", exc)
 
 
 def _expired(call_id: str, when: str) -> ExpiredCallError:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 
 from redis.backoff import EqualJitterBackoff
 
+from flyexecutor import outage
 from flyexecutor.call import ClaimedCall, Outcome, Part
 from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
 from flyexecutor.names import label
@@ -123,7 +124,7 @@ class Worker:
                         return 0
                     self._turn()
                 except RedisUnavailableError as exc:
-                    log.warning("%s", exc)
+                    outage.note(self._store.address, exc)
                     self._reader.close()
                     self._guard.close()
                     self._store.close()  # what has died of its connections has died of the others, most likely
@@ -413,12 +414,12 @@ class Worker:
             held += [call.id for call in self._claimed] + [outcome.id for outcome in self._outcomes]
             held += [call.id for call, _ in self._elsewhere]
             try:
-                self._membership.join(first=first, held=held)
+                with outage.noticed(self._store.address):
+                    self._membership.join(first=first, held=held)
             except RedisUnavailableError as exc:
                 patience = OUTAGE_WITH_OUTCOMES if held else OUTAGE
                 if (exc.permanent and not held) or time.monotonic() - began > patience or self._stop_at is not None:
                     raise
-                log.warning("trying again in %.1f s: %s", pause, exc)
                 self._pause(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
             else:
@@ -476,11 +477,13 @@ class Worker:
         pause, awake = 0.01, 0.0
         while awake <= patience and self._stop_at is None:
             try:
-                if self._membership.join_if_started():
+                with outage.noticed(self._store.address):
+                    started = self._membership.join_if_started()
+                if started:
                     self._begin_life()
                     return True
-            except RedisUnavailableError as exc:
-                log.warning("%s", exc)
+            except RedisUnavailableError:
+                pass  # it is asked again
             self._pause(pause)
             awake += pause
             pause = min(1.0, pause * 2)

@@ -1,12 +1,16 @@
 """Redis is down, restarted or emptied: nothing that is claimed is lost, nothing hangs, and the reason is told."""
 
 import os
+import threading
+from collections import Counter
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
-from flyexecutor import CallForgottenError, RedisUnavailableError
+from flyexecutor import CallForgottenError, FlyMachineExecutor, LocalFly, RedisUnavailableError, outage
 from tests import tasks
+from tests.wire import Wire
 
 WAIT = 60.0
 
@@ -77,3 +81,39 @@ def test_a_redis_that_refuses_writes_is_told_by_flush(make_executor, admin):
         assert isinstance(future.exception(WAIT), RedisUnavailableError)
     finally:
         admin.config_set("maxmemory", "0")
+
+
+def test_an_outage_and_its_end_are_told_in_one_sentence_each(tmp_path, caplog, capfd, quick_fleet, monkeypatch):
+    noted, all_have = Counter(), threading.Event()
+
+    def note(address, error):
+        real(address, error)
+        noted[threading.get_ident()] += 1
+        if sum(times > 3 for times in noted.values()) == 5:  # two outboxes, two watchers, the fleet that has machines
+            all_have.set()
+
+    real = outage.note
+    monkeypatch.setattr(outage, "note", note)
+    with LocalFly(rate_limits=False) as fly, Wire("127.0.0.1", urlsplit(fly.redis_url).port) as wire:
+        url = wire.url(fly.redis_url)
+        executors = [FlyMachineExecutor(local=fly, redis_url=url, max_workers=1, env={"OF": n}) for n in "12"]
+        gate = tasks.Gate.make(tmp_path)
+        futures = [executors[0].submit(gate.enter)]
+        gate.wait_for_entry()
+        wire.refuse()
+        wire.cut()
+        futures += [executor.submit(tasks.increment, 1) for executor in executors]
+        assert all_have.wait(WAIT)
+        printed = ""
+        while "told once" not in printed:
+            printed += capfd.readouterr().err
+        wire.heal()
+        gate.open()
+        assert futures[0].result(WAIT)
+        assert [future.result(WAIT) for future in futures[1:]] == [2, 2]
+        for executor in executors:
+            executor.shutdown()
+        printed += capfd.readouterr().err
+    for lines in (caplog.messages, [line for line in printed.splitlines() if "flyexecutor worker: Redis" in line]):
+        assert ["told once" in line for line in lines] == [True, False]
+        assert "answers again, after" in lines[1]
