@@ -31,7 +31,6 @@ from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
 from flyexecutor.guests import SUSPEND_MB, GuestName, Prices, read_guest
-from flyexecutor.interrupt import tell_of_calls
 from flyexecutor.lane import Lane
 from flyexecutor.lanes import Lanes, Limits
 from flyexecutor.local import LocalError, LocalFly
@@ -49,8 +48,9 @@ from flyexecutor.schedule import Schedule, Schedules
 from flyexecutor.settings import LANE_VARIABLE, Settings, machine_settings, read_settings
 from flyexecutor.sharing import Sharing, dump_function
 from flyexecutor.signatures import typed_map, typed_starmap, typed_submit_batch
-from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Stats, Stock
+from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
 from flyexecutor.stream import ItemStream
+from flyexecutor.terminal import showing, tell_of_calls, tell_of_machines
 from flyexecutor.trust import Encoding, Trust
 
 P = ParamSpec("P")
@@ -397,11 +397,26 @@ class FlyMachineExecutor(Executor):
         """Have so many machines ready: they are created (Fly allows one a second), run `warmup`, and rest until calls
         come. They are kept, whatever `warm` says, and over deploys too, until `reap`. Returns when all rest.
 
-        timeout: seconds. Raises MachineStartError.
+        In a terminal it shows how far it is, if rich is installed. When it is interrupted it logs what it has made.
+        timeout: seconds. Raises MachineStartError, and SettingsError for more machines than may run at a time.
         """
+        self._refuse_inside(prepare=True)
         check_integers(0, number=number)
         check_given(0, timeout=timeout)
-        self._stock.prepare(self._lane, number, timeout)
+        self._refuse_more_than_may_run(number)
+        so_far = Prepared(0)
+        try:
+            with showing(number) as show:
+
+                def tell(prepared: Prepared) -> None:
+                    nonlocal so_far
+                    so_far = prepared
+                    show(prepared)
+
+                self._stock.prepare(self._lane, number, timeout, tell)
+        except BaseException:
+            log.warning(tell_of_machines(so_far, self._settings.app))
+            raise
 
     def schedule(
         self,
@@ -578,6 +593,14 @@ class FlyMachineExecutor(Executor):
         wanted = [name for name, is_so in told.items() if is_so]
         if wanted and not self._settings.token:
             raise SettingsError(f"{', '.join(wanted)}: inside a machine nobody can start other machines")
+
+    def _refuse_more_than_may_run(self, number: int) -> None:
+        most, wanted = self._lane.max_workers, self._lanes.limits.max_workers
+        if number > most:
+            why = f"max_workers is {wanted}, and no more machines"
+            if most < wanted:
+                why = f"max_cost_per_hour lets {most} of max_workers={wanted}, and no more machines"
+            raise SettingsError(f"number is {number}: {why} run at a time: prepare up to {most}, or raise that limit")
 
     def _seal_expired(self, call_id: str, name: str, expires: float) -> bytes:
         called = label(call_id, name)

@@ -7,6 +7,7 @@ import logging
 import math
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flyexecutor import launch, policy
@@ -46,6 +47,15 @@ class Stats:
     def billed_over_useful(self) -> float | None:
         """1.0: every second that is paid ran a call (one call at a time)."""
         return self.billed_seconds / self.useful_seconds if self.useful_seconds else None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """How far `prepare` is."""
+
+    there: int  # machines
+    made: Sequence[str] = ()  # the ids of those that it has made
+    ready: int = 0  # those that rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +106,17 @@ class Stock:
         """See `FlyMachineExecutor.machines`."""
         return [self._describe(machine) for machine in self._client.lists.since()]
 
-    def prepare(self, lane: Lane, number: int, timeout: float) -> None:
-        """See `FlyMachineExecutor.prepare`."""
+    def prepare(self, lane: Lane, number: int, timeout: float, tell: Callable[[Prepared], None]) -> None:
+        """See `FlyMachineExecutor.prepare`. tell: gets how far it is, at each step."""
         deadline = time.monotonic() + timeout
         machines = self._client.machines
         kept = [m for m in self._client.lists.since() if m.lane == lane.name and m.keeper and not m.schedule]
         kept = [m for m in kept if m.state not in {"failed", "destroying"}]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = lane.suspends
-        for _ in range(number - len(kept)):
+        there = len(kept)
+        tell(Prepared(there))
+        for _ in range(number - there):
             wait = self._client.store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
             if time.monotonic() + wait > deadline:
                 raise MachineStartError(
@@ -119,8 +131,10 @@ class Stock:
                     machines, self._client.lists, lane, name, region, keeper=True, launch=boots, prepared=True
                 )
             )
-        for machine in kept:
+            tell(Prepared(len(kept), [machine.id for machine in kept[there:]]))
+        for ready, machine in enumerate(kept, 1):
             self._await_rest(machine, lane, deadline, boots=boots)
+            tell(Prepared(len(kept), [machine.id for machine in kept[there:]], ready))
 
     def reap(self, older_than: float, *, dry_run: bool = False) -> list[MachineInfo]:
         """See `FlyMachineExecutor.reap`. dry_run: answer what would be destroyed, and destroy nothing."""

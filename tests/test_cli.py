@@ -474,6 +474,15 @@ def test_prepare_makes_machines_that_rest_and_reap_destroys_them(run, run_json, 
     assert run("reap").output == "No machine to destroy.\n"
 
 
+def test_prepare_makes_as_many_as_it_is_told(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "flyexecutor.stock.Stock.prepare", lambda _, lane, *told: asked.append((lane.max_workers, told))
+    )
+    assert run("prepare", "11").exit_code == 0
+    assert [(most, told[0]) for most, told in asked] == [(11, 11)]
+
+
 def test_prepare_says_why_it_can_not(run):
     assert run("prepare", "0").exit_code == 2
     assert run("prepare", "1", "--env", "novalue").exit_code == 2

@@ -92,6 +92,7 @@ def prepare(
         redis_url=redis_url,
         guest=cast(GuestName | None, guest),  # another name is refused when it is read
         regions=list(regions) or None,
+        max_workers=number,
         concurrency=concurrency,
         idle_timeout=idle_timeout,
         env=dict(one.split("=", 1) for one in env),

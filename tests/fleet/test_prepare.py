@@ -1,0 +1,76 @@
+"""`prepare` as the one who has called it sees it: how far it is, what stays when it ends early, what it refuses."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from flyexecutor import MachineStartError, SettingsError, stock
+from tests.terminal import Terminal
+
+WAIT = 30.0
+
+
+def test_prepare_makes_no_more_machines_than_may_run(make_executor):
+    executor = make_executor(max_workers=2)
+    with pytest.raises(SettingsError, match=r"^number is 3: max_workers is 2, .*: prepare up to 2, or"):
+        executor.prepare(3)
+    with pytest.raises(SettingsError, match="number is 2: max_cost_per_hour lets 1 of max_workers=2, "):
+        make_executor(max_workers=2, max_cost_per_hour=0.003).prepare(2)
+    assert not [one for one in executor.machines() if one.lane == executor._lane.name]
+
+
+PREPARE = """
+from flyexecutor import FlyMachineExecutor
+FlyMachineExecutor(max_workers=9, env={{"TEST": {name!r}}}).prepare({number})
+"""
+
+
+def test_prepare_shows_a_bar_in_a_terminal_and_nothing_elsewhere(local_fly, tmp_path):
+    script = PREPARE.format(name=str(tmp_path), number=2)
+    with Terminal("-c", script, environ=local_fly.environ()) as terminal:
+        terminal.read_until("2 there, 2 ready")
+        terminal.read_until(None)
+        assert terminal.process.wait(WAIT) == 0
+    environ = {**os.environ, **local_fly.environ(), "PYTHONPATH": os.getcwd()}
+    ran = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
+
+
+def test_a_prepare_that_is_interrupted_tells_what_it_has_made_and_how_it_is_removed(
+    local_fly, tmp_path, executor, machine_api
+):
+    with Terminal("-c", PREPARE.format(name=str(tmp_path), number=9), environ=local_fly.environ()) as terminal:
+        terminal.read_until("3 there")  # Fly takes three at once, and then one a second
+        terminal.press_ctrl_c()
+        shown = " ".join(terminal.read_until(None).partition("prepare ended early")[2].split())
+        assert terminal.process.wait(WAIT) == -signal.SIGINT
+    made = re.search(r"fly machine destroy --force -a local ([0-9a-f ]+)", shown)[1].split()
+    assert f"what it made stays: {len(made)} machines, at rest for $0.15" in shown
+    assert len(made) >= 3
+    assert set(made) <= {machine.id for machine in executor.machines()}
+    for machine_id in made:
+        machine_api(machine_id, "destroy")
+
+
+def test_a_prepare_that_fails_tells_what_it_has_made(make_executor, local_fly, monkeypatch, caplog, machine_api):
+    executor = make_executor(max_workers=3)
+    made = []
+
+    def create(*args, **options):
+        if made:
+            raise MachineStartError("no room", 412)
+        made.append(real(*args, **options))
+        return made[0]
+
+    real = stock.create_machine
+    monkeypatch.setattr(stock, "create_machine", create)
+    with pytest.raises(MachineStartError, match="no room"):
+        executor.prepare(3)
+    (told,) = caplog.messages
+    assert "what it made stays: 1 machine, " in told
+    assert made[0].id in told
+    machine_api(made[0].id, "destroy")
