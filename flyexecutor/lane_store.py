@@ -111,7 +111,7 @@ class LaneStore:
 
     def close(self) -> None:
         """Close the idle connections; one that a thread still waits on closes when it is done."""
-        for client in (self._redis, self._slow, self._bulk, self._quick, self._blocking):
+        for client in (self._redis, self._slow, self._bulk, self._quick):
             client.connection_pool.disconnect(inuse_connections=False)
 
     # Step 5: the fleet
@@ -191,9 +191,9 @@ class LaneStore:
 
     @translated
     def await_list(self, name: str, last: bytes, seconds: float) -> None:
-        """Block until somebody has published a list after this entry, or given up; or the time is over."""
-        block = max(1, int(min(seconds, BLOCK_LIMIT) * 1000))
-        self._blocking.xread({self._list_keys(name)[0]: last}, count=1, block=block)
+        """Block until somebody has published a list after this entry, or given up; or for so long, or a few seconds."""
+        block = max(1, int(min(seconds, ANSWER_TIMEOUT - 1.0) * 1000))
+        self._redis.xread({self._list_keys(name)[0]: last}, count=1, block=block)
 
     @translated
     def meter(self, lane: str) -> Meter:

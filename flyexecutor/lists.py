@@ -16,7 +16,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from flyexecutor.errors import MachinesError, PayloadError, RedisUnavailableError
 from flyexecutor.lane import Exit, Machine
@@ -45,7 +45,7 @@ class Lists:
         self._store = store
         self._machines = machines
         self._trust = trust
-        self._name = trust.key_id.hex()  # who has another key can't read ours
+        self._name = name_lists(trust)
 
     def since(self, moment: int = 0) -> Sequence[Machine]:
         """The machines of ours in all lanes of the app, from a list that began at this moment or later.
@@ -112,6 +112,14 @@ class Lists:
         except (PayloadError, zlib.error, ValueError, TypeError) as exc:
             log.warning("a list of the machines that was in Redis is passed over: %s", exc)
             return None
+
+
+def name_lists(trust: Trust) -> str:
+    """Whose they are: who has another key, or another version of ours, can't read them, and has his own."""
+    version = zlib.crc32(
+        repr([(field.name, field.type) for record in (Machine, Exit) for field in fields(record)]).encode()
+    )
+    return f"{trust.key_id.hex()}.{version:08x}"
 
 
 def _part(began: int) -> str:

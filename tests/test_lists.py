@@ -3,19 +3,21 @@
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 
 import pytest
 
 from flyexecutor import lists as module
 from flyexecutor.errors import MachinesError, RedisUnavailableError
 from flyexecutor.lane import Exit, Machine
-from flyexecutor.lists import Lists
+from flyexecutor.lists import Lists, name_lists
 from flyexecutor.store import Store
 from flyexecutor.trust import Encoding, Trust
 from tests.conftest import APP
 
 WAIT = 10.0
 OURS, THEIRS = Trust(b"key", APP), Trust(b"another key", APP)
+NAME = name_lists(OURS)
 THERE = [
     Machine("m1", "n1", "suspended", "iad", "1", "ok", None, "lane", "family", keeper=True, changed_at=1.5),
     Machine("m2", "n2", "stopped", "fra", "2", "unreachable", Exit(137, 9, True, 5), "x", guest={"cpus": 1, "n": "ü"}),
@@ -72,11 +74,11 @@ def slept(monkeypatch):
 
 def seek(store, asker="somebody", moment=0, **more):
     told = {"fetch": 3.0, "every": 0.0, "burst": 2, "pause": 0.0, **more}
-    return store.seek_list(OURS.key_id.hex(), asker, moment, **told)
+    return store.seek_list(NAME, asker, moment, **told)
 
 
 def release(store, asker="somebody"):
-    store.publish_list(OURS.key_id.hex(), asker, 0, b"", 60)
+    store.publish_list(NAME, asker, 0, b"", 60)
 
 
 def waiting(raw_redis, number):
@@ -118,7 +120,7 @@ def test_a_fetch_that_takes_too_long_is_made_by_another_and_is_no_news_then(make
     slow = seek(store, "slow", fetch=0.01)
     assert list(make().since(slow.began + 1)) == THERE
     newest = seek(store, moment=slow.moment).found
-    store.publish_list(OURS.key_id.hex(), "slow", slow.began, b"old news", 60)
+    store.publish_list(NAME, "slow", slow.began, b"old news", 60)
     assert seek(store, moment=slow.moment).found == newest is not None
 
 
@@ -206,6 +208,15 @@ def test_who_has_another_key_has_lists_of_his_own(make, machines, store):
     assert machines.lists == 2
 
 
+def test_who_has_another_version_has_lists_of_his_own(make, machines, store, monkeypatch):
+    moment = seek(store).moment
+    release(store)
+    make().since(moment)
+    monkeypatch.setattr(module, "fields", lambda record: fields(record)[1:])
+    assert list(make().since(moment)) == THERE
+    assert machines.lists == 2
+
+
 def forged(began):
     """What somebody could put into Redis as the list that began at this moment."""
     body = module.zlib.compress(b'[{"id": "m9"}]')
@@ -224,7 +235,7 @@ def forged(began):
 @pytest.mark.parametrize("kind", list(forged(0)))
 def test_a_list_that_is_none_of_ours_is_passed_over(make, machines, store, kind):
     moment = seek(store).moment
-    store.publish_list(OURS.key_id.hex(), "somebody", moment, forged(moment)[kind], 60)
+    store.publish_list(NAME, "somebody", moment, forged(moment)[kind], 60)
     assert seek(store, moment=moment).found == forged(moment)[kind]
     assert list(make().since(moment)) == THERE
 
@@ -232,12 +243,12 @@ def test_a_list_that_is_none_of_ours_is_passed_over(make, machines, store, kind)
 def test_a_list_of_the_future_is_nobodys(make, machines, store):
     moment = seek(store).moment
     body = OURS.seal_part(f"machines {moment * 2}", module.zlib.compress(b"[]"), Encoding.TEXT)
-    store.publish_list(OURS.key_id.hex(), "somebody", moment * 2, body, 60)
+    store.publish_list(NAME, "somebody", moment * 2, body, 60)
     assert list(make().since(moment)) == THERE
 
 
 def test_what_others_have_put_there_does_no_harm(make, machines, raw_redis):
-    key = f"fly:{{{APP}}}:machines:{OURS.key_id.hex()}"
+    key = f"fly:{{{APP}}}:machines:{NAME}"
     raw_redis.set(key, "a string")
     assert list(make().since()) == THERE
     raw_redis.delete(key)
