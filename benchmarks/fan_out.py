@@ -8,7 +8,7 @@ for 500 calls and 100 resumptions is measured, and told to the simulation: it is
 import time
 
 from benchmarks.fleet import simulate_fan_out
-from flyexecutor import FlyMachineExecutor, LocalFly, launch
+from flyexecutor import FlyMachineExecutor, LocalFly, launch, lists
 
 CALLS, MACHINES = 500, 100
 SECONDS = 1.0  # of a call; ten, scaled
@@ -26,7 +26,7 @@ def fan_out(executor: FlyMachineExecutor, seconds: float) -> float:
 
 def main() -> None:
     """Measure, simulate and print."""
-    launch.CREATE_EVERY = 1.0 / SPEED
+    launch.CREATE_EVERY = lists.LIST_EVERY = 1.0 / SPEED
     with (
         LocalFly(speed=SPEED, resume=RESUME, show_output=False) as local,
         FlyMachineExecutor(local=local, max_workers=MACHINES, warm=MACHINES) as executor,

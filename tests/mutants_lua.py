@@ -26,7 +26,7 @@ from flyexecutor.scripts import script
 
 FOLDER = Path(__file__).parent.parent / "flyexecutor" / "lua"
 EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants.md"
-TESTS = ("tests/test_store.py", "tests/test_states.py", "tests/test_call_machine.py")
+TESTS = ("tests/test_store.py", "tests/test_states.py", "tests/test_call_machine.py", "tests/test_lists.py")
 OPTIONS = (
     "-x",
     "-s",
