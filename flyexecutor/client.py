@@ -400,6 +400,7 @@ class Client:
                 self.lists,
                 lane,
                 client=f"{self._id}.{name}",
+                known=lambda: list(self._lanes),
                 needed=lambda: self._watcher.busy,
                 failed=self._no_machine,
             )

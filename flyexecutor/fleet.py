@@ -9,7 +9,7 @@ starts the machines. One client of many looks for all of them; when it dies, its
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flyexecutor import outage, policy
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
@@ -41,6 +41,7 @@ class Fleet:
         lane: Lane,
         *,
         client: str,
+        known: Callable[[], Iterable[str]],
         needed: Callable[[], bool],
         failed: Callable[[Lane, MachineStartError], None],
     ) -> None:
@@ -73,7 +74,7 @@ class Fleet:
             launched=self._launched,
             troubled=self._trouble,
         )
-        self._retirement = Retirement(store, machines, client, ended=self._launch_ended)
+        self._retirement = Retirement(store, machines, client, known=known, ended=self._launch_ended)
         self._look_lock = f"look:{lane.name}"
         self._unwanted: dict[str, float] = {}  # machine -> since when each look finds that it runs for nobody
         self._reached = False

@@ -81,6 +81,7 @@ class Machine:
     lane: str = ""  # from its metadata, as the next two
     family: str = ""
     keeper: bool = False
+    created_at: float = 0.0  # seconds since the epoch, by Fly's clock
     changed_at: float = 0.0  # seconds since the epoch, by Fly's clock: when its state changed last
     billed_seconds: float = 0.0  # as far back as its events tell
     guest: Mapping[str, Any] | None = None  # None while its host does not answer

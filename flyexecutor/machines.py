@@ -258,6 +258,7 @@ def _machine(told: Mapping[str, Any]) -> Machine:
             family=metadata.get(FAMILY_KEY, ""),
             owner=metadata.get(OWNER_KEY, ""),
             keeper=metadata.get(KEEPER_KEY) == "1",
+            created_at=_epoch(told.get("created_at")),
             changed_at=_epoch(told.get("updated_at")),
             billed_seconds=_billed(told.get("events") or ()),
             guest=guest_of(config) if config else None,

@@ -5,6 +5,7 @@ rest, else a new one: a keeper while fewer than `warm` are kept, else one that d
 does not run is buried; a machine that runs for nobody is stopped; one of an earlier configuration is destroyed.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -136,15 +137,18 @@ def plan(seen: Snapshot) -> list[Action]:
 
 
 def retire(
-    machines: Sequence[Machine], *, owner: str, family: str, used: frozenset[str], rested_before: float
+    machines: Sequence[Machine], *, owner: str, family: str, lane: str, used: frozenset[str], rested_before: float
 ) -> list[Machine]:
-    """The machines that a deploy has left: ours, of this family, in a lane that nobody uses now. Prepared ones too.
+    """The machines that a deploy has left: ours, of this family, older than all of our lane, in one that nobody uses.
+    Prepared ones too.
 
     rested_before: seconds since the epoch. Machines rest since then by Fly's word: a Redis that was emptied knows of no
     lane that is used.
     """
-    ours = [m for m in machines if m.owner == owner and m.family == family and not m.schedule]
-    return [m for m in ours if m.state in RESTING and m.changed_at < rested_before and m.lane not in used]
+    deployed_at = min((m.created_at for m in machines if m.lane == lane), default=math.inf)
+    family_of = [m for m in machines if (m.owner, m.family) == (owner, family) and not m.schedule]
+    old = [m for m in family_of if m.created_at < deployed_at and m.lane not in used]
+    return [m for m in old if m.state in RESTING and m.changed_at < rested_before]
 
 
 def rests(machine: Machine, now: float) -> bool:

@@ -8,7 +8,7 @@ until `reap`. `close` ends a search after the request that is under way. Killed:
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError, RedisUnavailableError
@@ -25,10 +25,19 @@ log = logging.getLogger("flyexecutor")
 class Retirement:
     """The searches of one client for one lane."""
 
-    def __init__(self, store: Store, machines: MachinesClient, client: str, *, ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        machines: MachinesClient,
+        client: str,
+        *,
+        known: Callable[[], Iterable[str]],
+        ended: Callable[[], None],
+    ) -> None:
         self._store = store
         self._machines = machines
         self._client = client
+        self._known = known  # the lanes that this client uses: none of them is another's earlier deploy
         self._ended = ended  # a search has ended
         self._search_at = 0.0  # monotonic; not before
         self._closed = False
@@ -54,9 +63,9 @@ class Retirement:
             family, owner = lane.config["metadata"][FAMILY_KEY], lane.config["metadata"][OWNER_KEY]
             if not self._store.try_lock(f"retire:{family}", self._client, SEARCH_EVERY):
                 return
-            used = frozenset({lane.name, *self._store.lanes_since(UNUSED)})
+            used = frozenset({*self._known(), *self._store.lanes_since(UNUSED)})
             before = time.time() - UNUSED
-            old = policy.retire(seen, owner=owner, family=family, used=used, rested_before=before)
+            old = policy.retire(seen, owner=owner, family=family, lane=lane.name, used=used, rested_before=before)
             self._destroy([machine for machine in old if not machine.prepared])
             if stay := sum(machine.prepared for machine in old):
                 log.info("prepared machines of an earlier image stay: %d; flyexecutor reap removes them", stay)

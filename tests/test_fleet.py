@@ -21,7 +21,8 @@ class FakeMachines:
     """Machines that rest. Each verb first raises what the test has put into `raises`."""
 
     def __init__(self, *names):
-        self.there = [Machine(name, name, "suspended", "iad", "1", "ok", None, "lane", keeper=True) for name in names]
+        told = {"keeper": True, "created_at": 1.0}
+        self.there = [Machine(name, name, "suspended", "iad", "1", "ok", None, "lane", **told) for name in names]
         self.fresh = {}  # what a get finds, and no list yet
         self.raises = {}
         self.asked = []
@@ -87,6 +88,7 @@ class Run:
             Lists(store, machines, Trust(b"key", "app")),
             self.lane,
             client="c.lane",
+            known=lambda: ["lane"],
             needed=lambda: self.needed,
             failed=lambda _lane, error: self.told.append(error),
         )

@@ -154,23 +154,36 @@ def test_a_machine_that_hangs_in_a_passing_state_is_lost(state, limit):
     assert plan(snapshot([stuck], reservations=["r"], max_workers=1)) == [Create("r", keeper=False)]
 
 
-def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
-    def of(name, state, lane, *, family="f", owner="o", age=700.0, **more):
-        return machine(name, state, lane=lane, family=family, owner=owner, age=age, **more)
+def of(name, state, lane, *, family="f", owner="o", age=700.0, created_at=5.0, **more):
+    """A machine that has come to rest before most others."""
+    told = {"lane": lane, "family": family, "owner": owner, "created_at": created_at}
+    return machine(name, state, age=age, **told, **more)
 
+
+def retired(machines):
+    used = frozenset({"used"})
+    return retire(machines, owner="o", family="f", lane="new", used=used, rested_before=NOW - 600.0)
+
+
+def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
     old = [of(state, state, "old") for state in ("suspended", "stopped", "created", "failed")]
     others = [
         of("at work", "started", "old"),
         of("still used", "suspended", "used"),
-        of("new", "suspended", "new"),
+        of("ours", "suspended", "new", created_at=7.0),
         of("of another environment", "suspended", "x", family="g"),
         of("of another Redis", "suspended", "y", owner="p"),
         of("nobody's", "suspended", "z", owner=""),
         of("of Fly's to start", "stopped", "old", schedule="daily"),
         of("has just come to rest", "stopped", "old", age=599.0),
     ]
-    left = retire([*old, *others], owner="o", family="f", used=frozenset({"new", "used"}), rested_before=NOW - 600.0)
-    assert left == old
+    assert retired([*old, *others]) == old
+
+
+def test_who_still_has_the_image_of_before_destroys_none_of_the_next_deploy():
+    ours, next_one = of("ours", "started", "new", created_at=5.0), of("next", "suspended", "next", created_at=6.0)
+    assert retired([ours, next_one]) == []
+    assert retired([next_one]) == [next_one]  # nobody knows better
 
 
 @pytest.mark.parametrize(

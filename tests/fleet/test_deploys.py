@@ -75,6 +75,15 @@ def test_machines_of_another_environment_are_no_earlier_deploy(make_executor, se
     assert states(executor) == ["suspended"]
 
 
+@pytest.mark.usefixtures("one_image")
+def test_another_image_that_the_same_client_uses_is_no_earlier_deploy(make_executor, searches, until, states):
+    executor = make_executor(idle_timeout=0.2, max_workers=1)
+    machine = rested(executor, until, states)
+    assert executor.with_options(image=NEXT_IMAGE).submit(tasks.machine_id).result(WAIT) != machine
+    assert searches() == []
+    assert states(executor) == ["suspended"]
+
+
 @pytest.mark.usefixtures("one_image", "searches")
 def test_a_prepared_machine_outlives_a_deploy_and_is_told_of(make_executor, states, until, caplog):
     caplog.set_level(logging.INFO, "flyexecutor")
