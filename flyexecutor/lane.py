@@ -90,7 +90,6 @@ class Machine:
     schedule_name: str = ""
     schedule_function: str = ""
     schedule_digest: str = ""
-    created_at: float = 0.0  # seconds since the epoch, by Fly's clock
     prepared: bool = False
     launches: bool = True  # once it is created it boots by itself
 

@@ -266,7 +266,6 @@ def _machine(told: Mapping[str, Any]) -> Machine:
             schedule_name=metadata.get(SCHEDULE_KEY, ""),
             schedule_function=metadata.get(SCHEDULE_FUNCTION_KEY, ""),
             schedule_digest=metadata.get(SCHEDULE_DIGEST_KEY, ""),
-            created_at=_epoch(told.get("created_at")),
             prepared=metadata.get(PREPARED_KEY) == "1",
             launches=metadata.get(LAUNCH_KEY) != "0",
         )

@@ -74,7 +74,7 @@ class Schedules:
         result_ttl: float,
     ) -> Schedule:
         """See `FlyMachineExecutor.schedule`."""
-        if every not in SECONDS:
+        if not isinstance(every, str) or every not in SECONDS:
             raise SettingsError(f"every is {every!r}: it must be one of {', '.join(SECONDS)}")
         if name is None:
             name = options.name_call(fn)

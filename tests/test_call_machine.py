@@ -347,8 +347,9 @@ class Calls(RuleBasedStateMachine):
         self.look()
         lane = LANES[MACHINES[machine]]
         joined = "1" if stale else self.store.look(lane, "look").workers.get(machine, "0")
-        held = self.held_by(machine) if machine in self.workers and not stale else []
-        assert self.store.bury(lane, machine, joined, "gone", oom=oom) == len(held)
+        gone = machine in self.workers and not stale
+        held = self.held_by(machine) if gone else []
+        assert self.store.bury(lane, machine, joined, "gone", oom=oom) == (len(held) if gone else -1)
         for _, call in held:
             call.lose(oom=oom)
         if not stale:

@@ -174,7 +174,7 @@ def test_a_buried_worker_frees_its_calls_unless_it_has_joined_again(any_store):
     joined = any_store.look(lane(), "x").workers["m1"]
     enqueue(any_store, calls("a", retries=0))
     claim(any_store)
-    assert any_store.bury(lane(), "m1", "another join", "gone", oom=False) == 0
+    assert any_store.bury(lane(), "m1", "another join", "gone", oom=False) == -1
     assert any_store.bury(lane(), "m1", joined, "it is gone", oom=False) == 1
     outcome = any_store.attach("a", "c").outcome
     assert (outcome.state, outcome.sealed, outcome.region) == (State.LOST, b"it is gone", "iad")

@@ -68,7 +68,7 @@ class Client:
 
     def work(self, value: object = None, most: int = 1000) -> None:
         """Run what waits, in order: each call returns `value`, or raises it."""
-        dumped = payloads.dump_exception(value) if isinstance(value, Exception) else payloads.dump_value(value)
+        dumped = payloads.dump_exception(value, "") if isinstance(value, Exception) else payloads.dump_value(value)
         outcomes = []
         for call in self.worker.claim(LANE.name, "m", "iad", [], most):
             sealed = TRUST.seal_outcome(call.id, call.attempt, dumped.body, dumped.encoding)
