@@ -56,6 +56,7 @@ class Modelled:
     overdue: bool = False  # it has expired, and nobody has noticed yet
     owed: Counter = field(default_factory=Counter)  # (client, state or kind of report): what clients must be told
     given: list = field(default_factory=list)  # payloads: whoever knows its key brings one
+    progress: bool = False  # it has said how far it is: whoever comes with its key later is told, too
 
     def tell(self, what):
         self.owed.update((watcher, what) for watcher in self.watchers)
@@ -144,6 +145,8 @@ class Calls(RuleBasedStateMachine):
 
     @rule(client=client, key=st.sampled_from(["key1", "key2"]), size=st.sampled_from([60, 200, 300]))
     def submit_keyed(self, client, key, size):
+        if key in self.calls:
+            self.calls[key].owed[client, "progress"] += self.calls[key].progress
         if key not in self.calls:
             self.calls[key] = Modelled(True, 1, {client})
         elif self.calls[key].state.final:
@@ -267,6 +270,7 @@ class Calls(RuleBasedStateMachine):
         self.store.report([Report(call_id, attempt, kind, 0, b"half")])
         if self.current(call, attempt):
             call.tell(kind)
+            call.progress = call.progress or kind == "progress"
 
     @a_call_was_claimed
     @rule(which=number)

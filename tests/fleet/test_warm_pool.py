@@ -66,9 +66,9 @@ def test_a_machine_of_4_gb_tries_to_be_suspended_where_that_is_asked_for(make_ex
         assert executor.submit(tasks.machine_id).result(WAIT) == machine
 
 
-def test_a_machine_of_4_gb_stops_if_fly_refuses_to_suspend_it(make_executor, until, states):
-    refused = {"FLY_API_SOCKET": "/nowhere"}
-    executor = make_executor(idle_timeout=0.2, max_workers=1, guest="performance-2x", suspend_mb=4096, env=refused)
+def test_a_machine_of_4_gb_stops_if_fly_refuses_to_suspend_it(make_executor, until, states, suspends):
+    suspends(2048)
+    executor = make_executor(idle_timeout=0.2, max_workers=1, guest="performance-2x", suspend_mb=4096)
     machine = executor.submit(tasks.machine_id).result(WAIT)
     until(lambda: states(executor) == ["stopped"])
     assert executor.submit(tasks.machine_id).result(WAIT) == machine
@@ -80,10 +80,18 @@ def test_more_than_fly_suspends_at_all_is_refused(make_executor, wrong):
         make_executor(suspend_mb=wrong)
 
 
-def test_a_machine_that_may_not_suspend_itself_stops(make_executor, until, states):
-    executor = make_executor(idle_timeout=0.2, max_workers=1, env={"FLY_API_SOCKET": "/nowhere"})
+@pytest.fixture
+def suspends(local_fly):
+    """Sets how large a machine may be, in MB, that Fly suspends."""
+    yield lambda suspend_mb: local_fly.inject(suspend_mb=suspend_mb)
+    local_fly.inject()
+
+
+def test_a_machine_that_may_not_suspend_itself_stops(make_executor, until, states, suspends):
+    suspends(128)
+    executor = make_executor(idle_timeout=0.2, max_workers=1)
     machine = executor.submit(tasks.machine_id).result(WAIT)
-    until(lambda: states(executor) != ["started"])
+    until(lambda: states(executor) == ["stopped"])
     assert executor.submit(tasks.machine_id).result(WAIT) == machine
 
 
