@@ -152,6 +152,7 @@ class LocalFly:
         stuck: Collection[str] = (),
         invisible: float = 0.0,
         stays_created: bool = False,
+        still_active: float = 0.0,
         suspend_mb: int = 4096,
     ) -> None:
         """Let the API go wrong from now on, instead of what was injected before; without arguments: go well again.
@@ -167,6 +168,7 @@ class LocalFly:
         invisible: seconds after its creation during which a machine answers 404 (a list has it).
         stays_created: a machine made with skip_launch stays `created` when its image is there, as Fly's documentation
             has it, instead of going on to `stopped`, as was seen there. It can be started then.
+        still_active: seconds after its stop during which a machine can't be started, though it is `stopped` (412).
         suspend_mb: the largest memory of a machine that can be suspended; Fly's pages say 2 GB here and 4 GB there.
         Raises ValueError for other states.
         """
@@ -183,6 +185,7 @@ class LocalFly:
                 "stuck": list(stuck),
                 "invisible": invisible,
                 "stays_created": stays_created,
+                "still_active": still_active,
                 "suspend_mb": suspend_mb,
             },
         )

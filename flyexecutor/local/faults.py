@@ -36,6 +36,7 @@ class Rules:
     stuck: frozenset[str] = frozenset()
     invisible: float = 0.0
     stays_created: bool = False
+    still_active: float = 0.0
     suspend_mb: int = 4096
 
     def __post_init__(self) -> None:

@@ -48,6 +48,7 @@ class Machine:
         self.created_at = self.updated_at = now()
         self._born = time.monotonic()
         self._has_image = False
+        self._ended_at = -math.inf  # when its program last has
         self.app = app
         self.secrets = secrets_  # the app's, as they are when it boots
         self.changed = threading.Condition(threading.RLock())
@@ -108,14 +109,16 @@ class Machine:
 
     # What a user asks for
 
-    def start(self, *, source: str = "user", has_room: bool = False) -> str:
-        """Start or resume it. Answers the state before."""
+    def start(self, *, source: str = "user", again: bool = False) -> str:
+        """Start or resume it. Answers the state before. again: it has just run, and has its room."""
         with self.changed:
             before = self.state
             if before == "started":
                 return before
             self._check("start")
-            if before == "stopped" and not has_room:
+            if before == "stopped" and not again:
+                if time.monotonic() - self._ended_at < self._host.faults.rules.still_active:
+                    raise Refused(*states.STILL_ACTIVE)
                 self._host.faults.check_room(self.region)
             self._asked_to_stop = False
             self._restarts.forget()
@@ -174,11 +177,13 @@ class Machine:
         """Stop, then start."""
         self.stop(signal_name, timeout)
         if not self._await_stop(60.0):
-            raise Refused(408, f"machine failed to reach desired state, stopped, currently {self.state}")
-        self.start(has_room=True)
+            raise Refused(
+                408, f"deadline_exceeded: machine failed to reach desired state, stopped, currently {self.state}"
+            )
+        self.start(again=True)
 
     def update(self, config: dict[str, Any], *, launch: bool, current_version: str | None = None) -> None:
-        """Give it a new configuration, and with it a new instance; a running machine restarts.
+        """Give it a new configuration, and with it a new instance; a machine that has started is started again.
 
         current_version: of which this is an update; None: of whichever there is.
         """
@@ -204,7 +209,8 @@ class Machine:
             self.instance_id = new_id()
             self.versions.appendleft((self.instance_id, config))
             self._asked_to_stop = False
-            if launch:
+            # Fly: who was not started before an update is left stopped, with skip_launch or without.
+            if launch and before == "started":
                 self._boot("user")
             elif self.state == "updating":
                 self._become("created" if before == "created" else "stopped", "update", "user")
@@ -302,6 +308,7 @@ class Machine:
         """What the end of its program means."""
         with self.changed:
             program, self._program = self._program, None
+            self._ended_at = time.monotonic()
             if self._host_lost or not program:
                 return  # nobody is there to tell
             again = self.state == "started" and self._restarts.follows(self.config.get("restart", {}), code)

@@ -1,7 +1,7 @@
 """A machine's states: which follows which, in which of them an action is taken, and how it is refused in the others.
 
 Owns nothing. From https://fly.io/docs/machines/machine-states/ (August 2026); texts as they were seen there, or like
-those [unsure: of actions other than start].
+those [unsure: of actions other than start and destroy].
 """
 
 from flyexecutor.local.problems import Refused
@@ -33,8 +33,11 @@ ALLOWED = {
 }
 KNOWN_TEXTS = {
     ("start", "starting"): (409, "aborted: machine still attempting to start"),
-    ("start", "stopping"): (412, "failed_precondition: machine still active, refusing to start"),
+    ("start", "replacing"): (412, "failed_precondition: machine getting replaced, refusing to start"),
 }
+
+
+STILL_ACTIVE = (412, "failed_precondition: machine still active, refusing to start")  # it has just stopped
 
 
 def refuse(action: str, state: str) -> Refused:
@@ -42,7 +45,7 @@ def refuse(action: str, state: str) -> Refused:
     if (action, state) in KNOWN_TEXTS:
         return Refused(*KNOWN_TEXTS[action, state])
     if action == "destroy":
-        text = f"unable to destroy machine, not in stopped state, currently {state}"
+        text = "unable to destroy machine, not currently stopped, suspended, failed or created"
     else:
         text = f"unable to {action} machine from current state: '{state}'"
     return Refused(412, f"failed_precondition: {text}")

@@ -71,5 +71,7 @@ def wait_for(machine: Machine, wait: Wait) -> dict[str, Any]:
         event = reached()
         if event is None:
             names = ", ".join(wait.told)
-            raise Refused(408, f"machine failed to reach desired state, {names}, currently {state()}")
+            raise Refused(
+                408, f"deadline_exceeded: machine failed to reach desired state, {names}, currently {state()}"
+            )
         return {"ok": True, "state": event["status"], "version": machine.instance_id, "event_id": event["id"]}

@@ -84,8 +84,7 @@ def test_an_update_brings_its_own_files_and_takes_the_others_away(api, shows_fil
     for told, seen in ((None, ["/old"]), (config, ["/new"])):
         if told:
             assert api("POST", f"/{machine['id']}", config=told).ok
-        else:
-            api("POST", f"/{machine['id']}/start")
+        api("POST", f"/{machine['id']}/start")
         assert list(found()) == seen
         assert api.wait(api.get(machine["id"]), "stopped").ok
 

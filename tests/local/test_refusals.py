@@ -29,16 +29,34 @@ def stubborn(api, tmp_path):
 def test_a_machine_that_stops_can_t_be_started_stopped_twice_or_changed(api, stubborn):
     path = f"/{stubborn['id']}"
     assert api("POST", f"{path}/stop", timeout="10m").ok
-    assert refusal(api("POST", f"{path}/start")) == (412, STILL_ACTIVE)
     assert api("POST", f"{path}/stop").ok  # it does that already
     text = "failed_precondition: unable to {} machine from current state: 'stopping'"
+    assert refusal(api("POST", f"{path}/start")) == (412, text.format("start"))
     assert refusal(api("POST", f"{path}/suspend")) == (412, text.format("suspend"))
     assert refusal(api("POST", f"{path}/signal", signal="SIGUSR1")) == (412, text.format("signal"))
     assert refusal(api("POST", path, config={"image": api.fly.image})) == (412, text.format("update"))
     assert refusal(api("DELETE", path)) == (
         412,
-        "failed_precondition: unable to destroy machine, not in stopped state, currently stopping",
+        "failed_precondition: unable to destroy machine, not currently stopped, suspended, failed or created",
     )
+
+
+def test_a_machine_that_has_just_stopped_may_still_be_active(api):
+    machine, stock = api.create(), api.make_stock()
+    api.wait(machine, "started")
+    api("POST", f"/{machine['id']}/stop")
+    assert api.wait(machine, "stopped").ok
+    api.fly.inject(still_active=600.0)
+    assert refusal(api("POST", f"/{machine['id']}/start")) == (412, STILL_ACTIVE)
+    assert api.get(machine["id"])["state"] == "stopped"
+    assert api("POST", f"/{stock['id']}/start").ok  # it has not been active
+    api.fly.inject(still_active=0.1)
+    while not (started := api("POST", f"/{machine['id']}/start")).ok:
+        assert refusal(started) == (412, STILL_ACTIVE)
+    assert api.wait(machine, "started").ok
+    api.fly.inject(still_active=600.0)
+    assert api("POST", f"/{machine['id']}/restart?timeout=1s").ok  # Fly's own affair
+    api.fly.inject()
 
 
 def test_a_machine_that_starts_can_t_be_started_again_and_one_that_has_started_need_not(api):
@@ -106,7 +124,7 @@ def test_of_two_updates_of_one_version_at_once_only_one_is_carried_out(api, stub
     assert {*statuses} <= {200, 409, 412}
 
 
-def test_an_update_whose_machine_is_destroyed_meanwhile_is_refused(api, stubborn):
+def test_while_it_is_updated_a_machine_can_t_be_started_and_an_update_ends_with_it(api, stubborn):
     answers = []
 
     def update():
@@ -118,6 +136,8 @@ def test_an_update_whose_machine_is_destroyed_meanwhile_is_refused(api, stubborn
     thread.start()
     while api.get(stubborn["id"])["state"] != "replacing":
         pass
+    replaced = "failed_precondition: machine getting replaced, refusing to start"
+    assert refusal(api("POST", f"/{stubborn['id']}/start")) == (412, replaced)
     assert api("DELETE", f"/{stubborn['id']}?force=true").ok
     thread.join(30)
     ((status, text),) = answers

@@ -143,12 +143,13 @@ def test_suspend_keeps_an_auto_destroy_machine_and_stop_destroys_it(api, started
 
 
 @pytest.mark.parametrize("skip_launch", [False, True])
-def test_an_update_drops_the_snapshot(api, started, skip_launch):
+def test_an_update_drops_the_snapshot_and_starts_nothing(api, started, skip_launch):
     machine = started()
     api("POST", f"/{machine['id']}/suspend")
     config = {"image": api.fly.image, "init": {"exec": SLEEP}}
     assert api("POST", f"/{machine['id']}", config=config, skip_launch=skip_launch).ok
-    assert api.wait(machine, "stopped" if skip_launch else "started").ok
+    assert api.wait(machine, "stopped").ok
+    assert api("POST", f"/{machine['id']}/start").json()["previous_state"] == "stopped"
 
 
 def test_a_machine_whose_snapshot_is_lost_stays_suspended_and_boots_cold(api, tmp_path):

@@ -60,7 +60,10 @@ def test_a_machine_whose_image_is_fetched_has_not_settled(api):
     machine = api.create()
     api.fly.inject()
     late = wait(api, machine, "state=settled&timeout=1")
-    assert refusal(late) == (408, "machine failed to reach desired state, settled, currently created")
+    assert refusal(late) == (
+        408,
+        "deadline_exceeded: machine failed to reach desired state, settled, currently created",
+    )
     api("DELETE", f"/{machine['id']}")
 
 
@@ -86,7 +89,10 @@ def test_what_makes_no_sense_is_refused_with_its_value(api, query, text):
 def test_in_time_it_says_what_it_did_not_reach(api):
     machine = api.make_stock()
     late = wait(api, machine, "state=destroyed&timeout=1")
-    assert refusal(late) == (408, "machine failed to reach desired state, destroyed, currently stopped")
+    assert refusal(late) == (
+        408,
+        "deadline_exceeded: machine failed to reach desired state, destroyed, currently stopped",
+    )
 
 
 @pytest.mark.parametrize("state", ["suspended", "failed", "settled", "destroyed"])
@@ -101,7 +107,8 @@ def test_an_old_version_is_replaced_and_nothing_else_any_more(api):
     old = machine["instance_id"]
     waiting = Waiting(api.fly, machine, f"state=started&version={old}")
     updated = api("POST", f"/{machine['id']}", config={"image": api.fly.image, "init": {"exec": SLEEP}}).json()
-    text = "machine failed to reach desired state, {}, currently replaced"
+    assert api("POST", f"/{machine['id']}/start").ok
+    text = "deadline_exceeded: machine failed to reach desired state, {}, currently replaced"
     assert api.wait(updated, "started").ok
     assert refusal(waiting.answer()) == (408, text.format("started"))
     assert refusal(wait(api, machine, f"instance_id={old}")) == (408, text.format("started"))
@@ -113,7 +120,10 @@ def test_it_ends_as_soon_as_the_machine_can_t_get_there(api):
     waiting = Waiting(api.fly, machine, "state=started,failed")
     api("DELETE", f"/{machine['id']}")
     status, text = refusal(waiting.answer())  # long before its 60 seconds
-    assert (status, text) == (408, "machine failed to reach desired state, started, failed, currently destroyed")
+    assert (status, text) == (
+        408,
+        "deadline_exceeded: machine failed to reach desired state, started, failed, currently destroyed",
+    )
     assert wait(api, machine, "state=destroyed").json()["state"] == "destroyed"
 
 
