@@ -35,8 +35,6 @@ KNOWN_TEXTS = {
     ("start", "starting"): (409, "aborted: machine still attempting to start"),
     ("start", "replacing"): (412, "failed_precondition: machine getting replaced, refusing to start"),
 }
-
-
 STILL_ACTIVE = (412, "failed_precondition: machine still active, refusing to start")  # it has just stopped
 
 
