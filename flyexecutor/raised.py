@@ -148,7 +148,7 @@ def _portable(value: Any, name: str, left: list[str]) -> Any:
         _Trial(file, protocol=5).dump(value)
         pickle.loads(file.getvalue())
     except BaseException as failure:  # noqa: BLE001 - user code pickles itself and may raise anything
-        left.append(f"{name} ({describe(failure)})")
+        left.append(f"{name} ({describe(failure)[:REPR_CHARS]})")
         return _repr(value)
     return value
 
