@@ -16,15 +16,13 @@ class NoTerminal(io.TextIOWrapper):
 
     def readline(self, *_: Any) -> NoReturn:
         """For `input()` and pdb. No EOFError: pdb would take it for a "quit"."""
-        raise RuntimeError(
-            f"{_NOBODY}: give what input() would ask for as an argument. This is pdb, or the like? Then: {_INSTEAD}"
-        )
+        raise RuntimeError(f"{_NOBODY}: give what input() asks for as an argument; {_INSTEAD}")
 
 
 def _breakpoint(*args: Any, **kwargs: Any) -> Any:
     if os.environ.get("PYTHONBREAKPOINT", "") in {"", "pdb.set_trace"}:
         raise RuntimeError(
-            f"breakpoint(): {_NOBODY}. {_INSTEAD}, and PYTHONBREAKPOINT in `env` names another debugger, 0 for none"
+            f"breakpoint(): {_NOBODY}; {_INSTEAD}, and PYTHONBREAKPOINT in `env` names another debugger (0: none)"
         )
     return sys.__breakpointhook__(*args, **kwargs)
 
