@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import fcntl
-import getpass
 import multiprocessing
 import os
 import pdb
@@ -402,8 +401,6 @@ def ask(how: str) -> str:
             return input("name? ")
         case "line":
             return next(iter(sys.stdin))
-        case "getpass":
-            return getpass.getpass()
         case "pdb":
             pdb.set_trace()
         case "breakpoint":

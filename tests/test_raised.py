@@ -195,6 +195,14 @@ def test_what_was_set_later_comes_back_too():
     assert (back.filename, back.code, back.__notes__) == ("/b", 3, ["look there"])
 
 
+def test_the_object_that_lacked_an_attribute_stays_where_it_is():
+    with pytest.raises(AttributeError) as raised:
+        threading.Lock().missing  # noqa: B018
+    back = there_and_back(raised.value)
+    assert (type(back), str(back), back.name, back.obj) == (AttributeError, str(raised.value), "missing", None)
+    assert not hasattr(back, "__notes__")
+
+
 def test_slots_come_back_with_what_they_hold():
     back = there_and_back(SlotsError(code=3))
     assert (type(back), back.code, back.private) == (SlotsError, 3, None)
