@@ -70,7 +70,9 @@ def test_a_killed_call_of_a_machine_that_dies_does_not_run_again(make_executor, 
     machine = future.machine_id
     assert future.order_kill()
     machine_api(machine, "signal", signal="SIGKILL")
-    assert isinstance(future.exception(WAIT), CallKilledError)
+    error = future.exception(WAIT)
+    assert isinstance(error, CallKilledError)
+    assert "was killed before it ran again: somebody asked for that" in str(error)
     assert (future.state(), future.attempt) == (State.KILLED, 1)
 
 
