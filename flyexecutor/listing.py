@@ -134,6 +134,14 @@ class Listing:
         return Printed(State(state.decode()), int(attempt), (logs or b"").decode(errors="replace"), read_name(name))
 
     @translated
+    def states(self, call_ids: Sequence[str]) -> list[State | None]:
+        """The states of calls; None for one that Redis does not know (any more). One round trip."""
+        pipe = self._redis.pipeline(transaction=False)
+        for call_id in call_ids:
+            pipe.hget(self._key("call", call_id), "state")
+        return [State(state.decode()) if state else None for state in pipe.execute()]
+
+    @translated
     def ids_that_begin(self, digits: str) -> list[str]:
         """The ids of calls that begin so; anybody may have stored them. Looks at the name of each key in Redis."""
         beginning = self._key("call", digits)

@@ -76,6 +76,10 @@ class Trust:
             return False
         return hmac.compare_digest(raw[-_ID_TAG:], self._tag(raw[:-_ID_TAG]))
 
+    def made_at(self, call_id: str) -> float:
+        """When an id of ours was made that no key has given: seconds since the epoch."""
+        return float(struct.unpack_from(">I", bytes.fromhex(call_id))[0])
+
     def _tag(self, body: bytes) -> bytes:
         return hmac.digest(self._key, b"id\0" + self._app + b"\0" + body, "sha256")[:_ID_TAG]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -155,9 +156,10 @@ def test_ps_in_a_terminal_shows_a_hundred_calls_and_ids_that_name_one_each(make_
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
     gate.open()
     assert max(map(len, lines)) <= columns
-    shown = [line.split()[0] for line in lines if "QUEUED" in line and "increment" in line]
-    found = [[future.id for future in futures if future.id.startswith(short)] for short in shown]
-    assert {one for (one,) in found} == {future.id for future in futures}
+    shown = [line.split()[0] for line in lines if "QUEUED  " in line and "incre" in line]
+    found = [[short for short in shown if future.id.startswith(short)] for future in futures]
+    assert [len(one) for one in found] == [1] * 120
+    assert len({one for (one,) in found}) == 120
 
 
 def test_ps_lists_a_call_that_waits_for_its_retry(make_executor, tmp_path, run_json, local_redis):
@@ -451,6 +453,67 @@ def test_what_begins_no_id_is_unknown(executor, ids, run, told):
     assert "no call has the id" in ran.stderr
     assert "\x1b" not in ran.output
     assert run("kill", told).exit_code == 1
+
+
+# schedules
+
+
+@pytest.fixture
+def scheduler(make_executor):
+    executor = make_executor(max_workers=1)
+    yield executor
+    for schedule in executor.schedules():
+        executor.unschedule(schedule.name)
+
+
+def test_schedules_shows_what_fly_calls_by_itself_and_how_that_went(scheduler, run, run_json):
+    assert run("schedules").output == "No schedule.\n"
+    made = scheduler.schedule(tasks.raise_value_error, "bad", every="hourly", name="a schedule that fails now and then")
+    scheduler.schedule(tasks.increment, 1, every="daily", at_once=False)
+    while not (told := sorted(run_json("schedules")[0]["schedules"], key=lambda one: one["name"])[0])["runs"]:
+        pass
+    call_id = told["runs"][0]["id"]
+    assert isinstance(scheduler.future(call_id).exception(WAIT), ValueError)
+    told, code = run_json("schedules")
+    first, second = sorted(told["schedules"], key=lambda schedule: schedule["name"])
+    assert (first["machine_id"], first["function"]) == (made.machine_id, "tests.tasks.raise_value_error")
+    assert [(one["id"], one["state"]) for one in first["runs"]] == [(call_id, "FAILED")]
+    assert first["runs"][0]["at"] == pytest.approx(time.time(), abs=WAIT)
+    assert (second["name"], second["every"], second["runs"], code) == ("increment", "daily", [], 0)
+    assert second["next_at"] == pytest.approx(time.time() + 86_400, abs=WAIT)
+    for columns in (40, 80, 200):
+        lines = run("schedules", columns=columns).output.splitlines()
+        assert max(map(len, lines)) <= columns
+        text = "\n".join(lines)
+        words = [call_id[:12], "FAILED", "increment", "hourly", "a sched"]
+        words += [made.machine_id, "a schedule that fail"] * (columns >= 80)
+        words += [call_id, "a schedule that fails now and then", "raise_value_error"] * (columns == 200)
+        assert [word for word in words if word not in text] == []
+
+
+def test_schedules_removes_all_that_are_named_or_none(scheduler, run, run_json):
+    for name in ("one", "two", "three"):
+        scheduler.schedule(tasks.increment, 1, every="daily", name=name, at_once=False)
+    ran = run("schedules", "--remove", "one", "--remove", "four")
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "no schedule is named 'four': there is one, three, two" in ran.stderr
+    ran = run("schedules", "--remove", "one", "--remove", "two", "--remove", "one")
+    assert (ran.exit_code, ran.stdout) == (0, "one  removed\ntwo  removed\n")
+    assert run_json("schedules", "--remove", "three") == ({"removed": ["three"]}, 0)
+    assert run_json("schedules") == ({"schedules": []}, 0)
+
+
+def test_a_run_whose_outcome_has_expired_still_has_its_time_and_one_that_was_made_up_is_not_shown(
+    scheduler, run, run_json, local_redis
+):
+    scheduler.schedule(tasks.increment, 1, every="monthly", name="rare", at_once=False)
+    ours, theirs = Trust(scheduler._settings.key, scheduler._settings.app).new_call_id(), "ab" * 24
+    local_redis.lpush("fly:{local}:runs:rare", ours, theirs, "\x1b[2J")
+    told, _ = run_json("schedules")
+    (seen,) = told["schedules"][0]["runs"]
+    assert (seen["id"], seen["state"], seen["at"]) == (ours, None, pytest.approx(time.time(), abs=WAIT))
+    assert "expired" in run("schedules").output
+    assert "\x1b" not in run("schedules").output
 
 
 # reap, prepare

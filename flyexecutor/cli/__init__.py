@@ -13,7 +13,7 @@ try:
 except ModuleNotFoundError as exc:
     sys.exit(f"the command flyexecutor needs {exc.name}: pip install 'flyexecutor[cli]'")
 
-from flyexecutor.cli import calls, doctor, local, machines, ps
+from flyexecutor.cli import calls, doctor, local, machines, ps, schedules
 from flyexecutor.errors import FlyExecutorError
 
 
@@ -38,5 +38,14 @@ def main() -> None:
     """
 
 
-for _command in (ps.ps, calls.logs, calls.kill, machines.reap, machines.prepare, doctor.doctor, local.local):
+for _command in (
+    ps.ps,
+    calls.logs,
+    calls.kill,
+    schedules.schedules,
+    machines.reap,
+    machines.prepare,
+    doctor.doctor,
+    local.local,
+):
     main.add_command(_command)

@@ -5,11 +5,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import click
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 NO_IMAGE = "-"  # what needs no image does not ask for one
 WIDE = 160  # columns where there is no terminal; from there on ids are whole
+GAP = 2  # columns between two of a table
+SHORT, SHORTEST = 20, 12  # columns that a text has at least, and below which a second one is left out
 LEAST_DIGITS, MOST_DIGITS = 12, 24  # of an id that is shortened: calls of the same second have the first 8 in common
 _NO_LANE = Lane("", config={}, regions=(), max_workers=0, concurrency=1, boot_timeout=120.0)
 _RESULT_TTL = 86400.0  # no call is submitted
@@ -93,6 +96,32 @@ def table(title: str, *columns: str, right: str = "") -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in right.split() else "left", no_wrap=True)
     return made
+
+
+def table_within(
+    width: int, title: str, columns: Mapping[str, Sequence[str]], *, texts: tuple[str, str], right: str = ""
+) -> Table:
+    """A table of so many columns of a terminal at most, by the names of its own.
+
+    texts: those that are cut off where they are too long; the second is left out if it is empty or has no room.
+    """
+    first, second = texts
+    longest = {name: max(map(cell_len, (name, *cells))) for name, cells in columns.items()}
+    room = width - sum(longest[name] + GAP for name in columns if name not in texts)
+    left = min(longest[first], max(SHORT, room // 2))
+    if room - left - GAP < SHORTEST or not any(columns.get(second, ())):
+        columns = {name: cells for name, cells in columns.items() if name != second}
+        left = room
+    widths = {first: left, second: room - left - GAP}
+    made = table(title, *columns, right=right)
+    for row in zip(*columns.values(), strict=True):
+        cells = zip(columns, row, strict=True)
+        made.add_row(*(_cut(cell, widths[name]) if name in widths else cell for name, cell in cells))
+    return made
+
+
+def _cut(text: str, room: int) -> str:
+    return text if cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
 
 
 def say_json(told: Any) -> None:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -29,6 +28,7 @@ from flyexecutor.cli.common import (
     seconds,
     stock_of,
     table,
+    table_within,
     where_options,
 )
 from flyexecutor.errors import FlyExecutorError
@@ -40,9 +40,7 @@ EVERY = 2.0  # seconds between two looks
 MOST = 1000  # calls that are read
 LEAST_ROWS = 4  # of machines and of calls, however low the terminal is
 MEDIUM, NARROW = 100, 60  # columns below which less is told
-GAP = 2  # columns between two
 SUMMARY = 100  # columns of the last sentence, about
-SHORT_NAME, SHORT_PROGRESS = 20, 12  # columns that they have at least; progress, if there is room for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +135,7 @@ def _table_of(calls: Sequence[CallRecord], width: int, digits: int) -> Table:
         del columns["attempt"]
     if width < NARROW:
         del columns["machine"]
-    longest = {name: max(map(cell_len, (name, *cells))) for name, cells in columns.items()}
-    room = width - sum(longest[name] + GAP for name in columns if name not in {"name", "progress"})
-    named = min(longest["name"], max(SHORT_NAME, room // 2))
-    if room - named - GAP < SHORT_PROGRESS or not any(columns["progress"]):
-        del columns["progress"]
-        named = room
-    fitted = {"name": named, "progress": room - named - GAP}
-    made = table("Calls", *columns, right="age attempt")
-    for row in zip(*columns.values(), strict=True):
-        cells = zip(columns, row, strict=True)
-        made.add_row(*(_cut(cell, fitted[name]) if name in fitted else cell for name, cell in cells))
-    return made
-
-
-def _cut(text: str, room: int) -> str:
-    return text if cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
+    return table_within(width, "Calls", columns, texts=("name", "progress"), right="age attempt")
 
 
 def _summary(seen: Seen, machines: int, calls: int) -> str:
