@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from flyexecutor.errors import ExpiredCallError
 from flyexecutor.future import FlyFuture
+from flyexecutor.names import label
 from flyexecutor.states import State
 
 T = TypeVar("T")
@@ -28,7 +29,8 @@ class Batch(Generic[T]):
         self._standing = standing
 
     def __repr__(self) -> str:
-        return f"<Batch {self.id} of {len(self)} calls>"
+        name = self.futures[0].name if self.futures else ""
+        return f"<Batch {label(self.id, name)} of {len(self)} calls>"
 
     def __len__(self) -> int:
         return len(self.futures)

@@ -112,6 +112,7 @@ def test_ps_tells_of_machines_and_of_calls_that_run_or_wait(make_executor, gate,
     running, queued = calls[first.id], calls[second.id]
     assert code == 0
     assert (running["state"], running["attempt"], running["machine_id"]) == ("RUNNING", 1, first.machine_id)
+    assert (running["name"], queued["name"]) == ("report_progress", "increment")
     assert running["progress"] == {"done": 1, "total": 4, "note": "a quarter"}
     assert running["running_seconds"] >= 0
     assert (queued["state"], queued["attempt"], queued["machine_id"]) == ("QUEUED", 0, "")

@@ -4,12 +4,15 @@ joblib takes no executor by itself; a backend of this kind is how it lets others
 (https://joblib.readthedocs.io/en/stable/parallel.html, "Custom backends").
 """
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
 from joblib import register_parallel_backend
 from joblib.parallel import ParallelBackendBase
+
+from flyexecutor.names import name_of
 
 
 class FlyBackend(ParallelBackendBase):  # type: ignore[misc] # joblib has no types
@@ -27,7 +30,9 @@ class FlyBackend(ParallelBackendBase):  # type: ignore[misc] # joblib has no typ
         return workers if n_jobs is None or n_jobs < 0 else n_jobs
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], None] | None = None) -> Future[Any]:
-        """Submit a batch."""
+        """Submit a batch, under the name of its function: they are all of one class."""
+        with contextlib.suppress(AttributeError, LookupError, TypeError):  # a later joblib may have others
+            func.__qualname__ = name_of(func.items[0][0])  # type: ignore[attr-defined]
         future = self._executor.submit(func)
         if callback:
             future.add_done_callback(callback)

@@ -63,6 +63,8 @@ def test_items_of_a_fan_out_have_the_name_of_its_function(executor, chunksize):
 def test_calls_of_a_batch_and_of_a_stream_have_the_name_of_their_function(executor):
     batch = executor.submit_batch(name_of_this_call, range(2))
     assert list(batch.results(WAIT)) == ["name_of_this_call"] * 2
+    assert repr(batch) == f"<Batch {batch.id} (name_of_this_call) of 2 calls>"
+    assert repr(executor.submit_batch(name_of_this_call)).endswith("of 0 calls>")
     stream = executor.stream(tasks.count_to, 2)
     assert list(stream) == [0, 1]
     assert stream.future.name == "count_to"
