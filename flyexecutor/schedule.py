@@ -129,24 +129,30 @@ class Schedules:
 
     def _ensure(self, config: Mapping[str, Any], lane: Lane, *, at_once: bool) -> Machine:
         """The machine with this configuration: it is there, or becomes so, or is created."""
-        store, machines = self._client.store, self._client.machines
         told = config["metadata"]
-        name = told[SCHEDULE_KEY]
-        full_name = f"fx-schedule-{hashlib.sha256(f'{self._owner} {name}'.encode()).hexdigest()[:16]}"
+        full_name = f"fx-schedule-{hashlib.sha256(f'{self._owner} {told[SCHEDULE_KEY]}'.encode()).hexdigest()[:16]}"
+        machine = self._known(full_name)
+        if machine and machine.schedule_digest == told[SCHEDULE_DIGEST_KEY]:
+            return machine
+        store = self._client.store
         with store.one_at_a_time(full_name):
-            known = store.scheduled(full_name)
-            machine = machines.get(known) if known else None
-            # Whoever can write to Redis may have named another machine.
-            if machine is None or machine.name != full_name or machine.state in ENDING:
+            machine = self._known(full_name)
+            if machine is None:
                 machine = self._create(full_name, config, lane, launch=at_once)
                 store.note_scheduled(full_name, machine.id)
             if machine.schedule_digest != told[SCHEDULE_DIGEST_KEY]:
-                before, function = machine.schedule_function, told[SCHEDULE_FUNCTION_KEY]
+                before, function = shown(machine.schedule_function), told[SCHEDULE_FUNCTION_KEY]
+                # Another function may have the same name by mistake.
                 level = logging.INFO if before == function else logging.WARNING
-                log.log(level, "the schedule %r of %s %s is replaced by %s %s",
-                        name, before, machine.schedule, function, config["schedule"])  # fmt: skip
+                log.log(level, "the schedule %r of %s is replaced by one of %s", told[SCHEDULE_KEY], before, function)
                 machine = self._update(machine, config)
             return machine
+
+    def _known(self, full_name: str) -> Machine | None:
+        """The machine of this name, if Redis knows its id. Whoever can write there may have told another's."""
+        known = self._client.store.scheduled(full_name)
+        machine = self._client.machines.get(known) if known else None
+        return machine if machine and machine.name == full_name and machine.state not in ENDING else None
 
     def _create(self, full_name: str, config: Mapping[str, Any], lane: Lane, *, launch: bool) -> Machine:
         """Create the machine, or answer the one that has its name."""
@@ -193,6 +199,6 @@ class Schedules:
             machine.id,
             machine.state,
             self._client.store.runs(machine.schedule_name),
-            machine.schedule_function,
+            shown(machine.schedule_function),
             machine.created_at + (passed // every + 1) * every if every else 0.0,
         )

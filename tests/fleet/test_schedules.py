@@ -11,6 +11,7 @@ import redis
 
 from flyexecutor import FlyMachineExecutor, LocalFly, SettingsError, State
 from flyexecutor.machines import MachinesClient
+from flyexecutor.store import Store
 from tests import tasks
 
 WAIT = 30.0
@@ -44,7 +45,7 @@ def test_a_schedule_runs_by_itself_and_its_runs_are_calls_like_others(scheduler,
     until(lambda: len(scheduler.schedules()[0].call_ids) >= 2)
     (seen,) = scheduler.schedules()
     future = scheduler.future(seen.call_ids[-1])
-    assert future.result(WAIT) is None
+    assert (future.result(WAIT), future.name) == (None, "append_line")
     assert future.state() is State.SUCCEEDED
     assert future.machine_id == seen.machine_id
     assert (tmp_path / "ran").read_text().startswith("a line\n")
@@ -88,6 +89,7 @@ def test_a_schedule_that_is_declared_again_is_the_same_and_asks_fly_for_nothing_
 
     with monkeypatch.context() as patch:
         patch.setattr(MachinesClient, "_request", note)
+        patch.setattr(Store, "one_at_a_time", None)  # nobody is waited for
         # The next start of an app.
         with FlyMachineExecutor(local=fast_fly, max_workers=1, idle_timeout=0.2) as other:
             assert other.schedule(tasks.increment, 1, every="daily", at_once=False).machine_id == made.machine_id
@@ -172,6 +174,16 @@ def test_who_writes_into_redis_has_no_other_machine_become_a_schedule(scheduler,
     assert version_of(scheduler, other) == version
 
 
+def test_who_died_while_others_waited_for_him_holds_up_nobody_for_ever(scheduler, fast_fly, monkeypatch):
+    made = scheduler.schedule(tasks.increment, 1, every="daily", name="job")
+    monkeypatch.setattr("flyexecutor.lane_store.LOCK_PATIENCE", 0.1)
+    with redis.Redis.from_url(fast_fly.redis_url) as client:
+        (key,) = client.keys("*:scheduled:*")
+        client.set(key.replace(b":scheduled:", b":lock:"), "dead")
+        assert scheduler.schedule(tasks.increment, 2, every="daily", name="job").machine_id == made.machine_id
+        assert client.get(key.replace(b":scheduled:", b":lock:")) == b"dead"
+
+
 def test_a_schedule_of_which_the_image_is_still_fetched_is_replaced_once_it_is_there():
     with LocalFly(rate_limits=False, image=0.5) as fly, FlyMachineExecutor(local=fly) as executor:
         made = executor.schedule(tasks.increment, 1, every="daily", name="job", at_once=False)
@@ -184,17 +196,29 @@ import sys
 from flyexecutor import FlyMachineExecutor
 from tests import tasks
 
+OFFSET = {"text": 1}
+
+
+def add(number):
+    return number + OFFSET["text"]
+
+
 with FlyMachineExecutor(idle_timeout=0.2) as executor:
     print("ready", flush=True)
     sys.stdin.readline()
-    for n in range(3):
-        executor.schedule(tasks.increment, n, every="daily", name=f"job {n}", at_once=False)
+    executor.schedule(tasks.increment, 1, every="daily", at_once=False)
+    executor.schedule(add, 1, every="daily", at_once=False)
+    executor.schedule(lambda: add(1), every="daily", name="lambda", at_once=False)
     other = executor.with_options(env={"VERSION": sys.argv[1]})
     other.schedule(tasks.echo, sys.argv[1], every="daily", name="disputed")
 """
 
 
 def test_four_processes_that_declare_at_once_leave_one_machine_for_each_schedule():
+    def look(executor):
+        seen = executor.schedules()
+        return {one.name: one.machine_id for one in seen}, {one.name: version_of(executor, one) for one in seen}
+
     with LocalFly(image=0.1) as fly:  # with Fly's rate limits
 
         def start_app():
@@ -213,12 +237,14 @@ def test_four_processes_that_declare_at_once_leave_one_machine_for_each_schedule
 
         start_app()
         with FlyMachineExecutor(local=fly) as executor:
-            first = {schedule.name: schedule.machine_id for schedule in executor.schedules()}
+            first, versions = look(executor)
             start_app()
-            again = {schedule.name: schedule.machine_id for schedule in executor.schedules()}
-        assert sorted(first) == ["disputed", "job 0", "job 1", "job 2"]
+            again, versions_then = look(executor)
+        assert sorted(first) == ["add", "disputed", "increment", "lambda"]
         assert first == again
         assert set(fly.states()) == set(first.values())  # there never were others
+        del versions["disputed"], versions_then["disputed"]
+        assert versions == versions_then  # in processes that hash texts differently
 
 
 def test_what_makes_no_sense_is_named(scheduler):
