@@ -102,7 +102,8 @@ class FlyFuture(Future[T]):
             return told if told.name else replace(told, name=self.name)
         if self.done():
             return self._last_info()
-        raise CallForgottenError(f"Redis does not know the call {self.id} any more: it was emptied, or evicts keys")
+        called = label(self.id, self.name)
+        raise CallForgottenError(f"Redis does not know the call {called} any more: it was emptied, or evicts keys")
 
     def state(self) -> State:
         """Where the call stands. One round trip to Redis while it has not ended; none afterwards. Raises as `info`."""

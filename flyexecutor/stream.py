@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 from flyexecutor import payload
 from flyexecutor.errors import ExpiredCallError, FlyExecutorError
 from flyexecutor.future import FlyFuture
+from flyexecutor.names import label
 from flyexecutor.trust import Trust
 
 T = TypeVar("T")
@@ -37,7 +38,8 @@ class ItemStream(Iterator[T], Generic[T]):
             attempt, number, sealed = item
             if number == self._delivered:
                 if not sealed:
-                    raise ExpiredCallError(f"item {number} of the call {self.future.id} has expired (result_ttl)")
+                    called = label(self.future.id, self.future.name)
+                    raise ExpiredCallError(f"item {number} of the call {called} has expired (result_ttl)")
                 opened = self._trust.open_item(self.future.id, attempt, number, sealed)
                 self._delivered += 1
                 value: T = payload.load_value(opened.encoding, opened.body)

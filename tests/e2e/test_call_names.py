@@ -2,7 +2,7 @@
 
 import pytest
 
-from flyexecutor import CallKilledError, NotStartedError, SettingsError, current_call
+from flyexecutor import CallForgottenError, CallKilledError, NotStartedError, SettingsError, current_call
 from tests import tasks
 
 WAIT = 30.0
@@ -119,3 +119,12 @@ def test_a_name_that_somebody_else_wrote_into_redis_does_no_harm(make_executor, 
         assert name.isprintable()
         assert len(name) == 100
         assert name.startswith(r"\x1b[2J")
+
+
+def test_a_call_that_redis_has_forgotten_is_named(make_executor, gate, local_redis):
+    future = make_executor().submit(gate.enter)
+    gate.wait_for_entry()
+    local_redis.delete(f"fly:{{local}}:call:{future.id}")
+    with pytest.raises(CallForgottenError, match=rf"the call {future.id} \(Gate.enter\)"):
+        future.info()
+    gate.open()
