@@ -20,11 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flyexecutor import payload
+from flyexecutor import launch, payload
 from flyexecutor.client import Client
 from flyexecutor.errors import MachinesError, SettingsError
 from flyexecutor.lane import SCHEDULE_DIGEST_KEY, SCHEDULE_FUNCTION_KEY, SCHEDULE_KEY, Lane, Machine
-from flyexecutor.launch import OVERTAKEN
 from flyexecutor.machine_config import config_of_machine
 from flyexecutor.names import LONGEST, path_of, shown
 from flyexecutor.options import Options
@@ -138,7 +137,7 @@ class Schedules:
         with store.one_at_a_time(full_name):
             machine = self._known(full_name)
             if machine is None:
-                machine = self._create(full_name, config, lane, launch=at_once)
+                machine = self._create(full_name, config, lane, at_once=at_once)
                 store.note_scheduled(full_name, machine.id)
             if machine.schedule_digest != told[SCHEDULE_DIGEST_KEY]:
                 before, function = shown(machine.schedule_function), told[SCHEDULE_FUNCTION_KEY]
@@ -154,12 +153,14 @@ class Schedules:
         machine = self._client.machines.get(known) if known else None
         return machine if machine and machine.name == full_name and machine.state not in ENDING else None
 
-    def _create(self, full_name: str, config: Mapping[str, Any], lane: Lane, *, launch: bool) -> Machine:
+    def _create(self, full_name: str, config: Mapping[str, Any], lane: Lane, *, at_once: bool) -> Machine:
         """Create the machine, or answer the one that has its name."""
         machines = self._client.machines
         for _ in range(2):
+            time.sleep(self._client.store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST))
             try:
-                machine = machines.create(full_name, config, lane.region or None, lane.name, launch=launch)
+                # Not launched (Fly: skip_launch) it first runs at its time, which counts from now in any case.
+                machine = machines.create(full_name, config, lane.region or None, lane.name, launch=at_once)
             except MachinesError as exc:
                 # It is there and of another lane, or nobody can say whether it has been created.
                 if not (exc.status is None or exc.status >= 500 or exc.status == 409):
@@ -178,7 +179,7 @@ class Schedules:
         try:
             return machines.update(machine.id, config)
         except MachinesError as exc:
-            if exc.status not in OVERTAKEN:
+            if exc.status not in launch.OVERTAKEN:
                 raise
         self._await(machine, "stopped")  # its image is still fetched, say
         return machines.update(machine.id, config)

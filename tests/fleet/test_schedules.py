@@ -9,7 +9,7 @@ import time
 import pytest
 import redis
 
-from flyexecutor import FlyMachineExecutor, LocalFly, SettingsError, State
+from flyexecutor import FlyMachineExecutor, LocalFly, SettingsError, State, launch
 from flyexecutor.machines import MachinesClient
 from flyexecutor.store import Store
 from tests import tasks
@@ -172,6 +172,14 @@ def test_who_writes_into_redis_has_no_other_machine_become_a_schedule(scheduler,
         client.set(key, other.machine_id if told == "its id" else told)
     assert scheduler.schedule(tasks.increment, 2, every="daily", name="job").machine_id == made.machine_id
     assert version_of(scheduler, other) == version
+
+
+def test_the_machine_of_a_schedule_is_created_in_its_turn(scheduler, monkeypatch):
+    turns = []
+    monkeypatch.setattr(Store, "pace_create", lambda _, *pace: turns.append(pace) or 0.0)
+    for number in (1, 1, 2):
+        scheduler.schedule(tasks.increment, number, every="daily", name="job", at_once=False)
+    assert turns == [(launch.CREATE_EVERY, launch.CREATE_BURST)]
 
 
 def test_who_died_while_others_waited_for_him_holds_up_nobody_for_ever(scheduler, fast_fly, monkeypatch):
