@@ -38,6 +38,7 @@ class RedisUnavailableError(FlyExecutorError):
     """Redis can't be reached or refuses us. Raised by `flush` and `future`; the exception of calls never stored."""
 
     permanent = False  # True: it answered, and said no; trying again will not help
+    login = False  # True: it wants another user or password
     lane_gone = False  # True: the queue is not there; Redis was emptied
 
 

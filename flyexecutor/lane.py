@@ -92,6 +92,7 @@ class Machine:
     schedule_digest: str = ""
     prepared: bool = False
     launches: bool = True  # once it is created it boots by itself
+    last_run: float = 0.0  # seconds that the last of its runs took that have ended; 0: none, or its events do not tell
 
 
 def name_lane(config: Mapping[str, Any], key: bytes) -> str:

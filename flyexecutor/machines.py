@@ -47,7 +47,8 @@ _TOO_SOON = (
     "machine still active, refusing to start",
     "machine still attempting to start",
 )
-_CAPACITY_WORDS = ("insufficient", "could not reserve resource", "no capacity", "machine limit", "machines limit")
+_LIMIT_WORDS = ("machine limit", "machines limit")
+_CAPACITY_WORDS = ("insufficient", "could not reserve resource", "no capacity", *_LIMIT_WORDS)
 
 
 class MachinesClient:
@@ -78,6 +79,14 @@ class MachinesClient:
         told = self._request("GET", "/machines", attempts=attempts)
         machines = [_machine(one) for one in (told if isinstance(told, list) else [told])]
         return [machine for machine in machines if machine.lane]
+
+    def regions(self) -> Sequence[str]:
+        """The regions that Fly has now: the list changes, so nothing is refused by it. Not every API tells them."""
+        told = self._request("GET", "/platform/regions", base=f"{self._api_url}/v1", attempts=1)
+        try:
+            return [one["code"] for one in told["regions"]]
+        except (KeyError, TypeError):
+            raise MachinesError("the Machines API answered with something that is no list of regions", 200) from None
 
     def free_volumes(self, name: str, region: str | None) -> Sequence[tuple[str, str]]:
         """Id and region of the volumes of this name (in this region) that no machine has."""
@@ -162,13 +171,14 @@ class MachinesClient:
         params: Mapping[str, str] | None = None,
         *,
         attempts: int = ATTEMPTS,
+        base: str = "",
     ) -> Any:
         # The API waits for up to `timeout` seconds before it answers a wait.
         patience = ANSWER_TIMEOUT + float((params or {}).get("timeout", 0))
         for pause in (*pauses(attempts), None):
             try:
                 response = self._session.request(
-                    method, self._base + path, json=body, params=params, timeout=(CONNECT_TIMEOUT, patience)
+                    method, (base or self._base) + path, json=body, params=params, timeout=(CONNECT_TIMEOUT, patience)
                 )
             except requests.RequestException as exc:
                 error = self._unreachable(exc)
@@ -198,6 +208,11 @@ class MachinesClient:
             404: f"check that the app {self._app!r} exists (fly apps list) and that FLY_TASKS_APP names it",
             422: "check the image (WORKER_IMAGE), the guest and the environment",
         }.get(response.status_code)
+        if response.status_code in {400, 404, 422}:  # by Fly's words, which may change: then it is told as before
+            if any(words in text.lower() for words in _LIMIT_WORDS):
+                remedy = "flyexecutor reap may remove some; a trial organisation has 10 (https://fly.io/trial)"
+            elif "region" in text.lower() and not any(words in text.lower() for words in _CAPACITY_WORDS):
+                remedy = "regions, or FLY_REGION, must name regions of Fly (fly platform regions)"
         return MachinesError(
             f"the Machines API at {self._api_url} answered {response.status_code} to {method} {path} of the app "
             f"{self._app!r}: {text or response.reason}{f'; {remedy}' if remedy else ''}"
@@ -261,6 +276,7 @@ def _machine(told: Mapping[str, Any]) -> Machine:
             created_at=_epoch(told.get("created_at")),
             changed_at=_epoch(told.get("updated_at")),
             billed_seconds=_billed(told.get("events") or ()),
+            last_run=_last_run(told.get("events") or ()),
             guest=guest_of(config) if config else None,
             schedule=config.get("schedule") or "",
             schedule_name=metadata.get(SCHEDULE_KEY, ""),
@@ -287,6 +303,20 @@ def _billed(events: Sequence[Mapping[str, Any]]) -> float:
         if event.get("status") in BILLED:
             seconds += max(0.0, until - at)
         until = at
+    return seconds
+
+
+def _last_run(events: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds in which the machine was started when it last was, if that has ended."""
+    seconds, until = 0.0, None
+    for event in events:  # newest first
+        at = float(event.get("timestamp") or 0) / 1000
+        if event.get("status") not in BILLED:
+            if seconds:
+                break
+            until = at
+        elif until is not None:
+            seconds, until = seconds + max(0.0, until - at), at
     return seconds
 
 

@@ -36,6 +36,11 @@ PASSING = (
 
 _CLOSED = (OSError, ValueError, AttributeError)  # what redis-py raises when close() has taken its socket from under it
 
+_LOGIN = {  # what Redis says, and what that means
+    "without any password configured": "REDIS_URL has a password, and this server has none for its user",
+    "Authentication required": "REDIS_URL has no password, and this server wants one",
+}
+
 log = logging.getLogger("flyexecutor")
 
 
@@ -51,10 +56,17 @@ def unavailable(address: str, exc: redis.RedisError) -> RedisUnavailableError:
     """An error of redis-py as ours: with the server's address, which holds no password."""
     refused = isinstance(exc, redis.AuthenticationError | redis.ResponseError)
     refused = refused and not any(word in str(exc) for word in PASSING)
-    what = "refused the request" if refused else "can't be reached"
-    remedy = "check the user, password and limits of REDIS_URL" if refused else "check REDIS_URL and that it runs"
-    error = RedisUnavailableError(f"Redis at {address} {what} ({exc}): {remedy}")
-    error.permanent = refused
+    login = isinstance(exc, redis.AuthenticationError)
+    if login:
+        told = next(
+            (told for words, told in _LOGIN.items() if words in str(exc)), "REDIS_URL has a wrong user or password"
+        )
+        error = RedisUnavailableError(f"Redis at {address} refuses us: {told} ({exc})")
+    elif refused:
+        error = RedisUnavailableError(f"Redis at {address} refused the request ({exc}): check its limits and its ACL")
+    else:
+        error = RedisUnavailableError(f"Redis at {address} can't be reached ({exc}): check REDIS_URL and that it runs")
+    error.permanent, error.login = refused, login
     error.lane_gone = "NOGROUP" in str(exc) or "UNBLOCKED" in str(exc)
     return error
 

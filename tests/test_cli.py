@@ -567,8 +567,8 @@ def test_doctor_finds_nothing_where_all_is_well(run_json, local_fly):
     found = by_name(told)
     assert (code, {check["ok"] for check in told["checks"]}) == (0, {True}), told
     assert set(found) == {
-        "settings", "image", "redis", "eviction", "clock", "api", "token", "app", "call", "python", "flyexecutor",
-        "machine clock",
+        "settings", "image", "redis", "eviction", "clock", "api", "token", "app", "trial", "call", "python",
+        "flyexecutor", "machine clock",
     }  # fmt: skip
     python = ".".join(map(str, sys.version_info[:3]))
     assert found["python"]["detail"] == f"{python} here, {python} there"
@@ -618,14 +618,47 @@ def test_doctor_tells_what_is_wrong_and_looks_at_the_rest(run, run_json, changes
     assert f"{len(failed)} of {len(told['checks'])} checks failed" in ran.output
 
 
-def test_doctor_tells_of_a_redis_that_is_dead_and_of_one_that_refuses(run_json, closed_port, local_fly):
+def test_doctor_tells_of_a_redis_that_is_dead(run_json, closed_port):
     told, code = run_json("doctor", REDIS_URL=f"redis://:geheim@127.0.0.1:{closed_port}/0")
     found = by_name(told)
     assert (code, found["redis"]["ok"], found["app"]["ok"], found["call"]["ok"]) == (1, False, True, None)
     assert "can't be reached" in found["redis"]["detail"]
-    port = urlsplit(local_fly.redis_url).port
-    told, _ = run_json("doctor", REDIS_URL=f"redis://:geheim@127.0.0.1:{port}/0")
-    assert "refused" in by_name(told)["redis"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("wants", "user", "said", "remedy"),
+    [
+        ("", ":geheim@", "REDIS_URL has a password, and this server has none for its user", "without one"),
+        ("right", "", "REDIS_URL has no password, and this server wants one", "password in it"),
+        ("right", ":geheim@", "REDIS_URL has a wrong user or password", "password in it"),
+        ("right", "ann:geheim@", "REDIS_URL has a wrong user or password", "password in it"),
+    ],
+)
+def test_doctor_tells_what_is_wrong_with_the_password_of_redis(run_json, local_redis, wants, user, said, remedy):
+    port = local_redis.connection_pool.connection_kwargs["port"]
+    usual = local_redis.config_get("requirepass")["requirepass"]
+    local_redis.config_set("requirepass", wants)
+    try:
+        told, code = run_json("doctor", "--no-call", REDIS_URL=f"redis://{user}127.0.0.1:{port}/0")
+    finally:
+        local_redis.config_set("requirepass", usual)
+    check = by_name(told)["redis"]
+    assert (code, check["ok"]) == (1, False)
+    assert f"refuses us: {said}" in check["detail"]
+    assert remedy in check["remedy"]
+    assert "fly redis proxy" not in check["remedy"]
+
+
+def test_doctor_tells_of_a_redis_that_lets_this_user_do_too_little(run_json, local_redis):
+    port = local_redis.connection_pool.connection_kwargs["port"]
+    local_redis.execute_command("ACL SETUSER ann on >geheim ~* +auth +hello +client")
+    try:
+        told, _ = run_json("doctor", "--no-call", REDIS_URL=f"redis://ann:geheim@127.0.0.1:{port}/0")
+    finally:
+        local_redis.execute_command("ACL DELUSER ann")
+    check = by_name(told)["redis"]
+    assert (check["ok"], "NOPERM" in check["detail"] or "no permissions" in check["detail"]) == (False, True)
+    assert "ACL" in check["remedy"]
 
 
 def test_doctor_warns_of_a_redis_that_evicts(run, run_json, local_redis):
@@ -675,6 +708,51 @@ def test_what_a_token_may_is_told_apart(listed, stopped, failed, said, monkeypat
         made = list(checks.check_fly(given))
     assert {check.name for check in made if check.ok is False} == failed
     assert said in " ".join(check.detail for check in made)
+
+
+API = "https://api.machines.dev/v1"
+GIVEN = {"app": "tasks", "token": "geheim", "api_url": "https://api.machines.dev"}
+
+
+def ask_fly(listed, regions=(501, {"error": "not there"}), **options):
+    """What doctor finds at an API that has these machines and regions."""
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as api:
+        api.get(f"{API}/apps/tasks/machines", json=listed)
+        api.post(f"{API}/apps/tasks/machines/{checks.NO_MACHINE}/stop", json={"error": "no"}, status=404)
+        api.get(f"{API}/platform/regions", json=regions[1], status=regions[0])
+        return {check.name: check for check in checks.check_fly(GIVEN, **options)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "said"),
+    [
+        ((200, {"regions": [{"code": "ams"}, {"code": "fra"}]}), True, "fra is a region of Fly"),
+        ((200, {"regions": [{"code": "ams"}, {"code": "iad"}]}), False, "Fly has no region 'fra'"),
+        ((501, {"error": "not implemented"}), None, "fra: this API does not tell which regions there are (501)"),
+        ((200, {"regions": "?"}), None, "fra: this API does not tell which regions there are (200)"),
+    ],
+)
+def test_doctor_asks_fly_whether_there_is_such_a_region(answer, ok, said):
+    check = ask_fly([], answer, region="fra")["region"]
+    assert (check.ok, check.detail) == (ok, said)
+    assert ("ams, iad" in check.remedy) is (ok is False)
+    assert "region" not in ask_fly([], answer, region="")
+
+
+def ended_after(seconds):
+    events = [("exit", "stopped", 1000 + seconds), ("start", "started", 1000), ("launch", "created", 990)]
+    told = [{"type": kind, "status": status, "timestamp": at * 1000} for kind, status, at in events]
+    config = {"metadata": {"flyexecutor": "lane"}}
+    return {"id": "4d89", "state": "stopped", "config": config, "events": told}
+
+
+@pytest.mark.parametrize(("seconds", "warns"), [(20, False), (302, True), (400, False)])
+def test_doctor_warns_if_a_machine_has_ended_after_the_five_minutes_of_a_trial(seconds, warns):
+    check = ask_fly([ended_after(5), ended_after(seconds)])["trial"]
+    assert (check.ok, bool(check.remedy)) == (True, warns)
+    assert ("machine 4d89 ended 302 s after its start" in check.detail) is warns
+    assert ("https://fly.io/trial" in check.remedy) is warns
+    assert "5 minutes" in check.detail  # what a trial means is said in any case
 
 
 # All of them

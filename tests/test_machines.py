@@ -246,3 +246,23 @@ def test_an_answer_that_is_no_machine_is_told(api, client):
     for ask in (lambda: client.list_all(attempts=machines.ATTEMPTS), lambda: client.create("n", {}, None, "lane")):
         with pytest.raises(MachinesError, match="FLY_API_HOSTNAME"):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "remedy"),
+    [
+        (422, "region maa not found", "regions, or FLY_REGION, must name regions of Fly (fly platform regions)"),
+        (400, "invalid_argument: unknown region 'x'", "regions, or FLY_REGION, must name"),
+        (404, "region maa not found", "regions, or FLY_REGION, must name"),
+        (422, "organization has reached its machine limit of 10", "a trial organisation has 10 (https://fly.io/trial)"),
+        (404, "app not found", "check that the app 'tasks' exists"),
+        (422, "invalid guest", "check the image"),
+        (412, "insufficient resources in region fra", "insufficient resources in region fra"),
+    ],
+)
+def test_a_refused_create_tells_what_to_do(api, client, status, text, remedy):
+    api.post(BASE, json={"error": text}, status=status)
+    with pytest.raises(MachinesError) as told:
+        client.create("n", {}, "maa", "lane")
+    assert remedy in str(told.value)
+    assert ("FLY_REGION" in str(told.value)) is ("must name" in remedy)

@@ -307,7 +307,7 @@ def test_an_unreachable_redis_is_told_by_its_address_and_without_its_password():
 def test_a_wrong_password_is_permanent(redis_url):
     parts = redis.connection.parse_url(redis_url)
     store = Store(f"redis://:geheim@127.0.0.1:{parts['port']}/0", APP)
-    with pytest.raises(RedisUnavailableError, match="refused") as told:
+    with pytest.raises(RedisUnavailableError, match="refuses us: REDIS_URL has a wrong user or password") as told:
         store.info("a")
     assert told.value.permanent
     assert "geheim" not in str(told.value)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from flyexecutor.cli import probe
 from flyexecutor.cli.common import Where, plain, seconds
 from flyexecutor.errors import MachinesError, PythonMismatchError, RedisUnavailableError, SettingsError
 from flyexecutor.executor import FlyMachineExecutor
+from flyexecutor.lane import Machine
 from flyexecutor.listing import Server
 from flyexecutor.lists import LIST_BURST, LIST_EVERY
 from flyexecutor.machines import ATTEMPTS, MachinesClient
@@ -25,6 +26,8 @@ from flyexecutor.store import Store
 
 CLOCKS_MAY_DIFFER = 2.0  # seconds
 OLDEST_REDIS = (6, 2)
+TRIAL_SECONDS = 300.0  # Fly: "Trial machine stopping. To run for longer than 5m0s, add a credit card", in its logs
+STOPS_WITHIN = 10.0  # seconds; 302 were seen
 NO_MACHINE = "00000000000000"  # well-formed, and nobody's: an action on it changes nothing, whoever may act or not
 ANSWER_PATIENCE = 30.0  # seconds beyond `boot_timeout`, after which the fleet tells what is wrong
 _FILLERS = {"app": "-", "token": "-", "redis_url": "redis://-", "api_url": "http://-", "image": "-"}
@@ -52,9 +55,9 @@ def examine(where: Where, *, call: bool, boot_timeout: float) -> Iterator[Check]
     checks = (check_settings(where), check_image())
     yield from checks
     bad = [check.name for check in checks if not check.ok]
-    for check in (*check_redis(given), *check_fly(given)):
+    for check in (*check_redis(given), *check_fly(given, region=os.environ.get("FLY_REGION", ""))):
         yield check
-        bad += [check.name] if not check.ok else []
+        bad += [check.name] if check.ok is False else []
     if call and bad:
         yield Check("call", None, f"not made, since it can't work: {', '.join(bad)}")
     elif call:
@@ -100,8 +103,7 @@ def check_redis(given: dict[str, str]) -> Iterator[Check]:
     try:
         server = store.listing.server()
     except RedisUnavailableError as exc:
-        remedy = "an address inside Fly is reached from a machine there, or from here with fly redis proxy"
-        yield Check("redis", False, str(exc), remedy)
+        yield Check("redis", False, str(exc), _redis_remedy(exc))
         return
     finally:
         store.close()
@@ -111,6 +113,16 @@ def check_redis(given: dict[str, str]) -> Iterator[Check]:
     yield Check("redis", not old, detail, "flyexecutor needs Redis 6.2 or newer, or Valkey" if old else "")
     yield _check_eviction(server.eviction)
     yield _check_clock("clock", server.ahead, server.latency / 2, "Redis")
+
+
+def _redis_remedy(error: RedisUnavailableError) -> str:
+    if error.login and "has none" in str(error):
+        return "set REDIS_URL to the address without one"
+    if error.login:
+        return "set REDIS_URL to the address with user and password in it, as fly redis status NAME prints it"
+    if error.permanent:
+        return "let its user do what it refuses (ACL SETUSER), or take another user"
+    return "an address inside Fly is reached from a machine there, or from here with fly redis proxy"
 
 
 def _name(server: Server) -> str:
@@ -144,8 +156,8 @@ def _span(number: float) -> str:
 # Fly
 
 
-def check_fly(given: dict[str, str]) -> Iterator[Check]:
-    """Whether the Machines API answers, takes the token, and knows the app."""
+def check_fly(given: dict[str, str], *, region: str = "") -> Iterator[Check]:
+    """Whether the Machines API answers, takes the token, and knows the app and the region; empty: Fly chooses one."""
     if missing := [name for name in ("app", "token", "api_url") if name not in given]:
         names = {"app": "FLY_TASKS_APP", "token": "FLY_API_TOKEN", "api_url": "FLY_API_HOSTNAME"}
         yield Check("api", None, f"not asked: {', '.join(names[name] for name in missing)} missing or wrong")
@@ -165,7 +177,11 @@ def check_fly(given: dict[str, str]) -> Iterator[Check]:
             return
         yield Check("api", True, f"{given['api_url']} answers in {took * 1000:.0f} ms")
         yield _check_token(machines, app, status)
-        yield _check_app(app, status, seen)
+        yield _check_app(app, status, len(seen))
+        if status == 200:
+            yield _check_trial(seen)
+        if region:
+            yield _check_region(machines, region)
     finally:
         machines.close()
 
@@ -179,11 +195,11 @@ def _await_turn(given: dict[str, str]) -> None:
         store.close()
 
 
-def _ask_for_list(machines: MachinesClient) -> tuple[int | None, str, int]:
+def _ask_for_list(machines: MachinesClient) -> tuple[int | None, str, Sequence[Machine]]:
     try:
-        return 200, "", len(machines.list_all(attempts=ATTEMPTS))
+        return 200, "", machines.list_all(attempts=ATTEMPTS)
     except MachinesError as exc:
-        return exc.status, str(exc), 0
+        return exc.status, str(exc), ()
 
 
 def _check_token(machines: MachinesClient, app: str, status: int) -> Check:
@@ -212,6 +228,27 @@ def _check_app(app: str, status: int, seen: int) -> Check:
     if status != 200:
         return Check("app", None, f"not seen: the Machines API answered {status}")
     return Check("app", True, f"{app} exists; machines of ours: {seen}")
+
+
+def _check_trial(seen: Sequence[Machine]) -> Check:
+    trial = "in a trial organisation Fly stops each machine after 5 minutes, and there are 10 at most"
+    ended = next(
+        (machine for machine in seen if TRIAL_SECONDS <= machine.last_run <= TRIAL_SECONDS + STOPS_WITHIN), None
+    )
+    if ended is None:
+        return Check("trial", True, f"no machine here looks like one of a trial (Fly does not tell; {trial})")
+    remedy = 'see whether fly logs says "Trial machine stopping"; then add a card at https://fly.io/trial'
+    return Check("trial", True, f"machine {ended.id} ended {ended.last_run:.0f} s after its start: {trial}", remedy)
+
+
+def _check_region(machines: MachinesClient, region: str) -> Check:
+    try:
+        known = machines.regions()
+    except MachinesError as exc:
+        return Check("region", None, f"{region}: this API does not tell which regions there are ({exc.status})")
+    if region in known:
+        return Check("region", True, f"{region} is a region of Fly")
+    return Check("region", False, f"Fly has no region {region!r}", f"set FLY_REGION to one of {', '.join(known)}")
 
 
 # The call
