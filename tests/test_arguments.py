@@ -1,5 +1,6 @@
 """Each argument with values of each kind: it is refused with an error that names argument and value, or is right."""
 
+import inspect
 import math
 import re
 import sys
@@ -115,6 +116,11 @@ def executor(monkeypatch):
     made = FlyMachineExecutor(**GIVEN)
     yield made
     made.shutdown(wait=False)
+
+
+@pytest.mark.parametrize(("method", "table"), [("__init__", EXECUTOR), ("with_options", WITH_OPTIONS)])
+def test_no_argument_is_left_out_here(method, table):
+    assert {"self", *table} == set(inspect.signature(getattr(FlyMachineExecutor, method)).parameters)
 
 
 @pytest.mark.parametrize(("name", "value"), wrong(EXECUTOR))

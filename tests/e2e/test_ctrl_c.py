@@ -3,6 +3,7 @@ named; a second one leaves.
 """
 
 import signal
+import threading
 
 import pytest
 
@@ -102,6 +103,18 @@ def test_a_call_that_somebody_else_has_submitted_is_neither_cancelled_nor_waited
     assert not seen.cancelled()
     gate.open()
     assert (running.result(WAIT) != "", queued.result(WAIT)) == (True, 2)
+
+
+def test_calls_that_are_just_on_their_way_to_redis_are_cancelled_too(make_executor, monkeypatch):
+    executor = make_executor(max_workers=1)
+    store, asked = executor._client.store, threading.Event()
+    enqueue, cancel = store.enqueue, store.cancel
+    monkeypatch.setattr(store, "enqueue", lambda *told, **more: (asked.wait(1.0), enqueue(*told, **more))[1])
+    monkeypatch.setattr(store, "cancel", lambda ids: (cancel(ids), asked.set())[0])
+    futures = [executor.submit(tasks.increment, n) for n in range(3)]
+    with pytest.raises(KeyboardInterrupt), executor:
+        raise KeyboardInterrupt
+    assert [future.cancelled() for future in futures] == [True] * 3
 
 
 def test_another_exception_waits_for_all_as_in_concurrent_futures(make_executor):
