@@ -40,6 +40,9 @@ from flyexecutor.worker import context
 EXIT_FLUSH = 5.0  # seconds that a plain exit of the interpreter waits for the outbox,
 EXIT_STARTS = 10.0  # and then for the machines that its calls need to be asked for
 AT_ONCE = 500  # calls in one script
+ON_ITS_WAY = (
+    2.0  # seconds that who cancels waits for calls that are just being sent: in between nobody can take them back
+)
 _USUAL_PRICES = Prices()
 
 log = logging.getLogger("flyexecutor")
@@ -269,6 +272,7 @@ class Client:
                 self._watcher.cancelled(future.id)
             elif not future.done():
                 left.append(future.id)
+        self._outbox.await_sent(left, ON_ITS_WAY)
         try:
             for at in range(0, len(left), AT_ONCE):
                 for call_id in self.store.cancel(left[at : at + AT_ONCE]):

@@ -7,7 +7,7 @@ between: Redis has a whole batch or none of it, and a batch may be sent twice. N
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flyexecutor import outage
 from flyexecutor.call import Call, Part
@@ -76,6 +76,12 @@ class Outbox:
             self._held_bytes -= len(found[1].sealed)
             self._changed.notify_all()
             return True
+
+    def await_sent(self, call_ids: Iterable[str], timeout: float) -> None:
+        """Wait until none of these is on its way, neither here nor in Redis; `timeout` seconds at most."""
+        ids = list(call_ids)
+        with self._changed:
+            self._changed.wait_for(lambda: self._sending.keys().isdisjoint(ids), timeout)
 
     def drop_part(self, part: Part) -> None:
         """Remove, soon, what calls shared that have all ended. Any thread may ask, even a finaliser."""

@@ -46,6 +46,7 @@ EXECUTOR = {
     "api_url": (None, ""),
     "secret": (None, "", "3", "two words"),
     "local": (None, True),
+    "suspend_mb": (0, 1),
 }
 WITH_OPTIONS = {
     **{name: EXECUTOR[name] for name in ("retries", "timeout", "expires", "guest", "env", "regions", "volume")},

@@ -15,6 +15,7 @@ from flyexecutor.worker.pipe import NESTED, PROGRESS, Told, pack_told, write_fra
 
 PROGRESS_EVERY = 0.1  # seconds
 MOST_NOTE = 1000  # characters: it is kept with the call's outcome, and shown on a line
+MOST_BYTES = 16 * 1024  # of a note's thousand characters, escaped, and two numbers
 
 
 class Stopped(SystemExit):
@@ -117,7 +118,10 @@ def progress(done: float, total: float | None = None, note: str = "") -> None:
     """Inside a call: tell how far it is; `future.progress()` and a progress bar show it. Elsewhere nothing happens.
 
     Cheap enough for a tight loop: the newest value is sent about ten times a second. Of a note 1,000 characters are
-    kept.
+    kept. Raises TypeError or ValueError for `done` and `total` that are no numbers.
     """
     if channel:
-        channel.tell_progress(json.dumps([done, total, str(note)[:MOST_NOTE]]).encode())
+        body = json.dumps([done, total, str(note)[:MOST_NOTE]]).encode()
+        if len(body) > MOST_BYTES:
+            raise ValueError(f"progress is {len(body):,} bytes: done and total must be numbers")
+        channel.tell_progress(body)

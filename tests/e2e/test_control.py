@@ -6,6 +6,7 @@ import threading
 import pytest
 from tqdm import tqdm
 
+import flyexecutor
 from flyexecutor import CallKilledError, Kill, Progress, State, progress_bar
 from tests import tasks
 
@@ -160,6 +161,8 @@ def test_the_note_of_a_progress_is_cut_where_it_would_fill_redis(executor):
     future = executor.submit(tasks.note_progress, "x" * 1_000_000)
     future.result(WAIT)
     assert future.progress() == Progress(1, None, "x" * 1000)
+    with pytest.raises(ValueError, match=r"progress is .* bytes: done and total must be numbers"):
+        executor.submit(flyexecutor.progress, list(range(10_000))).result(WAIT)
 
 
 def test_a_progress_bar_moves_with_its_calls_and_reaches_the_end(make_executor, gate, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from flyexecutor import FlyMachineExecutor, LocalFly, Prices, SettingsError
+from flyexecutor.machines import MachinesClient
 from tests import tasks
 
 WAIT = 30.0
@@ -88,3 +89,16 @@ def blocked(admin):
 
 def commands_of(admin):
     return admin.info("stats")["total_commands_processed"]
+
+
+def test_the_last_run_of_a_machine_is_what_its_bill_has_grown_by(make_executor, local_fly, until, states):
+    executor = make_executor(max_workers=1, idle_timeout=0.2)
+    machines = MachinesClient(local_fly.api_url, local_fly.app, local_fly.token)
+    bill = 0.0
+    for n in range(2):
+        assert executor.submit(tasks.increment, n).result(WAIT) == n + 1
+        until(lambda: states(executor) == ["suspended"])
+        (machine,) = [one for one in machines.list_all(attempts=1) if one.lane == executor._lane.name]
+        assert 0 < machine.last_run == pytest.approx(machine.billed_seconds - bill)
+        bill = machine.billed_seconds
+    machines.close()

@@ -23,6 +23,10 @@ def count(limit: int) -> Iterator[int]:
     yield from range(limit)
 
 
+async def wait_for(future: FlyFuture[int]) -> int:
+    return await future
+
+
 def generic(executor: Executor) -> None:
     executor.submit(double, 1).result()
 
