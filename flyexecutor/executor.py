@@ -414,8 +414,9 @@ class FlyMachineExecutor(Executor):
                     show(prepared)
 
                 self._stock.prepare(self._lane, number, timeout, tell)
-        except BaseException:
-            log.warning(tell_of_machines(so_far, self._settings.app))
+        except BaseException as exc:
+            if so_far.made or isinstance(exc, KeyboardInterrupt):
+                log.warning(tell_of_machines(so_far, self._settings.app))
             raise
 
     def schedule(
