@@ -27,7 +27,7 @@ from flyexecutor.arguments import (
 from flyexecutor.batch import Batch
 from flyexecutor.call import Call, Part
 from flyexecutor.client import Client
-from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError
+from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError, UnknownCallError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
 from flyexecutor.guests import SUSPEND_MB, GuestName, Prices, read_guest
@@ -94,7 +94,10 @@ class FlyMachineExecutor(Executor):
     ship: modules of yours that the image does not have: their functions and classes travel with the calls.
     initializer, initargs: a function that each process runs before its first call of this executor, as in
         ProcessPoolExecutor; if it raises, the call raises InitializerError.
-    local: True starts a Machines API and a Redis on this computer and uses those; or give a `LocalFly` of yours.
+    local: True starts a Machines API and a Redis on this computer and uses those, alone and for as long as this
+        executor lives. A name: the same for all processes of this computer that say that name, until the last has
+        ended. Or give a `LocalFly` of yours: `LocalFly(show_output=False)` doesn't show what machines print. Inside a
+        machine nothing is started.
 
     Raises SettingsError that names everything that is missing or wrong.
     """
@@ -130,7 +133,7 @@ class FlyMachineExecutor(Executor):
         token: str | None = None,
         api_url: str | None = None,
         secret: str | None = None,
-        local: "bool | LocalFly | None" = None,
+        local: "bool | str | LocalFly | None" = None,
     ) -> None:
         check_integers(1, max_workers=max_workers, concurrency=concurrency)
         check_integers(0, warm=warm)
@@ -139,8 +142,8 @@ class FlyMachineExecutor(Executor):
         check_given(1, result_ttl=result_ttl, boot_timeout=boot_timeout, max_lifetime=max_lifetime)
         if not isinstance(prices, Prices | None):
             raise SettingsError(f"prices is {prices!r}: it must be a Prices, as Prices(regions={{'gru': 1.5}})")
-        if not isinstance(local, bool | LocalFly | None):
-            raise SettingsError(f"local is {local!r}: it must be True, or a LocalFly")
+        if not isinstance(local, bool | str | LocalFly | None):
+            raise SettingsError(f"local is {local!r}: it must be True, a name, or a LocalFly")
         self._options = Options(
             retry=Retry() if retries is None else read_retries(retries),
             timeout=timeout,
@@ -149,10 +152,9 @@ class FlyMachineExecutor(Executor):
             ship=(modules := read_modules(ship)),
             initializer=read_initializer(initializer, initargs, modules),
         )
-        inside = machine_settings() if app is None and token is None and local is None else None
-        own_local = _start_local() if local is True else None
-        close_local = own_local.close if own_local else None
-        where = local if isinstance(local, LocalFly) else own_local
+        inside = machine_settings() if app is None and token is None and not isinstance(local, LocalFly) else None
+        where = None if inside else _find_local(local)
+        close_local = where.close if where and where is not local else None
         try:
             settings = inside or read_settings(
                 app=app,
@@ -195,7 +197,8 @@ class FlyMachineExecutor(Executor):
         owner = owner_of(settings)
         self._stock = Stock(self._client, prices, owner)
         self._schedules = Schedules(self._client, trust, owner)
-        self._life = _Life(self._client, close_local)
+        self._if_unknown = _remedy_for_unknown(where) if where else ""
+        self._life = _Life(self._client, close_local, own_local=local is True and where is not None)
 
     @property
     def _lane(self) -> Lane:
@@ -309,7 +312,7 @@ class FlyMachineExecutor(Executor):
 
         A call whose outcome is no longer kept has a future that raises ExpiredCallError. Raises as `future`.
         """
-        self._client.check_id(batch_id, "batch")
+        self._check_id(batch_id, "batch")
         calls = self._client.batch(batch_id)
         if not calls:
             raise ExpiredCallError(f"the batch {batch_id} is no longer known: it was kept for a time and has expired")
@@ -323,6 +326,7 @@ class FlyMachineExecutor(Executor):
         ExpiredCallError when the outcome is no longer kept, UnknownCallError when there never was such a call,
         RedisUnavailableError when Redis does not answer.
         """
+        self._check_id(call_id, "call")
         return self._client.attach(call_id)
 
     def with_options(
@@ -567,6 +571,12 @@ class FlyMachineExecutor(Executor):
         )
         return self._client.send(call, self._lane, take=take)
 
+    def _check_id(self, call_id: str, what: str) -> None:
+        try:
+            self._client.check_id(call_id, what)
+        except UnknownCallError as exc:
+            raise UnknownCallError(f"{exc}{self._if_unknown}") from None
+
     def _check_function(self, fn: Callable[..., Any]) -> None:
         """What can't be the function of a fan-out or a stream is refused at once, and so is each one after shutdown."""
         if not callable(fn):
@@ -612,8 +622,8 @@ class FlyMachineExecutor(Executor):
 class _Life:
     """What ends with an executor, and with all that `with_options` has made of it."""
 
-    def __init__(self, client: Client, close_local: Callable[[], None] | None) -> None:
-        self.own_local = close_local is not None
+    def __init__(self, client: Client, close_local: Callable[[], None] | None, *, own_local: bool) -> None:
+        self.own_local = own_local
         self.close_local = close_local = close_local or (lambda: None)
         self._client = client
         # An executor that nobody holds any longer still delivers what it has sent, and then ends its threads.
@@ -643,8 +653,21 @@ def _lane_of_this_machine(settings: Settings) -> Lane:
     return Lane(name, config={}, regions=settings.regions, max_workers=0, concurrency=1, boot_timeout=120.0)
 
 
-def _start_local() -> LocalFly:
+def _find_local(local: "bool | str | LocalFly | None") -> LocalFly | None:
+    if local is None or local is False or isinstance(local, LocalFly):
+        return local or None
     try:
-        return LocalFly()
+        return LocalFly(name=None if local is True else local)
     except LocalError as exc:
-        raise SettingsError(f"local=True is not possible here: {exc}") from None
+        raise SettingsError(f"local={local!r} is not possible here: {exc}") from None
+
+
+def _remedy_for_unknown(local: LocalFly) -> str:
+    if local.name is None:
+        return (
+            ". This local Fly is used by this process alone: "
+            'local="name" is one for all processes of this computer that say that name'
+        )
+    if local.keep is None:
+        return f'. What is kept of its calls ends with it, unless it is a LocalFly(name={local.name!r}, keep="folder")'
+    return ""

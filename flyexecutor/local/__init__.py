@@ -3,38 +3,45 @@
 The API speaks HTTP as Fly's does, its machines are real processes, its Redis is a real server. It knows nothing of
 flyexecutor's client: `environ()` is all that an executor needs to use it instead of Fly.
 
-Three processes: the owner (whoever made a LocalFly), the guard (`python -m flyexecutor.local`) and the server. Each of
-the last two ends everything when the one above it, or beside it, is gone: whatever single process is killed with -9,
-no process, socket or file stays behind.
+Three processes: the owner (whoever made a LocalFly; one with a name may have several), the guard (`python -m
+flyexecutor.local`) and the server. Each of the last two ends everything when the one above it, or beside it, is gone:
+whatever single process is killed with -9, no process, socket or file stays behind.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
-import subprocess
+import re
 import sys
 from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from flyexecutor.local.connection import Connection, check_name
 from flyexecutor.local.control import Control
+from flyexecutor.local.problems import LocalError as LocalError
 
 DEFAULT_IMAGE = "registry.fly.io/local:flyexecutor"
-
-
-class LocalError(Exception):
-    """The local Machines API or its Redis could not be started; the message says what to do."""
+SECRET = re.compile(r"[A-Za-z0-9._~-]{8,}")  # what needs no quoting in an address, a header and Redis' settings
+EACH_ITS_OWN = {"name", "show_output"}  # options in which those who share one may differ
+HIDDEN = {"token", "password", "secrets"}
 
 
 class LocalFly:
     """A running Machines API and Redis; ends with `close`, or with the process that made it.
 
+    name: one for all processes of this computer's user that say this name, started by the first; it ends some seconds
+        after the last has closed it or ended. Forked children count. Up to 40 letters, digits, - and _.
+    keep: a folder in which Redis keeps its data, beside ports, token and password, for the next that is given it.
     app: name of the app that exists from the start.
     rate_limits: whether requests are limited as Fly documents it.
     secrets: the app's secrets (`fly secrets set`): environment variables of all its machines.
     machine_limit: how many machines the organisation may have; None for no limit.
     port, redis_port: on 127.0.0.1; 0 for a free one.
-    show_output: whether what machines print appears on this process's standard error, as `fly logs` shows it.
+    token, password: of the API and of Redis, at least 8 letters, digits and . _ ~ -; left out: random ones.
+    show_output: whether what machines print appears on this process's standard error, as `fly logs` shows it. (Of
+        several that share one and show it: on that of the first.)
     image: seconds that a new machine stays in `created` while its image is fetched (at Fly some 6 s and more). Until
         then it can't be started; then it boots, or with `skip_launch` is `stopped`.
     boot, resume: seconds that a machine stays in `starting` when it boots cold (its program begins after them), or is
@@ -45,21 +52,26 @@ class LocalFly:
         a second), rate limits that many times higher (their bursts stay). Everything else takes real seconds: what
         machines run, the time that a stop gives them, waits, leases, what `billed` tells.
 
-    Machines run in this process's current folder, with its `sys.path` and its Python, as if that were their image.
+    Machines run in this process's current folder, with its `sys.path` and its Python, as if that were their image: each
+    process that shares one has an image of its own if these differ, and thereby machines of its own.
     They share this computer's file system: the `files` of a configuration lie below a folder of the machine's own,
     which its program finds in the environment variable FLY_FILES (`$FLY_FILES/etc/app.json` for `/etc/app.json`).
-    Raises LocalError when it can't start.
+    Raises LocalError when it can't start, or if one of this name runs with other options than are given.
     """
 
     def __init__(
         self,
         *,
+        name: str | None = None,
+        keep: "str | os.PathLike[str] | None" = None,
         app: str = "local",
         rate_limits: bool = True,
         secrets: Mapping[str, str] | None = None,
         machine_limit: int | None = None,
         port: int = 0,
         redis_port: int = 0,
+        token: str | None = None,
+        password: str | None = None,
         show_output: bool = True,
         speed: float = 1.0,
         image: float = 1.0,
@@ -67,49 +79,51 @@ class LocalFly:
         resume: float = 0.0,
         suspend: float = 0.0,
     ) -> None:
-        for name in ("flask", "psutil"):
-            if importlib.util.find_spec(name) is None:
-                raise LocalError(f"the local Machines API needs {name}: pip install 'flyexecutor[local]'")
+        for module in ("flask", "psutil"):
+            if importlib.util.find_spec(module) is None:
+                raise LocalError(f"the local Machines API needs {module}: pip install 'flyexecutor[local]'")
         if speed <= 0 or min(image, boot, resume, suspend) < 0:
             raise LocalError(
                 f"speed={speed} must be above 0, and none of {image=}, {boot=}, {resume=}, {suspend=} below"
             )
-        self.app = app
-        self.image = DEFAULT_IMAGE
-        self._owner = os.getpid()
-        told = {
+        if name is not None:
+            check_name(name)
+        for what, given in (("token", token), ("password", password)):
+            if given is not None and not SECRET.fullmatch(given):
+                raise LocalError(f"the {what} that is given must be at least 8 letters, digits and . _ ~ -")
+        settings: dict[str, Any] = {
+            "name": name,
+            "keep": None if keep is None else os.path.abspath(keep),
             "app": app,
             "rate_limits": rate_limits,
             "secrets": dict(secrets or {}),
             "machine_limit": machine_limit,
             "port": port,
             "redis_port": redis_port,
+            "token": token,
+            "password": password,
             "show_output": show_output,
             "pace": {"speed": speed, "image": image, "boot": boot, "resume": resume, "suspend": suspend},
-            "image": {"name": DEFAULT_IMAGE, "cwd": os.getcwd(), "env": _image_environment()},
         }
-        self._guard = subprocess.Popen(
-            [sys.executable, "-m", "flyexecutor.local"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": _image_environment()["PYTHONPATH"]},
-            # Ctrl-C in a terminal goes to the owner, which closes us in its own time.
-            start_new_session=True,
-        )
-        assert self._guard.stdin
-        assert self._guard.stdout
-        self._guard.stdin.write(json.dumps(told).encode() + b"\n")
-        self._guard.stdin.flush()
-        ready: dict[str, Any] = json.loads(self._guard.stdout.readline() or b"{}")
-        if "api_url" not in ready:
+        environment = _image_environment()
+        contents = {"python": sys.executable, "cwd": os.getcwd(), "env": environment}
+        self.image = _name_image(contents) if name else DEFAULT_IMAGE
+        settings["contents"] = {"name": self.image, **contents}
+        environ = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}
+        self._connection = Connection(settings, environ, name=name)
+        there = self._connection.told
+        if differences := _differences(settings, there["settings"]):
             self.close()
-            raise LocalError(ready.get("error", "the local Machines API ended while it started: see above"))
-        self.pid = self._guard.pid
-        self.server_pid: int = ready["server_pid"]
-        self.api_url: str = ready["api_url"]
-        self.redis_url: str = ready["redis_url"]
-        self.redis_server: str = ready["redis_server"]
-        self.token: str = ready["token"]
+            raise LocalError(f"a local Fly {name!r} runs already, and {'; '.join(differences)}")
+        self.name = name
+        self.keep: str | None = there["settings"]["keep"]
+        self.app: str = there["settings"]["app"]
+        self.pid: int = there["pid"]
+        self.server_pid: int = there["server_pid"]
+        self.api_url: str = there["api_url"]
+        self.redis_url: str = there["redis_url"]
+        self.redis_server: str = there["redis_server"]
+        self.token: str = there["token"]
         self._control = Control(int(self.api_url.rsplit(":", 1)[1]), self.token)
 
     def __repr__(self) -> str:
@@ -198,25 +212,40 @@ class LocalFly:
         """
         self._control.ask("lose_host", machine_id)
 
+    def wait(self) -> None:
+        """Return when it has ended, or this process has closed it."""
+        self._connection.wait()
+
     def close(self) -> None:
-        """End all machines, Redis and the API, and wait until they have ended. A forked child's close does nothing."""
-        if os.getpid() != self._owner or self._guard.stdin is None or self._guard.stdin.closed:
-            return
-        try:
-            # Said, not only closed: a forked child may hold the pipe open.
-            self._guard.stdin.write(b"close\n")
-            self._guard.stdin.close()
-        except BrokenPipeError:
-            pass  # it is gone already
-        self._guard.wait()
-        if self._guard.stdout:
-            self._guard.stdout.close()
+        """End all machines, Redis and the API, and wait until they have ended; one with a name: use it no longer.
+
+        A forked child's close ends nothing.
+        """
+        self._connection.leave()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _differences(settings: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """In what the options of one that runs differ from those that are given; what is left out may be anything."""
+    if settings.keys() != there.keys() - {"grace"} or settings["pace"].keys() != there["pace"].keys():
+        return ["it is of another version of flyexecutor"]
+    here, there = ({**told, **told["pace"], "secrets": told["secrets"] or None} for told in (settings, there))
+    return [
+        f"its {option} is another" if option in HIDDEN else f"its {option} is {there[option]!r}, not {here[option]!r}"
+        for option, default in (LocalFly.__init__.__kwdefaults__ or {}).items()
+        if option not in EACH_ITS_OWN and here[option] not in (default, there[option])
+    ]
+
+
+def _name_image(contents: Mapping[str, Any]) -> str:
+    # In the repository, not the tag: images of one repository are taken for deploys of one program.
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    return f"registry.fly.io/local-{digest[:12]}:flyexecutor"
 
 
 def _image_environment() -> dict[str, str]:

@@ -1,18 +1,21 @@
-"""The guard: `python -m flyexecutor.local`, started by LocalFly and by nobody else.
+"""The guard: `python -m flyexecutor.local`, started by a `connection.Connection` and by nobody else.
 
-Owns the run folder and the server process. Its owner's end, seen as end-of-file, ends the server; the server's end, of
-itself or by force, is followed by a clean-up here. If the guard is killed, the server cleans up.
+Owns the run folder and the server process, and the connections of those who use this Fly. The last one's end, seen as
+end-of-file, ends the server; the server's end, of itself or by force, is followed by a clean-up here. If the guard is
+killed, the server cleans up.
+
+Standard input is the connection of the one process that uses it; or, if a run folder is given, the socket to which
+any process of this user may connect: then this process is nobody's child, and outlives the last of them by `grace`.
 """
 
-import json
 import os
 import resource
-import subprocess
+import socket
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
+from flyexecutor.local.guard import Guard
 from flyexecutor.local.processes import clean_up
 
 PREFIX = "flyexecutor-local-"
@@ -35,26 +38,18 @@ def _run_folder() -> Path:
 
 
 def main() -> int:
-    """Run until the owner goes or the server ends. Answers the exit code."""
-    settings = json.loads(sys.stdin.buffer.readline())
+    """Run until the last user goes or the server ends. Answers the exit code."""
+    shared = sys.argv[1:]
+    if shared and os.fork():
+        os._exit(0)
     _allow_files()
-    run = _run_folder()
-    settings["run"] = str(run)
-    server = subprocess.Popen([sys.executable, "-m", "flyexecutor.local.server"], stdin=subprocess.PIPE)
-    sys.stdout.close()  # the server has it: an owner who waits for the ready line must see the server's end
-    assert server.stdin
-    server_stdin = server.stdin
-
-    def follow_owner() -> None:
-        server_stdin.write(json.dumps(settings).encode() + b"\n")
-        server_stdin.flush()
-        sys.stdin.buffer.readline()  # "close", or end-of-file
-        server_stdin.close()
-
-    threading.Thread(target=follow_owner, daemon=True).start()
-    code = server.wait()
-    clean_up(run)
-    return code
+    run = Path(shared[0]) if shared else _run_folder()
+    stdin = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    try:
+        Guard(stdin, run, shared=bool(shared)).run()
+    finally:
+        clean_up(run)
+    return 0
 
 
 if __name__ == "__main__":

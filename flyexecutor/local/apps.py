@@ -31,6 +31,7 @@ PASSING = {
     "stop": "stopping",
 }
 DIGEST_KEY = os.urandom(32)  # so that nobody finds a short secret by trying
+LONGEST_LINE = 65536  # bytes
 DEFAULT_COMMAND = ["python", "-m", "flyexecutor.worker"]
 
 
@@ -74,13 +75,11 @@ class App:
 class Apps:
     """All apps of this computer's Fly. One lock for who exists; machines have their own."""
 
-    def __init__(
-        self, image: Mapping[str, Any], run: Path, *, machine_limit: int | None, show_output: bool, pace: Pace
-    ) -> None:
+    def __init__(self, run: Path, *, machine_limit: int | None, show_output: bool, pace: Pace) -> None:
         self.sockets = Sockets(run)
         self.meter = Meter()
         self.faults = Faults()
-        self._image = image
+        self._images: dict[str, Mapping[str, Any]] = {}
         self.run = run
         self._machine_limit = machine_limit
         self.pace = pace
@@ -102,6 +101,10 @@ class Apps:
         """Every app."""
         with self._lock:
             return list(self._apps.values())
+
+    def add_image(self, image: Mapping[str, Any]) -> None:
+        """Have an image: a name, and the Python, the folder and the environment that stand for what is in it."""
+        self._images[image["name"]] = image
 
     def app(self, name: str) -> App:
         """An app by name."""
@@ -129,8 +132,7 @@ class Apps:
         """Create a machine, whose image is still to be fetched."""
         app = self.app(app_name)
         config = check_config(body.get("config"))
-        if config["image"] != self._image["name"]:
-            raise Refused(422, f"failed to get manifest {config['image']}: unknown image, not found in the registry")
+        self._check_image(config)
         with self._lock:
             living = [machine for machine in app.machines.values() if machine.state != "destroyed"]
             name = body.get("name") or f"machine-{secrets.token_hex(6)}"
@@ -152,8 +154,13 @@ class Apps:
         self.schedules.follow(machine)
         return machine
 
+    def _check_image(self, config: Mapping[str, Any]) -> None:
+        if config["image"] not in self._images:
+            raise Refused(422, f"failed to get manifest {config['image']}: unknown image, not found in the registry")
+
     def check_update(self, machine: Machine, config: Mapping[str, Any]) -> None:
-        """Raises Refused if a machine can't have the volume of its new configuration."""
+        """Raises Refused if a machine can't have the image or the volume of its new configuration."""
+        self._check_image(config)
         app = self.app(machine.app)
         volume = find_mounted(config, app.volumes, list(app.machines.values()), machine.id)
         check_region(volume, machine.region)
@@ -216,10 +223,11 @@ class Apps:
         init = machine.config.get("init", {})
         main = init.get("exec") or [*(init.get("entrypoint") or ()), *(init.get("cmd") or ())] or DEFAULT_COMMAND
         command = list(command or main)
-        if command[0] == "python":  # of the image: this one, whatever it is called here (python3 on Debian and macOS)
-            command = [sys.executable, *command[1:]]
+        image = self._images[machine.config["image"]]
+        if command[0] == "python":  # of the image, whatever it is called here (python3 on Debian and macOS)
+            command = [image["python"], *command[1:]]
         env = {
-            **self._image["env"],
+            **image["env"],
             **machine.secrets,
             **machine.config.get("env", {}),
             "FLY_APP_NAME": machine.app,
@@ -237,7 +245,7 @@ class Apps:
         }
         if machine.config.get("files"):
             env[files.VARIABLE] = str(files.folder_of(self.run, machine.id))
-        return command, env, self._image["cwd"]
+        return command, env, image["cwd"]
 
     def became(self, machine: Machine) -> None:
         """What follows from a machine's new state; its lock is held."""
@@ -253,15 +261,17 @@ class Apps:
         return math.inf if self.faults.sticks(PASSING[change]) else self.pace.seconds_of(change)
 
     def output(self, machine: Machine) -> int:
-        """Where a machine's process writes: to our standard error line by line, or nowhere."""
+        """Where a machine's process writes: to our standard error, whole lines, or nowhere."""
         if not self._show_output:
             return os.open(os.devnull, os.O_WRONLY)
         readable, writable = os.pipe()
 
         def show() -> None:
-            with os.fdopen(readable, "rb") as lines:
-                for line in lines:
-                    sys.stderr.buffer.write(b"[%s] %s" % (machine.id.encode(), line))
+            with os.fdopen(readable, "rb") as printed:
+                while line := printed.readline(LONGEST_LINE):
+                    # As on a terminal: a progress bar writes over itself.
+                    text = line.rstrip(b"\r\n").rpartition(b"\r")[2]
+                    sys.stderr.buffer.write(b"[%s] %s\n" % (machine.id.encode(), text))
                     sys.stderr.buffer.flush()
 
         threading.Thread(target=show, name=f"output {machine.id}", daemon=True).start()

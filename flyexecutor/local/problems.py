@@ -1,4 +1,8 @@
-"""What the API refuses, as status and text; the server turns it into an error body."""
+"""What the API refuses, as status and text (the server turns it into an error body), and why it can't be started."""
+
+
+class LocalError(Exception):
+    """The local Machines API or its Redis could not be started; the message says what to do."""
 
 
 class Refused(Exception):

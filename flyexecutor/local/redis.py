@@ -75,16 +75,19 @@ def _version_of(path: str) -> str | None:
     return version.group(1) if version else None
 
 
-def start_server(run: Path, password: str, port: int) -> RedisServer:
-    """Start a server on 127.0.0.1 that keeps nothing on disk. Raises LocalError."""
+def start_server(run: Path, password: str, port: int, keep: str | None) -> RedisServer:
+    """Start a server on 127.0.0.1 that keeps what it holds in a folder, or nowhere. Raises LocalError."""
     program = find_server()
+    folder = (keep or str(run)).replace("\\", r"\\").replace('"', r"\"")
     for _ in range(PORT_ATTEMPTS):
         taken = port or _free_port()
         # Settings by file: the password must not stand in the list of processes.
         settings = run / "redis.conf"
         settings.touch(mode=0o600)
         settings.write_text(
-            f'bind 127.0.0.1\nport {taken}\nrequirepass {password}\nsave ""\nappendonly no\ndir {run}\n'
+            f'bind 127.0.0.1\nport {taken}\nrequirepass {password}\nsave ""\n'
+            # In the file before it is answered, though not on the disk: the end of the process loses nothing.
+            f'appendonly {"yes" if keep else "no"}\ndir "{folder}"\n'
             f"pidfile {run}/redis.pid\nlogfile {run}/redis.log\nloglevel warning\n"
         )
         process = processes.start(run, [program.path, str(settings)], env=os.environ, cwd=str(run))
