@@ -1,12 +1,20 @@
 """Level 8: `flyexecutor local`, Fly and Redis on this computer, until Ctrl-C."""
 
+import os
 import shlex
 import signal
+import tempfile
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import click
 
 from flyexecutor.local import LocalError, LocalFly
+
+TOKEN, PASSWORD = "FLYEXECUTOR_LOCAL_TOKEN", "FLYEXECUTOR_LOCAL_PASSWORD"
+OURS = "# Written by flyexecutor local, and removed when it ends.\n"  # first line of an environment file
 
 
 @click.command()
@@ -14,21 +22,88 @@ from flyexecutor.local import LocalError, LocalFly
 @click.option("--port", default=0, help="Port of the Machines API on 127.0.0.1. [default: a free one]")
 @click.option("--redis-port", default=0, help="Port of Redis on 127.0.0.1. [default: a free one]")
 @click.option("--rate-limits/--no-rate-limits", default=True, show_default=True, help="Fly's documented rate limits.")
-def local(app: str, port: int, redis_port: int, rate_limits: bool) -> None:
+@click.option("--name", help='The local Fly of FlyMachineExecutor(local="NAME"), started or joined.')
+@click.option("--keep", type=click.Path(path_type=Path), help="Folder for the data, the address and the token.")
+@click.option(
+    "--env-file", type=click.Path(path_type=Path), help="Write the environment variables there, not to the terminal."
+)
+def local(
+    app: str, port: int, redis_port: int, rate_limits: bool, name: str | None, keep: Path | None, env_file: Path | None
+) -> None:
     """Run a Machines API and a Redis on this computer, until Ctrl-C.
 
     Prints the environment variables with which an executor in another terminal uses them. Machines are processes of
     this computer; they find the modules of the folder in which this command runs.
+
+    The API's token and Redis' password are random unless FLYEXECUTOR_LOCAL_TOKEN and FLYEXECUTOR_LOCAL_PASSWORD are
+    set. An environment file is for `set -a; . FILE; set +a` and for dotenv; only you can read it.
     """
-    ended = threading.Event()
+    ended, stopped = threading.Event(), threading.Event()
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        ended.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, stop)
+    if env_file:
+        _check(env_file)
     try:
-        fly = LocalFly(app=app, port=port, redis_port=redis_port, rate_limits=rate_limits, show_output=True)
+        fly = LocalFly(
+            name=name,
+            keep=keep,
+            app=app,
+            port=port,
+            redis_port=redis_port,
+            rate_limits=rate_limits,
+            token=os.environ.get(TOKEN) or None,
+            password=os.environ.get(PASSWORD) or None,
+        )
     except LocalError as exc:
         raise click.ClickException(str(exc)) from None
-    with fly:
-        click.echo(f"# Machines API {fly.api_url}, Redis from {fly.redis_server}. Ctrl-C ends both.", err=True)
-        for name, value in fly.environ().items():
-            click.echo(f"export {name}={shlex.quote(value)}")
+
+    def follow() -> None:
+        fly.wait()
+        ended.set()
+
+    threading.Thread(target=follow, daemon=True).start()
+    with fly, _env_file(env_file, fly.environ()) if env_file else _printed(fly.environ()):
+        end = "leaves it to others" if name else "ends both"
+        click.echo(f"# Machines API {fly.api_url}, Redis from {fly.redis_server}. Ctrl-C {end}.", err=True)
         ended.wait()
+    if not stopped.is_set():
+        raise click.ClickException("it has ended by itself, or was killed: see above")
+
+
+@contextmanager
+def _printed(environ: Mapping[str, str]) -> Iterator[None]:
+    click.echo("".join(f"export {name}={shlex.quote(value)}\n" for name, value in environ.items()), nl=False)
+    yield
+
+
+def _check(path: Path) -> None:
+    """Raises ClickException for a file that somebody else has written."""
+    try:
+        if path.exists() and not path.read_text().startswith(OURS):
+            raise click.ClickException(f"{path} was not written by flyexecutor local: give another file")
+    except (OSError, ValueError) as exc:
+        raise click.ClickException(f"{path} can't be read: {exc}") from None
+
+
+@contextmanager
+def _env_file(path: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    text = OURS + "".join(f"{name}={shlex.quote(value)}\n" for name, value in environ.items())
+    try:
+        # Whole or not at all, and nobody else's for a moment.
+        descriptor, written = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with open(descriptor, "w") as file:
+            file.write(text)
+        os.replace(written, path)
+    except OSError as exc:
+        raise click.ClickException(f"{path} can't be written: {exc.strerror}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if path.read_text() == text:  # else it is that of another which began meanwhile
+                path.unlink()
