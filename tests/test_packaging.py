@@ -1,11 +1,15 @@
 """The wheel: it holds the package alone, and installs with three dependencies. `make demo` installs no test tools."""
 
+import functools
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -86,3 +90,33 @@ def test_the_demo_runs_with_what_make_demo_installs():
         "import flyexecutor.local.server, flyexecutor.local.redis, flyexecutor.worker.loop, flyexecutor.worker.runner\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The address of a clone, and its folder."""
+    if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, check=False).returncode:
+        pytest.skip("this is no clone")
+    subprocess.run(["git", "clone", "--quiet", ROOT, tmp_path / "clone"], check=True)
+    subprocess.run(["git", "update-server-info"], cwd=tmp_path / "clone", check=True)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/clone/.git", tmp_path / "clone"
+        server.shutdown()
+
+
+def test_what_the_readme_says_installs_it_before_there_is_a_release(served, tmp_path):
+    """From git, with this clone's address instead of the project's, and as an editable clone."""
+    url, clone = served
+    readme = (ROOT / "README.md").read_text()
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    (from_git,) = re.findall(rf"^    pip install '(flyexecutor\[local\] @ git\+){source}'$", readme, re.M)
+    (editable,) = re.findall(r"^    pip install --editable '(\.\[local\])' ", readme, re.M)
+    for name, what in (("git", [from_git + url]), ("editable", ["--editable", editable])):
+        venv = tmp_path / name
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+        python = venv / "bin" / "python"
+        command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *what]
+        subprocess.run(command, cwd=clone, check=True, timeout=200)
+        subprocess.run([python, "-c", "import flyexecutor.local"], cwd=tmp_path, check=True, env={})
