@@ -55,6 +55,7 @@ class Machine:
         self._host = host
         self._host_lost = False
         self._turn = 0  # of its state: how often it has changed
+        self._stops = 0  # how often it has become `stopped`
         self._program: Program | None = None  # while it has one, running or suspended
         self._asked_to_stop = False
         self._restarts = Restarts(host.pace.here(WINDOW))
@@ -175,12 +176,17 @@ class Machine:
 
     def restart(self, signal_name: str | None, timeout: float | None) -> None:
         """Stop, then start."""
+        with self.changed:
+            stops = self._stops
         self.stop(signal_name, timeout)
-        if not self._await_stop(60.0):
-            raise Refused(
-                408, f"deadline_exceeded: machine failed to reach desired state, stopped, currently {self.state}"
-            )
-        self.start(again=True)
+        with self.changed:
+            # Somebody else may start it before we see that it has stopped: then it has been restarted.
+            self.changed.wait_for(lambda: self.state in {"stopped", "destroyed"} or self._stops > stops, 60.0)
+            if self.state == "stopped":
+                self.start(again=True)
+            elif self._stops == stops or self.state == "destroyed":
+                text = f"machine failed to reach desired state, stopped, currently {self.state}"
+                raise Refused(408, f"deadline_exceeded: {text}")
 
     def update(self, config: dict[str, Any], *, launch: bool, current_version: str | None = None) -> None:
         """Give it a new configuration, and with it a new instance; a machine that has started is started again.
@@ -201,9 +207,10 @@ class Machine:
                 program.kill()  # Fly drops the snapshot
             else:
                 program.ask_to_end(signal.SIGINT, STOP_TIMEOUT)
-            self._await_stop(STOP_TIMEOUT + 10)
         with self.changed:
-            if self.state not in {"updating", "stopped"}:
+            self.changed.wait_for(lambda: self._program is None)  # SIGKILL ends it in any case
+            self.check_host("update")
+            if self.state not in {"replacing", "updating"}:
                 raise states.refuse("update", self.state)  # destroyed meanwhile
             self.config = config
             self.instance_id = new_id()
@@ -212,7 +219,7 @@ class Machine:
             # Fly: who was not started before an update is left stopped, with skip_launch or without.
             if launch and before == "started":
                 self._boot("user")
-            elif self.state == "updating":
+            else:
                 self._become("created" if before == "created" else "stopped", "update", "user")
 
     def change_metadata(self, changes: Mapping[str, str | None], *, version: str | None = None) -> None:
@@ -260,11 +267,6 @@ class Machine:
         if not self._has_image:
             raise states.refuse(action, self.state)
 
-    def _await_stop(self, timeout: float) -> bool:
-        with self.changed:
-            self.changed.wait_for(lambda: self.state in {"stopped", "destroyed"}, timeout)
-            return self.state == "stopped"
-
     # Its program
 
     def _boot(self, source: str) -> None:
@@ -309,6 +311,7 @@ class Machine:
         with self.changed:
             program, self._program = self._program, None
             self._ended_at = time.monotonic()
+            self.changed.notify_all()  # an update waits for that
             if self._host_lost or not program:
                 return  # nobody is there to tell
             again = self.state == "started" and self._restarts.follows(self.config.get("restart", {}), code)
@@ -330,7 +333,7 @@ class Machine:
                 self._become("restarting", "restart", "flyd")
                 self._boot("flyd")
             elif self.state in {"replacing", "updating"}:
-                self._become("stopped", "exit", "flyd", request)  # update starts it again: no end, no auto_destroy
+                self.events.add("exit", "stopped", "flyd", request)  # the update goes on: no end, no auto_destroy
             else:
                 self._stopped("exit", request)
 
@@ -346,6 +349,7 @@ class Machine:
             raise AssertionError(f"machine {self.id}: no way from {self.state} to {state}")
         self.state = state
         self._turn += 1
+        self._stops += state == "stopped"
         self.updated_at = now()
         self.events.add(event, state, source, request)
         self._host.became(self)

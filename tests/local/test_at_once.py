@@ -1,0 +1,56 @@
+"""Whatever several clients ask of one machine at once, none is told of an error of ours, and it comes to rest."""
+
+import random
+import threading
+
+import pytest
+
+from flyexecutor.local import LocalFly
+from tests.local.conftest import SLEEP, Api
+
+FAILS = ["sh", "-c", "trap 'exit 0' INT; sleep 0.2; exit 1"]
+CLIENTS = 6
+REQUESTS = 25
+
+
+@pytest.fixture(scope="module")
+def quick_fly():
+    with LocalFly(rate_limits=False, show_output=False, image=0.05, boot=0.01, resume=0.01, suspend=0.02) as fly:
+        yield fly
+
+
+def ask(fly, machine, number, errors):
+    api, chances = Api(fly), random.Random(number)
+    config = {"image": fly.image, "init": {"exec": SLEEP}, "stop_config": {"timeout": "50ms"}}
+    bodies = {
+        "/start": {},
+        "/stop": {"timeout": "50ms"},
+        "/suspend": {},
+        "/restart?timeout=100ms": {},
+        "/signal": {"signal": "SIGKILL"},
+        "": {"config": config},
+    }
+    for _ in range(REQUESTS):
+        path = chances.choice(["/start", *bodies])
+        answer = api("POST", f"/{machine['id']}{path}", **bodies[path])
+        if answer.status_code not in {200, 409, 412}:
+            errors.append((path, answer.status_code, answer.text))
+    api.session.close()
+
+
+@pytest.mark.parametrize("command", [SLEEP, FAILS])
+def test_a_machine_of_several_minds_comes_to_rest(quick_fly, command):
+    api = Api(quick_fly)
+    restart = {"policy": "on-failure", "max_retries": 3}
+    machine = api.create(command, restart=restart, stop_config={"timeout": "50ms"})
+    errors = []
+    threads = [threading.Thread(target=ask, args=(quick_fly, machine, n, errors)) for n in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert api("GET", f"/{machine['id']}/wait?state=settled&timeout=20").ok
+    assert api("DELETE", f"/{machine['id']}?force=true").ok
+    assert api.wait(machine, "destroyed").ok
+    api.session.close()
