@@ -4,7 +4,6 @@ import hashlib
 import math
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from flyexecutor.local.config import DEFAULT_MEMORY_MB, check_config, memory_mb
 from flyexecutor.local.events import now
 from flyexecutor.local.faults import Faults
 from flyexecutor.local.machine import Machine
+from flyexecutor.local.output import Output
 from flyexecutor.local.pace import Pace
 from flyexecutor.local.problems import Refused
 from flyexecutor.local.schedule import Schedules
@@ -31,7 +31,6 @@ PASSING = {
     "stop": "stopping",
 }
 DIGEST_KEY = os.urandom(32)  # so that nobody finds a short secret by trying
-LONGEST_LINE = 65536  # bytes
 DEFAULT_COMMAND = ["python", "-m", "flyexecutor.worker"]
 
 
@@ -84,6 +83,7 @@ class Apps:
         self._machine_limit = machine_limit
         self.pace = pace
         self.schedules = Schedules(pace)
+        self.printed = Output()
         self._show_output = show_output
         self._lock = threading.Lock()
         self._apps: dict[str, App] = {}
@@ -261,21 +261,8 @@ class Apps:
         return math.inf if self.faults.sticks(PASSING[change]) else self.pace.seconds_of(change)
 
     def output(self, machine: Machine) -> int:
-        """Where a machine's process writes: to our standard error, whole lines, or nowhere."""
-        if not self._show_output:
-            return os.open(os.devnull, os.O_WRONLY)
-        readable, writable = os.pipe()
-
-        def show() -> None:
-            with os.fdopen(readable, "rb") as printed:
-                while line := printed.readline(LONGEST_LINE):
-                    # As on a terminal: a progress bar writes over itself.
-                    text = line.rstrip(b"\r\n").rpartition(b"\r")[2]
-                    sys.stderr.buffer.write(b"[%s] %s\n" % (machine.id.encode(), text))
-                    sys.stderr.buffer.flush()
-
-        threading.Thread(target=show, name=f"output {machine.id}", daemon=True).start()
-        return writable
+        """Where a machine's process writes."""
+        return self.printed.open(machine.id) if self._show_output else os.open(os.devnull, os.O_WRONLY)
 
 
 def _volume(app: App, volume_id: str) -> Volume:

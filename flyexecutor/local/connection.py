@@ -74,13 +74,16 @@ class Connection:
             return
         atexit.unregister(self._fall_silent)
         if self._guard and not self._shared:
-            with suppress(OSError):
-                self._socket.sendall(b"close\n")  # said, not only closed: a forked child may hold the socket open
+            self._say(b"close\n")  # said, not only closed: a forked child may hold the socket open
             self._guard.wait()
-            self.wait()  # what machines printed at the end
         else:
-            self._fall_silent()
+            self._say(b"leave\n")
+        self.wait()
         self._socket.close()
+
+    def _say(self, what: bytes) -> None:
+        with suppress(OSError):  # the guard has ended
+            self._socket.sendall(what)
 
     def wait(self) -> None:
         """Return when the guard has ended, or this process has left."""
@@ -113,10 +116,10 @@ class Connection:
             log.warning("the local Fly has ended, with its calls: was its guard or server killed? Make a new executor")
 
     def _fall_silent(self) -> None:
+        """Show what machines have printed until now, and nothing more."""
         if os.getpid() == self._owner:  # a forked child shares the socket, not the thread
             self._left = True
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RD)
+            self._say(b"leave\n")
             self.wait()
 
 

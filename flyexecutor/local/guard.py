@@ -28,8 +28,10 @@ class _User:
         self.settings: dict[str, Any] | None = None
         self.said = b""
         self.unsent = b""
+        self.left_out = 0  # bytes
         self.hears = True
         self.greeted = False
+        self.leaves = False
 
     @property
     def shows(self) -> bool:
@@ -51,10 +53,18 @@ class _User:
 
     def tell(self, told: bytes) -> None:
         """Say something; what it does not take at once is sent by a later `tell`."""
-        if self.hears and len(self.unsent) < UNREAD:
+        if len(self.unsent) >= UNREAD:
+            self.left_out += len(told)
+        elif self.hears:
+            if told and self.left_out:
+                self.unsent += b"[%d bytes left out: nobody read them]\n" % self.left_out
+                self.left_out = 0
             self.unsent += told
         try:
             self.unsent = self.unsent[self.connection.send(self.unsent) :]
+            if self.leaves and not self.unsent:
+                self.connection.shutdown(socket.SHUT_WR)
+                self.hears = False
         except BlockingIOError:
             pass
         except OSError:  # it has left; a child that it has forked may still hold the connection, and use this Fly
@@ -129,9 +139,12 @@ class Guard:
                 if user.settings is None:
                     user.settings = json.loads(line)
                     self._settings = self._settings or self._start(user.settings)
-                    self._introduce(user)
+                    if self._hello:
+                        self._ask_server(user, user.settings["contents"])
+                elif line == b"close":
+                    self._end()
                 else:
-                    self._end()  # it said "close"
+                    self._ask_server(user, None)  # it said "leave"
             self._tell(user, b"")  # it may have room for what it did not take
         except EOFError:
             self._selector.unregister(user.connection)
@@ -159,12 +172,11 @@ class Guard:
         self._selector.register(self._output, selectors.EVENT_READ, self._show)
         return settings
 
-    def _introduce(self, user: _User) -> None:
-        """Have the server know a user's image; its answer is the word that the user may begin."""
-        if self._hello and user.settings:
-            self._waiting.append(user)
-            with suppress(OSError):  # it is gone, and we are about to see it
-                self._connection.sendall(json.dumps(user.settings["contents"]).encode() + b"\n")
+    def _ask_server(self, user: _User, image: dict[str, Any] | None) -> None:
+        """Have the server know a user's image, before it begins, or show what was printed, before it leaves."""
+        self._waiting.append(user)
+        with suppress(OSError):  # it is gone, and we are about to see it
+            self._connection.sendall(json.dumps(image).encode() + b"\n")
 
     def _hear_server(self) -> None:
         more = self._connection.recv(65536)
@@ -176,8 +188,18 @@ class Guard:
             if not self._hello:
                 self._begin(json.loads(line))
             elif (user := self._waiting.popleft()) in self._users:
-                self._tell(user, self._hello)
-                user.greeted = True
+                self._answer(user)
+
+    def _answer(self, user: _User) -> None:
+        if not user.greeted:
+            user.greeted = True
+            self._tell(user, self._hello)
+        else:
+            with suppress(BlockingIOError):
+                while self._show():
+                    pass
+            user.leaves = True
+            self._tell(user, b"")
 
     def _begin(self, told: dict[str, Any]) -> None:
         """The server has come up, or has said why it can't."""
@@ -186,13 +208,13 @@ class Guard:
         for user in self._users:
             if "error" in told:
                 self._tell(user, self._hello)
-            else:
-                self._introduce(user)
+            elif user.settings:
+                self._ask_server(user, user.settings["contents"])
         # From now on nothing of ours holds what the process that started us was given: its end may be waited for.
         os.dup2(1, 2)
 
-    def _show(self) -> None:
-        """What machines print is for the oldest of those that show it."""
+    def _show(self) -> bool:
+        """What machines print is for the oldest of those that show it. False at its end."""
         printed = os.read(self._output, 65536)
         if not printed:
             self._selector.unregister(self._output)
@@ -205,6 +227,7 @@ class Guard:
                     self._tell(user, whole + newline)
                     if user.hears:
                         break
+        return bool(printed)
 
     def _end(self) -> None:
         """Have the server end; what it still prints is shown until then."""

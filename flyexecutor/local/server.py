@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ from flyexecutor.local.processes import clean_up
 from flyexecutor.local.redis import start_server
 from flyexecutor.local.sockets import Handler
 
-LAST_WORDS = 1.0  # seconds
-
 
 def main() -> int:
     """Serve until the guard goes."""
@@ -41,7 +38,6 @@ def main() -> int:
         return 1
     finally:
         clean_up(run)
-        _show_the_rest()
     return 0
 
 
@@ -73,17 +69,16 @@ def _serve(settings: dict[str, Any], run: Path) -> None:
             "redis_server": redis.description,
         }
     )
-    for image in sys.stdin.buffer:  # until the guard's end
-        apps.add_image(json.loads(image))
-        _tell_guard({})
-
-
-def _show_the_rest() -> None:
-    """Wait for what machines have printed: the pipes end with their processes, unless one has left its group."""
-    until = time.monotonic() + LAST_WORDS
-    for thread in threading.enumerate():
-        if thread.name.startswith("output "):
-            thread.join(max(0.0, until - time.monotonic()))
+    try:
+        for line in sys.stdin.buffer:  # until the guard's end
+            if image := json.loads(line):
+                apps.add_image(image)
+            else:  # who leaves is to see what has been printed
+                apps.printed.drain()
+            _tell_guard({})
+    finally:
+        clean_up(run)
+        apps.printed.drain()
 
 
 def _tell_guard(told: dict[str, Any]) -> None:
