@@ -82,7 +82,7 @@ def api():
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory):
     """Method and path of each operation."""
-    apps = Apps({}, tmp_path_factory.mktemp("run"), machine_limit=None, show_output=False, pace=Pace())
+    apps = Apps(tmp_path_factory.mktemp("run"), machine_limit=None, show_output=False, pace=Pace())
     return sorted(
         (method, rule.rule.removeprefix("/v1"))
         for rule in make_api(apps, Limits(enforced=False), "").url_map.iter_rules()

@@ -145,7 +145,7 @@ def test_each_operation_that_is_here_has_its_good_answer(api_with_secrets):
 
 
 def test_no_operation_is_left_out(tmp_path):
-    api = make_api(Apps({}, tmp_path, machine_limit=None, show_output=False, pace=Pace()), Limits(enforced=False), "")
+    api = make_api(Apps(tmp_path, machine_limit=None, show_output=False, pace=Pace()), Limits(enforced=False), "")
     there = {
         (method, rule.rule)
         for rule in api.url_map.iter_rules()
