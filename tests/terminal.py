@@ -35,10 +35,13 @@ class Terminal:
         """Blocks until there is this word in what it has printed; None: until its end."""
         while word is None or word not in self.shown:
             try:
-                self.shown += os.read(self._ours, 65536).decode()
-            except OSError:  # Linux: the other side is closed
+                piece = os.read(self._ours, 65536)
+            except OSError:  # Linux, when the other side is closed; macOS reads nothing then
+                piece = b""
+            if not piece:
                 assert word is None, self.shown
                 break
+            self.shown += piece.decode(errors="replace")
         return self.shown
 
     def __enter__(self) -> Self:
