@@ -45,7 +45,7 @@ EXECUTOR = {
     "token": ("3", "two words"),
     "api_url": (None, ""),
     "secret": (None, "", "3", "two words"),
-    "local": (None, True),
+    "local": (None, True, "3"),
     "suspend_mb": (0, 1),
 }
 WITH_OPTIONS = {

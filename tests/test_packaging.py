@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -118,5 +119,5 @@ def test_what_the_readme_says_installs_it_before_there_is_a_release(served, tmp_
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
         python = venv / "bin" / "python"
         command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *what]
-        subprocess.run(command, cwd=clone, check=True, timeout=200)
+        subprocess.run(command, cwd=clone, check=True, timeout=200, env={**os.environ, "PYTHONPATH": ""})
         subprocess.run([python, "-c", "import flyexecutor.local"], cwd=tmp_path, check=True, env={})

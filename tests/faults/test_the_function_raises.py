@@ -1,7 +1,6 @@
 """The function raises: that exception, remote traceback as cause, note with machine."""
 
 import asyncio
-import os
 import threading
 
 import pytest
@@ -91,21 +90,19 @@ def test_what_derives_from_base_exception_only_is_an_outcome_like_others(executo
 
 
 @pytest.fixture
-def logged(tmp_path):
-    """An executor on a Fly of its own, whose machines' log is a file."""
-    shown = os.dup(2)
-    with (tmp_path / "log").open("wb") as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            fly = LocalFly(rate_limits=False)
-        finally:
-            os.dup2(shown, 2)
-            os.close(shown)
-    with fly, FlyMachineExecutor(local=fly, max_workers=1) as executor:
-        yield executor, (tmp_path / "log").read_text
+def logged(capfd):
+    """An executor on a Fly of its own, and what its machines have printed so far."""
+    printed = []
+
+    def log():
+        printed.append(capfd.readouterr().err)
+        return "".join(printed)
+
+    with LocalFly(rate_limits=False) as fly, FlyMachineExecutor(local=fly, max_workers=1) as executor:
+        yield executor, log
 
 
-def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(logged, tmp_path):
+def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(logged, tmp_path, until):
     executor, log = logged
     gate = tasks.Gate.make(tmp_path)
     raising = executor.submit(tasks.raise_value_error, "no good")
@@ -123,8 +120,7 @@ def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(logge
     assert isinstance(killed.exception(WAIT), CallKilledError)
     crashed = executor.submit(tasks.segfault)
     assert crashed.exception(WAIT)
-    while "SIGSEGV" not in log():
-        pass  # it comes through another process
+    until(lambda: "SIGSEGV" in log())  # it comes through another process
 
     def lines(word):
         return [line for line in log().splitlines() if word in line]
