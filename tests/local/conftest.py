@@ -2,9 +2,13 @@
 
 import json
 import uuid
+from unittest import mock
 
 import pytest
 import requests
+
+from flyexecutor.local.api.application import make_api
+from flyexecutor.local.limits import Limits
 
 SLEEP = ["sleep", "600"]
 EXIT_0 = ["true"]
@@ -46,6 +50,16 @@ class Api:
     def wait(self, machine, state, timeout=20):
         instance = self.get(machine["id"])["instance_id"]
         return self("GET", f"/{machine['id']}/wait?state={state}&timeout={timeout}&instance_id={instance}")
+
+
+def operations():
+    """Method and path of each operation that has a route."""
+    return {
+        (method, rule.rule)
+        for rule in make_api(mock.Mock(), Limits(enforced=False), "").url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if rule.endpoint != "static"
+    }
 
 
 @pytest.fixture

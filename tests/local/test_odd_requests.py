@@ -9,14 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flyexecutor import LocalFly
-from flyexecutor.local.api.application import make_api
 from flyexecutor.local.api.missing import MISSING
-from flyexecutor.local.apps import Apps
-from flyexecutor.local.limits import Limits
-from flyexecutor.local.pace import Pace
-from tests.local.conftest import SLEEP, Api
+from tests.local.conftest import SLEEP, Api, operations
 
 APP = "odd"
+RULES = sorted((method, path.removeprefix("/v1")) for method, path in operations())
 TEXTS = ["", "x", "é", "true", "[]", " ", "../..", "a=b", "9" * 400, "-1", "1", "0x1", "inf", "nan", "1e999"]
 VALUES = [
     *TEXTS, "\0", "\ud800", None, True, False, 0, 1, -1, 1.5, 1e308, 2**31, 10**400, float("nan"), float("inf"),
@@ -79,18 +76,6 @@ def api():
         api.session.close()
 
 
-@pytest.fixture(scope="module")
-def rules(tmp_path_factory):
-    """Method and path of each operation."""
-    apps = Apps(tmp_path_factory.mktemp("run"), machine_limit=None, show_output=False, pace=Pace())
-    return sorted(
-        (method, rule.rule.removeprefix("/v1"))
-        for rule in make_api(apps, Limits(enforced=False), "").url_map.iter_rules()
-        for method in rule.methods - {"HEAD", "OPTIONS"}
-        if rule.endpoint != "static"
-    )
-
-
 def filled(api, path):
     """A path that leads to an app, a machine and a volume that are there."""
     api.raw("POST", "/apps", json={"name": APP, "org_slug": "personal"})
@@ -116,14 +101,14 @@ def assert_is_an_answer(answer):
         answer.json()
 
 
-def test_a_body_that_is_none_is_refused_or_ignored_by_each_route(api, rules):
-    for method, path in rules:
+def test_a_body_that_is_none_is_refused_or_ignored_by_each_route(api):
+    for method, path in RULES:
         for body in BODIES if method in {"POST", "PUT", "PATCH"} and (method, path) not in MISSING else ():
             assert_is_an_answer(api.raw(method, filled(api, path), data=body))
 
 
-def test_what_is_unknown_is_refused_by_each_route(api, rules):
-    for method, path in rules:
+def test_what_is_unknown_is_refused_by_each_route(api):
+    for method, path in RULES:
         for text in ("no-such", "é", "a" * 300, "%00", "..%2f"):
             address = re.sub("<.*?>", quote(text, safe="%"), path)
             answer = api.raw(method, address, json={})
@@ -134,8 +119,8 @@ def test_what_is_unknown_is_refused_by_each_route(api, rules):
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_no_request_breaks_the_server(api, rules, data):
-    here = [rule for rule in rules if rule not in MISSING]
+def test_no_request_breaks_the_server(api, data):
+    here = [rule for rule in RULES if rule not in MISSING]
     # What says most is a configuration.
     often = [
         (method, path) for method, path in here if method == "POST" and path.endswith(("machines", "<machine_id>"))
