@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from flyexecutor import CallKilledError, CallTimeoutError, FlyMachineExecutor, LocalFly, Retry
+from flyexecutor import CallKilledError, CallTimeoutError, Retry
 from tests import tasks
 
 WAIT = 30.0
@@ -89,21 +89,8 @@ def test_what_derives_from_base_exception_only_is_an_outcome_like_others(executo
 # What its machine's log has
 
 
-@pytest.fixture
-def logged(capfd):
-    """An executor on a Fly of its own, and what its machines have printed so far."""
-    printed = []
-
-    def log():
-        printed.append(capfd.readouterr().err)
-        return "".join(printed)
-
-    with LocalFly(rate_limits=False) as fly, FlyMachineExecutor(local=fly, max_workers=1) as executor:
-        yield executor, log
-
-
-def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(logged, tmp_path, until):
-    executor, log = logged
+def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(make_executor, tmp_path, capfd):
+    executor = make_executor(max_workers=1)
     gate = tasks.Gate.make(tmp_path)
     raising = executor.submit(tasks.raise_value_error, "no good")
     assert raising.exception(WAIT)
@@ -120,10 +107,12 @@ def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(logge
     assert isinstance(killed.exception(WAIT), CallKilledError)
     crashed = executor.submit(tasks.segfault)
     assert crashed.exception(WAIT)
-    until(lambda: "SIGSEGV" in log())  # it comes through another process
+    log = ""
+    while "in segfault" not in log:
+        log += capfd.readouterr().err  # it comes through other processes
 
     def lines(word):
-        return [line for line in log().splitlines() if word in line]
+        return [line for line in log.splitlines() if line.startswith(f"[{crashed.machine_id}]") and word in line]
 
     (line,) = lines(raising.id)
     assert line.endswith(f"flyexecutor: call {raising.id} (raise_value_error), attempt 1, raised ValueError: no good")
@@ -139,4 +128,3 @@ def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(logge
     assert "(hang) was killed by signal SIGTERM: somebody asked for that" in line
     (line,) = lines(crashed.id)
     assert "(segfault): the process that ran the call ended with signal SIGSEGV" in line
-    assert lines("in segfault")
