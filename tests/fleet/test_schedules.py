@@ -10,7 +10,6 @@ import pytest
 import redis
 
 from flyexecutor import FlyMachineExecutor, LocalFly, SettingsError, State, launch
-from flyexecutor.machines import MachinesClient
 from flyexecutor.store import Store
 from tests import tasks
 
@@ -75,7 +74,6 @@ def test_a_schedule_is_cancelled_by_its_name(scheduler):
 def test_a_schedule_that_is_declared_again_is_the_same_and_asks_fly_for_nothing_but_its_state(
     scheduler, fast_fly, monkeypatch
 ):
-    request = MachinesClient._request
     made = scheduler.schedule(tasks.increment, 1, every="daily")
     version = version_of(scheduler, made)
     again = scheduler.schedule(tasks.increment, 1, every="daily")
@@ -83,16 +81,16 @@ def test_a_schedule_that_is_declared_again_is_the_same_and_asks_fly_for_nothing_
     assert version_of(scheduler, made) == version
     asked = []
 
-    def note(self, method, path, *more, **options):
+    def note(method, path, *more, **options):
         asked.append((method, path))
-        return request(self, method, path, *more, **options)
+        return request(method, path, *more, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(MachinesClient, "_request", note)
-        patch.setattr(Store, "one_at_a_time", None)  # nobody is waited for
-        # The next start of an app.
-        with FlyMachineExecutor(local=fast_fly, max_workers=1, idle_timeout=0.2) as other:
-            assert other.schedule(tasks.increment, 1, every="daily", at_once=False).machine_id == made.machine_id
+    # The next start of an app.
+    with FlyMachineExecutor(local=fast_fly, max_workers=1, idle_timeout=0.2) as other:
+        request = other._client.machines._request
+        monkeypatch.setattr(other._client.machines, "_request", note)
+        monkeypatch.setattr(other._client.store, "one_at_a_time", None)  # nobody is waited for
+        assert other.schedule(tasks.increment, 1, every="daily", at_once=False).machine_id == made.machine_id
     assert asked == [("GET", f"/machines/{made.machine_id}")]
 
 
