@@ -30,6 +30,7 @@ from flyexecutor.local.problems import LocalError
 log = logging.getLogger("flyexecutor")
 
 GRACE = 10.0  # seconds that one with a name outlives the last process that uses it: a reloader starts the next
+ANSWER_TIMEOUT = 60.0  # seconds
 NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 GUARD = "guard"  # its socket in the run folder
 
@@ -91,11 +92,16 @@ class Connection:
             self._shower.join()
 
     def _ask(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        self._socket.settimeout(ANSWER_TIMEOUT if self._shared else None)
         try:
             self._socket.sendall(json.dumps({**settings, "grace": GRACE}).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._read_line() or b"{}")
         except ConnectionError:
             return {}
+        except TimeoutError:
+            self._socket.close()
+            raise LocalError(f"it does not answer for {ANSWER_TIMEOUT:g} s: is its guard stopped?") from None
+        self._socket.settimeout(None)
         return answer
 
     def _read_line(self) -> bytes:

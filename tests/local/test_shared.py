@@ -152,6 +152,16 @@ def test_whichever_process_is_killed_nothing_stays_behind_users_are_told_and_the
     assert "the local Fly has ended" in user.end()
 
 
+def test_a_guard_that_does_not_answer_is_told(name, start, monkeypatch):
+    guard = psutil.Process(start().told()["guard"])
+    guard.suspend()
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT", 0.2)
+    with pytest.raises(SettingsError, match=r"it does not answer for 0\.2 s: is its guard stopped\?"):
+        FlyMachineExecutor(local=name)
+    guard.kill()
+    wait_for_end(guard)
+
+
 def test_a_user_that_is_killed_is_a_user_less(name, start):
     user = start()
     processes = family(user.told()["guard"])
