@@ -107,8 +107,8 @@ class Guard:
                 key.data()
         if self._server:
             self._server.wait()
-            with suppress(BlockingIOError):
-                self._show()  # its last words
+            while self._show():  # its last words
+                pass
 
     def _patience(self) -> float | None:
         """Seconds to wait for whatever comes; 0 if nobody has come in time."""
@@ -179,7 +179,10 @@ class Guard:
             self._connection.sendall(json.dumps(image).encode() + b"\n")
 
     def _hear_server(self) -> None:
-        more = self._connection.recv(65536)
+        try:
+            more = self._connection.recv(65536)
+        except ConnectionError:  # killed before it had read what we said
+            more = b""
         if not more:
             self._selector.unregister(self._connection)
             self._running = False
@@ -195,9 +198,8 @@ class Guard:
             user.greeted = True
             self._tell(user, self._hello)
         else:
-            with suppress(BlockingIOError):
-                while self._show():
-                    pass
+            while self._show():
+                pass
             user.leaves = True
             self._tell(user, b"")
 
@@ -214,10 +216,14 @@ class Guard:
         os.dup2(1, 2)
 
     def _show(self) -> bool:
-        """What machines print is for the oldest of those that show it. False at its end."""
-        printed = os.read(self._output, 65536)
+        """What machines print is for the oldest of those that show it. False if there is nothing now."""
+        try:
+            printed = os.read(self._output, 65536)
+        except BlockingIOError:
+            return False
         if not printed:
-            self._selector.unregister(self._output)
+            with suppress(KeyError):  # the second time
+                self._selector.unregister(self._output)
         whole, newline, self._printed = (self._printed + printed).rpartition(b"\n")
         if not self._hello:
             os.write(2, printed)  # why it does not start, perhaps

@@ -129,3 +129,12 @@ def test_without_what_it_stands_on_it_says_what_to_install(monkeypatch, missing)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else find(name))
     with pytest.raises(LocalError, match=rf"{missing}: pip install 'flyexecutor\[local\]'"):
         LocalFly()
+
+
+def test_the_guard_itself_ends_without_an_error(own_fly):
+    api = Api(own_fly)
+    machine = api.create(["echo", "something"])
+    assert api.wait(machine, "stopped").ok
+    api.session.close()
+    own_fly.close()
+    assert own_fly._connection._guard.returncode == 0
