@@ -144,7 +144,7 @@ class Trial:
         self._start()
 
     def _start(self) -> None:
-        self._redis = start_server(Path(self._folder.name), "tested", 0)
+        self._redis = start_server(Path(self._folder.name), "tested", 0, None)
 
     def begin(self, mutant: Mutant | None) -> None:
         """Start the tests of a mutant; None: of the scripts as they are."""
