@@ -80,7 +80,7 @@ def test_a_machine_whose_image_is_still_fetched_is_started_when_it_is_there_with
 def test_a_machine_that_hangs_in_created_is_given_up_for_another(make_executor, inject, local_fly, until):
     before = set(local_fly.states())
     inject(stuck=["created"])
-    executor = make_executor(max_workers=1, boot_timeout=1.0)
+    executor = make_executor(max_workers=1, boot_timeout=8.0)
     future = executor.submit(tasks.increment, 1)
     until(lambda: set(local_fly.states()) > before)
     (hangs,) = set(local_fly.states()) - before
