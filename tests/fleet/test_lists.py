@@ -64,12 +64,13 @@ def test_four_executors_of_one_app_have_no_list_refused(paced, tmp_path):
             assert [future.result(WAIT) for future in futures] == [n for n in range(12) for _ in executors]
             assert all(look.result(WAIT) is not None for look in looks)
             assert prepared.result(WAIT) is None
+        # Before Redis goes: who still looks then asks for a list by himself.
+        lists, took = paced[fly.api_url, "lists"], time.monotonic() - since
         for executor in executors:
             executor.shutdown()
-        took = time.monotonic() - since
         killer.close()
     assert paced[fly.api_url, 429, "GET", "/machines"] == 0
-    assert 4 < paced[fly.api_url, "lists"] <= module.LIST_BURST + took / module.LIST_EVERY + 1
+    assert 4 < lists <= module.LIST_BURST + took / module.LIST_EVERY + 1
 
 
 CLIENT = """
