@@ -14,15 +14,17 @@ NAMED = 5  # of many
 
 def tell_of_calls(cancelled: int, left: Sequence[FlyFuture[Any]], *, own_local: bool) -> str:
     """After the first Ctrl-C in a `with` block. own_local: their machines are processes that end with this one."""
-    what = f"{_count(cancelled, 'call')} that had not begun {_be(cancelled)} cancelled"
+    what = [f"{_count(cancelled, 'call')} that had not begun {_be(cancelled)} cancelled"] if cancelled else []
     if not left:
-        return what
+        return "".join(what)
     names = ", ".join(dict.fromkeys(future.name for future in left[:NAMED])) + (", ..." if left[NAMED:] else "")
-    runs = f"{len(left)} still run{'' if left[1:] else 's'} ({names}) and {_be(len(left))} waited for"
+    what.append(
+        f"{_count(len(left), 'call')} ({names}) still run{'' if left[1:] else 's'} and {_be(len(left))} waited for"
+    )
     ids = " ".join(future.id for future in left[:NAMED]) + (" ... (flyexecutor ps)" if left[NAMED:] else "")
     it = "them" if left[1:] else "it"
     how = f"Ctrl-C again ends {it}" if own_local else f"Ctrl-C again leaves {it}, flyexecutor kill {ids} ends {it}"
-    return f"{what}, {runs}: {how}"
+    return f"{', '.join(what)}: {how}"
 
 
 def tell_of_machines(prepared: Prepared, app: str) -> str:
@@ -39,7 +41,7 @@ def tell_of_machines(prepared: Prepared, app: str) -> str:
 @contextlib.contextmanager
 def showing(number: int) -> Iterator[Callable[[Prepared], None]]:
     """A bar for `prepare`, if there is somebody to see it and rich is installed."""
-    if not (number and sys.stderr.isatty() and importlib.util.find_spec("rich")):
+    if not (number and sys.stderr and sys.stderr.isatty() and importlib.util.find_spec("rich")):
         yield lambda _: None
         return
     from rich.console import Console  # noqa: PLC0415 - only the extras cli and local bring it

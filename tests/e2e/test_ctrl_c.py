@@ -57,7 +57,7 @@ def test_the_first_cancels_what_has_not_begun_names_what_runs_and_waits_for_it(s
     terminal, (running, *queued) = start(last)
     terminal.press_ctrl_c()
     shown = terminal.read_until("flyexecutor kill " + running).partition(" all")[2]
-    assert "3 calls that had not begun are cancelled, 1 still runs (Gate.enter)" in shown
+    assert "3 calls that had not begun are cancelled, 1 call (Gate.enter) still runs and is waited for" in shown
     assert not any(call_id in shown for call_id in queued)
     assert [executor.future(call_id).cancelled() for call_id in queued] == [True] * 3
     assert not executor.future(running).done()
@@ -115,6 +115,18 @@ def test_calls_that_are_just_on_their_way_to_redis_are_cancelled_too(make_execut
     with pytest.raises(KeyboardInterrupt), executor:
         raise KeyboardInterrupt
     assert [future.cancelled() for future in futures] == [True] * 3
+
+
+def test_with_nothing_to_cancel_only_what_runs_is_told(make_executor, gate, caplog, monkeypatch):
+    executor = make_executor(max_workers=1)
+    future = executor.submit(gate.enter)
+    gate.wait_for_entry()
+    monkeypatch.setattr("concurrent.futures.wait", lambda _: gate.open())  # as soon as it has been told
+    with pytest.raises(KeyboardInterrupt), executor:
+        raise KeyboardInterrupt
+    (told,) = caplog.messages
+    how = f"Ctrl-C again leaves it, flyexecutor kill {future.id} ends it"
+    assert told == f"1 call (Gate.enter) still runs and is waited for: {how}"
 
 
 def test_another_exception_waits_for_all_as_in_concurrent_futures(make_executor):
