@@ -47,7 +47,7 @@ from flyexecutor.retry import Retry
 from flyexecutor.schedule import Schedule, Schedules
 from flyexecutor.settings import LANE_VARIABLE, Settings, machine_settings, read_settings
 from flyexecutor.sharing import Sharing, dump_function
-from flyexecutor.signatures import typed_map, typed_starmap, typed_submit_batch
+from flyexecutor.signatures import typed_map, typed_schedule, typed_starmap, typed_submit_batch
 from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
 from flyexecutor.stream import ItemStream
 from flyexecutor.terminal import showing, tell_of_calls, tell_of_machines
@@ -423,9 +423,10 @@ class FlyMachineExecutor(Executor):
                 log.warning(tell_of_machines(so_far, self._settings.app))
             raise
 
+    @typed_schedule
     def schedule(
         self,
-        fn: Callable[P, object],
+        fn: Callable[..., object],
         /,
         *args: Any,
         every: str,

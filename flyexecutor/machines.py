@@ -202,9 +202,10 @@ class MachinesClient:
         told = _json(response)
         text = (told.get("error") or told.get("message") or "") if isinstance(told, dict) else ""
         request_id = response.headers.get("fly-request-id")
+        make_token = f"fly tokens create deploy -a {self._app} --expiry 8760h"
         remedy = {
-            401: "check FLY_API_TOKEN (fly tokens create deploy -a APP)",
-            403: f"make a token for this app with fly tokens create deploy -a {self._app}",
+            401: f"check FLY_API_TOKEN: mistyped, revoked or expired ({make_token})",
+            403: f"make a token for this app with {make_token}",
             404: f"check that the app {self._app!r} exists (fly apps list) and that FLY_TASKS_APP names it",
             422: "check the image (WORKER_IMAGE), the guest and the environment",
         }.get(response.status_code)

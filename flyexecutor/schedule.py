@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flyexecutor import launch, payload
 from flyexecutor.client import Client
@@ -30,7 +30,13 @@ from flyexecutor.options import Options
 from flyexecutor.settings import SCHEDULED_VARIABLE
 from flyexecutor.trust import Trust
 
-SECONDS = {"hourly": 3600, "daily": 86_400, "weekly": 7 * 86_400, "monthly": 30 * 86_400}  # by Fly's words, about
+Every = Literal["hourly", "daily", "weekly", "monthly"]
+SECONDS: dict[str, int] = {
+    "hourly": 3600,
+    "daily": 86_400,
+    "weekly": 7 * 86_400,
+    "monthly": 30 * 86_400,
+}  # by Fly's words, about
 ENDING = frozenset({"destroying", "destroyed"})
 MOST_BYTES = 64 * 1024  # of a call in an environment variable (Linux: one has at most 128 kB)
 PATIENCE = 60.0  # seconds for a machine that is about to come to rest, or to its end

@@ -5,12 +5,13 @@ comes to; with `return_exceptions` it is that or an exception. When a program ru
 """
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, TypeVarTuple, Unpack
 
     from flyexecutor.batch import Batch
+    from flyexecutor.schedule import Every, Schedule
 
     T = TypeVar("T")
     A = TypeVar("A")
@@ -105,6 +106,14 @@ if TYPE_CHECKING:
         def __call__(self, fn: Callable[..., Async[T]], a: Some, b: Some, c: Some, d: Some, /, *more: Some) -> Batch[T]: ...
         @overload
         def __call__(self, fn: Callable[..., T], a: Some, b: Some, c: Some, d: Some, /, *more: Some) -> Batch[T]: ...
+
+    class MakeSchedule(Protocol):
+        """`schedule`; of a function that is given arguments by name only their kind is not looked at."""
+
+        @overload
+        def __call__(self, fn: Callable[[Unpack[Ts]], object], /, *args: *Ts, every: Every, name: str | None = None, at_once: bool = True) -> Schedule: ...
+        @overload
+        def __call__(self, fn: Callable[..., object], /, *, every: Every, name: str | None = None, at_once: bool = True, **kwargs: Any) -> Schedule: ...
     # fmt: on
 
 
@@ -121,3 +130,8 @@ def typed_starmap(method: Callable[..., Any]) -> "StarMap":
 def typed_submit_batch(method: Callable[..., Any]) -> "SubmitBatch":
     """For type checkers."""
     return method
+
+
+def typed_schedule(method: Callable[..., Any]) -> "MakeSchedule":
+    """For type checkers."""
+    return cast("MakeSchedule", method)

@@ -203,7 +203,7 @@ def _ask_for_list(machines: MachinesClient) -> tuple[int | None, str, Sequence[M
 
 
 def _check_token(machines: MachinesClient, app: str, status: int) -> Check:
-    remedy = f"set FLY_API_TOKEN to what fly tokens create deploy -a {app} prints"
+    remedy = f"set FLY_API_TOKEN to what fly tokens create deploy -a {app} --expiry 8760h prints"
     if status == 401:
         return Check("token", False, "FLY_API_TOKEN is not accepted (401): mistyped, revoked or expired", remedy)
     if status == 403:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, as_completed
 from typing import assert_type
 
-from flyexecutor import Batch, FlyFuture, FlyMachineExecutor, ItemStream, Retry, current_call, progress_bar
+from flyexecutor import Batch, FlyFuture, FlyMachineExecutor, ItemStream, Retry, Schedule, current_call, progress_bar
 
 
 def double(x: int) -> int:
@@ -77,6 +77,14 @@ with FlyMachineExecutor("app", guest="shared-cpu-2x", retries=Retry(attempts=3))
     ex.with_options(guest={"cpus": 2})
     ex.with_options(guest="huge")  # error
     ex.with_options(timout=3.0)  # error
+
+    assert_type(ex.schedule(spell, 3, "a", every="daily"), Schedule)
+    ex.schedule(spell, x=3, word="a", loud=True, every="hourly", name="spelling", at_once=False)
+    ex.schedule(print, "good morning", every="daily")
+    ex.schedule(fetch, "https://fly.io", every="weekly")
+    ex.schedule(double, "1", every="daily")  # error
+    ex.schedule(double, 1, 2, every="daily")  # error
+    ex.schedule(double, 1, every="dayly")  # error
 
     if call := current_call():
         assert_type(call.attempt, int)
