@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from flyexecutor.guests import Prices as Prices
     from flyexecutor.local import LocalFly as LocalFly
     from flyexecutor.retry import Retry as Retry
+    from flyexecutor.schedule import Every as Every
     from flyexecutor.schedule import Schedule as Schedule
     from flyexecutor.states import State as State
     from flyexecutor.stock import MachineInfo as MachineInfo
@@ -52,6 +53,7 @@ _HOMES = {
     "Batch": "batch",
     "CallInfo": "call",
     "CurrentCall": "worker.context",
+    "Every": "schedule",
     "FlyFuture": "future",
     "FlyMachineExecutor": "executor",
     "GuestName": "guests",
