@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from flyexecutor import outbox
+from flyexecutor import outage, outbox
 from flyexecutor.call import Call, Part
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
@@ -446,3 +446,32 @@ def test_an_outage_is_waited_out(running):
     running.store.gate.release(2)
     running.flush(10)
     assert running.store.batches == [["a"]]
+
+
+def test_who_cancels_waits_for_what_is_on_its_way_and_for_nothing_else(box, clock):
+    waited = []
+
+    def wait(*names):
+        clock.steps = [box._changed.notify_all]  # something has changed: is it done?
+        before = clock.now
+        box.await_sent(iter(names), 2.0)
+        waited.append(clock.now - before)
+
+    def while_a_is_sent():
+        wait("b", "c")
+        wait("c", "a")
+
+    box.store.steps = [while_a_is_sent]
+    run(box, "a")
+    wait("a")
+    assert waited == [0.0, 2.0, 0.0]
+
+
+def test_an_outage_is_known_by_the_address_of_the_server(box, clock):
+    def away():
+        assert list(outage._now) == [box.store.address]
+
+    clock.steps = [lambda: None, away]
+    box.store.steps = [AWAY]
+    run(box, "a")
+    assert not outage._now

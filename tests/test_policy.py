@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from flyexecutor.lane import Exit, Machine
-from flyexecutor.policy import Bury, Create, GiveUp, Snapshot, Start, Stop, plan, rests, retire
+from flyexecutor.policy import Bury, Create, GiveUp, Snapshot, Start, Stop, name_machine, plan, rests, retire
 
 NOW = 1_000_000.0
 
@@ -165,6 +165,12 @@ def retired(machines):
     return retire(machines, owner="o", family="f", lane="new", used=used, rested_before=NOW - 600.0)
 
 
+def test_a_machine_is_named_after_its_lane_and_reservation():
+    assert name_machine("lane", "client.look1:0") == "fx-lane-client-look1-0"
+    made = machine("a", "stopped", name=name_machine("lane", "r1"), lane="lane")  # and not assigned yet
+    assert plan(snapshot([made], starts={"r1"}, reservations=["r2"])) == [Create("r2", keeper=False)]
+
+
 def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
     old = [of(state, state, "old") for state in ("suspended", "stopped", "created", "failed")]
     others = [
@@ -175,7 +181,7 @@ def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
         of("of another Redis", "suspended", "y", owner="p"),
         of("nobody's", "suspended", "z", owner=""),
         of("of Fly's to start", "stopped", "old", schedule="daily"),
-        of("has just come to rest", "stopped", "old", age=599.0),
+        of("has just come to rest", "stopped", "old", age=600.0),
     ]
     assert retired([*old, *others]) == old
 

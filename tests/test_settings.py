@@ -79,6 +79,19 @@ def test_wrong_values_are_told_without_their_secrets(given, said):
     assert "geheim" not in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["app", "image", "api_url"])
+def test_what_is_no_text_is_told_with_its_name_and_value(name):
+    with pytest.raises(SettingsError, match=f"^{name} is 3: it must be a text$"):
+        read_settings(environ=FULL, **{name: 3})
+    assert read_settings(environ=FULL, **{name: ""}) == read_settings(environ=FULL)  # as if it had been left out
+
+
+@pytest.mark.parametrize("name", ["token", "redis_url", "secret"])
+def test_what_is_no_text_and_may_be_a_secret_is_told_with_its_type(name):
+    with pytest.raises(SettingsError, match=f"^{name} is of the type bytes: it must be a text$"):
+        read_settings(environ=FULL, **{name: b"geheim"})
+
+
 def test_the_key_depends_on_the_token_unless_there_is_a_secret():
     key = read_settings(environ=FULL).key
     assert key != read_settings(environ={**FULL, "FLY_API_TOKEN": "other"}).key

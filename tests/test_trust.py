@@ -113,6 +113,13 @@ def test_an_old_format_is_told(trust):
         trust.open_call("id", bytes(sealed))
 
 
+def test_an_id_tells_when_it_was_made(monkeypatch):
+    for second in (1_800_000_000, 2**31 + 5):
+        monkeypatch.setattr("flyexecutor.trust.time.time", lambda now=second: now + 0.75)
+        trust = Trust(KEY, "app")
+        assert trust.made_at(trust.new_call_id()) == second
+
+
 def test_it_knows_its_own_ids_and_no_others(trust):
     call_id = trust.new_call_id()
     assert (trust.knows(call_id), len(call_id)) == (True, 48)
