@@ -602,7 +602,7 @@ def test_what_a_second_client_sends_for_a_call_that_waits_goes_and_what_the_firs
 @pytest.mark.parametrize("what", ["part", "body"])
 def test_a_batch_is_refused_as_a_whole_if_something_large_is_no_longer_there(store, monkeypatch, what):
     parts = [Part("p", b"never stored")] if what == "part" else []
-    batch = [Call("a", b"sealed", 1, expires=1000.0, expired=b"by 12:30", parts=parts), *calls("b")]
+    batch = [*calls("b"), Call("a", b"sealed", 1, expires=1000.0, expired=b"by 12:30", parts=parts)]
     with monkeypatch.context() as away:
         if what == "body":
             away.setattr(store._records, "put", lambda *_: ("gone:1", b""))
@@ -819,13 +819,14 @@ def test_what_machines_cost_and_what_ran_on_them_is_metered(store, raw_redis):
     enqueue(store, calls("a"))
     begun = clock()
     assert store.assign(lane(), "c1.1:1", "m1")
+    opened = clock()
     join(store, "m1")
     (one,) = claim(store)
-    while clock() < begun + 0.02:
+    while clock() < opened + 0.02:
         pass
     finish(store, one)
     ran = clock() - begun
-    while clock() < begun + 0.04:
+    while clock() < opened + 0.04:
         pass
     meter = store.meter("lane")
     assert (meter.calls, meter.starts, meter.workers, meter.starting) == (1, 1, 1, 0)
@@ -1092,6 +1093,32 @@ def test_a_batch_tells_the_state_of_each_call_and_what_is_no_longer_known(store)
         finish(store, one)
     assert store.batch("b1") == [("a", State.SUCCEEDED), ("b", None), ("c", State.QUEUED)]
     assert store.batch("b2") == []
+
+
+def test_what_is_sent_to_redis_is_metered_once_it_is_worth_it(store):
+    enqueue(store, calls("a", "b", "c"))
+    join(store, "m1")
+    for size, sent in ((40_000, 0), (40_000, 80), (1000, 80)):
+        (one,) = claim(store)
+        finish(store, one, sealed=bytes(size))
+        assert store.meter("lane").sent_bytes // 1000 == sent
+
+
+def test_who_comes_with_the_key_of_a_call_later_has_its_progress_once(store):
+    def heard(client):
+        told = news(store, client)
+        return [(one.kind, one.body) if isinstance(one, Report) else one.sealed for one in told]
+
+    enqueue(store, calls("a", "b"))
+    one, other = claim(store, 2)
+    store.report([Report("a", one.attempt, Report.PROGRESS, 0, b"half")])
+    enqueue(store, calls("a"), client="c2")  # while it runs
+    enqueue(store, calls("a"), client="c2")  # again, since the answer was lost
+    assert heard("c2") == [("progress", b"half")]
+    finish(store, one)
+    finish(store, other)
+    store.enqueue(lane(), calls("b", "a"), client="c3", result_ttl=60, reservation="c3.1")
+    assert heard("c3") == [b"value", ("progress", b"half"), b"value"]
 
 
 def test_a_lane_of_which_nothing_is_known_costs_nothing(store):
