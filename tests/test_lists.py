@@ -256,6 +256,47 @@ def test_what_others_have_put_there_does_no_harm(make, machines, raw_redis):
     assert list(make().since()) == THERE
 
 
+KEY = f"fly:{{{APP}}}:machines:{NAME}"
+HOUR = 3_600_000  # ms
+
+
+def test_an_entry_without_a_body_is_no_list(make, machines, store, raw_redis):
+    moment = seek(store).moment
+    release(store)
+    raw_redis.xadd(KEY, {"began": moment})
+    assert list(make().since(moment)) == THERE
+
+
+def test_a_list_of_the_future_is_followed_by_the_next_though_redis_was_told_another_time(make, machines, store, raw_redis):
+    moment = seek(store).moment
+    release(store)
+    raw_redis.xadd(KEY, {"began": moment + HOUR, "body": "x"})
+    assert [list(make().since(moment)) for _ in range(2)] == [THERE] * 2
+    assert machines.lists == 1  # it is shared again,
+    assert 0 < raw_redis.ttl(KEY) <= module.KEPT  # and goes
+
+
+def test_a_turn_or_a_fetch_of_a_clock_that_was_set_back_holds_nobody_up(make, store, slept, raw_redis):
+    moment = seek(store).moment
+    for pace in (moment + HOUR, "garbage"):
+        release(store)
+        raw_redis.set(f"fly:{{{APP}}}:lists", pace)
+        assert seek(store, every=1.0).fetch_in == 0.0
+        release(store)
+        raw_redis.set(f"fly:{{{APP}}}:lists", pace)
+        assert 0.0 < seek(store, every=1.0, pause=1.5).fetch_in < 5.0
+    raw_redis.set(f"fly:{{{APP}}}:lock:machines:{NAME}", "somebody", px=HOUR)
+    assert list(make().since()) == THERE
+
+
+@pytest.mark.parametrize("ahead", [HOUR, None])
+def test_the_turn_of_a_create_is_not_taken_after_one_of_a_clock_that_was_set_back(store, raw_redis, ahead):
+    told = "garbage" if ahead is None else seek(store).moment + ahead
+    raw_redis.set(f"fly:{{{APP}}}:creates", told)
+    assert store.pace_create(1.0, 3) == 0.0
+    assert 0 < raw_redis.ttl(f"fly:{{{APP}}}:creates") < 10
+
+
 def test_nothing_of_a_list_stays_in_redis(make, raw_redis):
     make().since()
     for key in raw_redis.keys("*"):

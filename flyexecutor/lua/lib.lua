@@ -48,10 +48,17 @@ local function need_queue(queue)
   end
 end
 
+-- When a token bucket is full (ms). One that would have its asker wait for longer than `most` is not of this clock, which
+-- was set back meanwhile, or is nobody's of ours.
+local function full_at(key, at, most)
+  local full = tonumber(redis.call('GET', key) or 0)
+  return full and full <= at + most and math.max(at, full) or at
+end
+
 -- A token bucket: the next free moment for what Fly limits to one request each `every` milliseconds. Answers the
 -- milliseconds to wait; the moment is the asker's then.
-local function take_turn(key, at, every, burst)
-  local full = math.max(at, tonumber(redis.call('GET', key) or 0)) + every
+local function take_turn(key, at, every, burst, most)
+  local full = full_at(key, at, most) + every
   redis.call('SET', key, full, 'PX', math.ceil(full - at) + 1000)
   return math.max(0, math.ceil(full - at - every * burst))
 end

@@ -4,6 +4,7 @@
 --       4 milliseconds per list  5 burst  6 Fly has refused the asker's last: nobody asks before so many milliseconds
 -- Answers {that moment, found, its begin, its body}, {that moment, fetch, when its begin will be, milliseconds until then},
 -- or {that moment, wait, the entry that there is, milliseconds until somebody else may fetch}.
+local MOST = 60000  -- ms that one may have to wait: what says more was told by a clock that was set back
 local at, after = now_ms(), tonumber(ARGV[1])
 if after == 0 then after = at end
 local newest, last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1], '0-0'
@@ -11,15 +12,15 @@ if newest then
   last = newest[1]
   local began = tonumber(newest[2][2]) or 0
   -- One of the future is nobody's of ours.
-  if began >= after and began <= at and newest[2][4] ~= '' then return {after, 'found', began, newest[2][4]} end
+  if began >= after and began <= at and (newest[2][4] or '') ~= '' then return {after, 'found', began, newest[2][4]} end
 end
 local every, burst, pause = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 if pause > 0 then
-  local full = math.max(tonumber(redis.call('GET', KEYS[3]) or 0), at + every * (burst - 1) + pause)
+  local full = math.max(full_at(KEYS[3], at, MOST), at + every * (burst - 1) + pause)
   redis.call('SET', KEYS[3], full, 'PX', math.ceil(full - at) + 1000)
 end
 local left = redis.call('PTTL', KEYS[2])
-if left > 0 then return {after, 'wait', last, left} end
-local wait = take_turn(KEYS[3], at, every, burst)
+if left > 0 and left <= MOST + ARGV[3] then return {after, 'wait', last, left} end
+local wait = take_turn(KEYS[3], at, every, burst, MOST)
 redis.call('SET', KEYS[2], ARGV[2], 'PX', wait + ARGV[3])
 return {after, 'fetch', at + wait, wait}
