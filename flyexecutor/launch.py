@@ -25,7 +25,7 @@ from flyexecutor.store import Store
 CREATE_EVERY = 1.0  # seconds, per app, with a burst of CREATE_BURST (Fly's documented rate limit)
 CREATE_BURST = 3
 REST_PATIENCE = 5.0  # seconds for a machine that is about to rest; then it is started, and who refuses says why
-AVOID_FOR = 60.0  # seconds: a machine whose host had no room, or that is not that far for longer than
+AVOID_FOR = 60.0  # seconds: a machine whose host had no room, or that does not rest, or is not that far for longer than
 TOO_SOON_PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0, 4.0)  # seconds between two starts: an image is fetched in some 6 and more
 # Of a start: the machine has gone, or is in another state than it was when we looked. The next look shows it.
 OVERTAKEN = frozenset({404, 408, 409, 412})
@@ -124,8 +124,7 @@ class Launcher:
             asked_at = self._start_when_it_can(machine.id)
         except MachinesError as exc:
             if is_capacity(exc) or is_too_soon(exc):
-                with self._lock:
-                    self._avoid[machine.id] = time.monotonic() + AVOID_FOR
+                self._avoid_for_now(machine.id)
             self.forget(machine.id)
             self._troubled(exc, exc.status in OVERTAKEN)
         else:
@@ -153,7 +152,16 @@ class Launcher:
             self._machines.wait(machine, state or ("suspended" if suspends else "stopped"), REST_PATIENCE)
         except MachinesError as exc:
             if exc.status != 408:
-                raise  # at rest in the other way: the start will tell
+                raise
+            seen = self._machines.get(machine.id)
+            if seen and seen.state == "started":  # else it rests in the other way, or will: the start will tell
+                # Fly takes a start of what runs, which does nothing. It hangs, or runs what Redis has forgotten.
+                self._avoid_for_now(machine.id)
+                raise MachinesError(f"machine {machine.id} has left its lane and does not come to rest", 408) from None
+
+    def _avoid_for_now(self, machine_id: str) -> None:
+        with self._lock:
+            self._avoid[machine_id] = time.monotonic() + AVOID_FOR
 
     # Creates
 

@@ -115,7 +115,7 @@ def plan(seen: Snapshot) -> list[Action]:
     free = [m for m in ours if m.id not in taken and m.name not in taken and m.host_status == "ok"]
     ready = [m for m in free if m.state in STARTABLE and not _boots(m) and m.id not in seen.avoid]
     ready.sort(key=lambda m: (STARTABLE.index(m.state), not m.keeper), reverse=True)
-    leaving = [m for m in free if m.state in LEAVING and m.keeper and not _lost(m, seen.now)]
+    leaving = [m for m in free if m.state in LEAVING and m.keeper and not _lost(m, seen.now) and m.id not in seen.avoid]
     made = len(ours) + seen.creating
     kept = sum(1 for m in ours if m.keeper) + seen.creating_keepers
     for reservation in seen.reservations:

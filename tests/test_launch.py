@@ -159,6 +159,18 @@ def test_what_is_about_to_rest_is_started_once_it_rests_in_its_own_way(make, sta
     assert one.fly.of("start") == [["m1"]]
 
 
+@pytest.mark.parametrize(("state", "starts"), [("started", []), ("suspending", [["m1"]]), ("stopped", [["m1"]])])
+def test_a_machine_that_does_not_come_to_rest_is_avoided_and_another_way_of_rest_is_as_good(make, state, starts):
+    one = make()
+    one.fly.answers["wait"] = [MachinesError("machine failed to reach desired state", 408)]
+    one.fly.answers["get"] = [replace(RESTS, state=state)]
+    assert one.start(replace(RESTS, state="started"))
+    assert one.fly.of("start") == starts
+    assert one.launcher.avoid == (frozenset() if starts else {"m1"})
+    assert one.fly.of("release") == ([] if starts else [["m1"]])
+    assert [passing for _, passing in one.told] == ([] if starts else [True])
+
+
 def test_a_machine_that_somebody_else_has_is_not_started(make):
     one = make()
     one.fly.answers["assign"] = [False]

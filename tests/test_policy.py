@@ -134,6 +134,12 @@ def test_a_machine_whose_host_had_no_room_is_avoided_for_a_while():
     assert plan(seen) == [Start("r1", other), Create("r2", keeper=False)]
 
 
+def test_a_machine_that_does_not_come_to_rest_is_awaited_no_longer_and_stopped_in_time():
+    hung = machine("a", "started", age=130)
+    seen = snapshot([hung], reservations=["r"], max_workers=1, avoid=frozenset("a"))
+    assert plan(seen) == [Create("r", keeper=False), Stop(hung)]
+
+
 def test_a_machine_that_runs_for_nobody_is_stopped_once_it_had_time_to_join():
     fresh, forgotten = machine("a", "started", age=120), machine("b", "started", age=121)
     assert plan(snapshot([fresh, forgotten])) == [Stop(forgotten)]
