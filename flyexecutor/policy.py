@@ -98,7 +98,7 @@ def plan(seen: Snapshot) -> list[Action]:
     actions: list[Action] = []
     for machine_id, joined in seen.workers.items():
         machine = by_id.get(machine_id)
-        if machine is None or machine.state in GONE or _lost(machine, seen.now):
+        if machine is None or machine.state in GONE or lost(machine, seen.now):
             actions.append(Bury(machine_id, joined, machine))
     for machine_id, exit_before in seen.booting.items():
         machine = by_id.get(machine_id)
@@ -115,7 +115,7 @@ def plan(seen: Snapshot) -> list[Action]:
     free = [m for m in ours if m.id not in taken and m.name not in taken and m.host_status == "ok"]
     ready = [m for m in free if m.state in STARTABLE and not _boots(m) and m.id not in seen.avoid]
     ready.sort(key=lambda m: (STARTABLE.index(m.state), not m.keeper), reverse=True)
-    leaving = [m for m in free if m.state in LEAVING and m.keeper and not _lost(m, seen.now) and m.id not in seen.avoid]
+    leaving = [m for m in free if m.state in LEAVING and m.keeper and not lost(m, seen.now) and m.id not in seen.avoid]
     made = len(ours) + seen.creating
     kept = sum(1 for m in ours if m.keeper) + seen.creating_keepers
     for reservation in seen.reservations:
@@ -153,7 +153,14 @@ def retire(
 
 def rests(machine: Machine, now: float) -> bool:
     """Whether it does nothing, and will not begin to by itself."""
-    return machine.state in RESTING and (not _boots(machine) or _lost(machine, now))
+    return machine.state in RESTING and (not _boots(machine) or lost(machine, now))
+
+
+def lost(machine: Machine, now: float) -> bool:
+    """Whether its host does not answer, or it hangs in a state: nobody can count on it."""
+    limit = UPDATE_STUCK_AFTER if machine.state == "updating" else STUCK_AFTER
+    stuck = (machine.state in PASSING or _boots(machine)) and now - machine.changed_at > limit
+    return machine.host_status == "unreachable" or stuck
 
 
 def _passes(end: Exit | None) -> bool:
@@ -166,10 +173,3 @@ def _passes(end: Exit | None) -> bool:
 def _boots(machine: Machine) -> bool:
     """It was created to boot by itself: a start is refused until it has. Only what was made to rest rests in it."""
     return machine.state == "created" and machine.launches
-
-
-def _lost(machine: Machine, now: float) -> bool:
-    """Its host does not answer, or it hangs in a state."""
-    limit = UPDATE_STUCK_AFTER if machine.state == "updating" else STUCK_AFTER
-    stuck = (machine.state in PASSING or _boots(machine)) and now - machine.changed_at > limit
-    return machine.host_status == "unreachable" or stuck

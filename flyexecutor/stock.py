@@ -111,7 +111,7 @@ class Stock:
         deadline = time.monotonic() + timeout
         machines = self._client.machines
         kept = [m for m in self._client.lists.since() if m.lane == lane.name and m.keeper and not m.schedule]
-        kept = [m for m in kept if m.state not in {"failed", "destroying"}]
+        kept = [m for m in kept if m.state not in {"failed", "destroying"} and not policy.lost(m, time.time())]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = lane.suspends
         there = len(kept)

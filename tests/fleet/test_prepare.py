@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from flyexecutor import MachineStartError, SettingsError, stock
+from tests import tasks
 from tests.terminal import Terminal
 
 WAIT = 30.0
@@ -74,3 +75,30 @@ def test_a_prepare_that_fails_tells_what_it_has_made(make_executor, local_fly, m
     assert "what it made stays: 1 machine, " in told
     assert made[0].id in told
     machine_api(made[0].id, "destroy")
+
+
+@pytest.fixture
+def inject(local_fly):
+    """Lets the API go wrong, until the test ends."""
+    yield local_fly.inject
+    local_fly.inject()
+
+
+def test_a_machine_that_can_not_be_started_is_none_that_was_prepared(make_executor, local_fly, inject, monkeypatch):
+    executor = make_executor(max_workers=1)
+    executor.prepare(1)
+    (lost,) = machines_of(executor)
+    local_fly.lose_host(lost)
+    inject(stuck=["created"])
+    with pytest.raises(MachineStartError, match="did not come to rest in time"):
+        executor.prepare(1, timeout=2.0)
+    (hung,) = machines_of(executor) - {lost}
+    inject()
+    monkeypatch.setattr("flyexecutor.policy.STUCK_AFTER", 0.5)
+    executor.prepare(1, timeout=WAIT)
+    (made,) = machines_of(executor) - {lost, hung}
+    assert executor.submit(tasks.machine_id).result(WAIT) == made
+
+
+def machines_of(executor):
+    return {machine.id for machine in executor.machines() if machine.lane == executor._lane.name}
