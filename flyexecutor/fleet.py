@@ -310,7 +310,7 @@ class Fleet:
         except MachinesError as exc:
             log.warning("can't tell whether machine %s is gone: %s", machine_id, exc)
             return False, None
-        return machine is None or machine.state in policy.GONE, machine
+        return machine is None or machine.state in policy.GONE or policy.lost(machine, time.time()), machine
 
     def _launched(self, asked_at: float) -> None:
         """Fly has accepted a machine."""

@@ -94,6 +94,13 @@ class Machine:
     launches: bool = True  # once it is created it boots by itself
     last_run: float = 0.0  # seconds that the last of its runs took that have ended; 0: none, or its events do not tell
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether it is a schedule's: then Fly starts it, and nobody else's clean-up ends it. Either word is enough: of
+        a machine whose host does not answer Fly tells a part of its configuration.
+        """
+        return bool(self.schedule or self.schedule_name)
+
 
 def name_lane(config: Mapping[str, Any], key: bytes) -> str:
     """Name the lane of a machine configuration: the same everywhere for the same configuration and key."""

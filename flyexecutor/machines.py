@@ -77,8 +77,11 @@ class MachinesClient:
         Fly allows one a second per app: `lists` shares them.
         """
         told = self._request("GET", "/machines", attempts=attempts)
-        machines = [_machine(one) for one in (told if isinstance(told, list) else [told])]
-        return [machine for machine in machines if machine.lane]
+        if not isinstance(told, list):
+            raise MachinesError(
+                "the Machines API answered with something that is no list of machines: check FLY_API_HOSTNAME"
+            )
+        return [_machine(one) for one in told if _is_ours(one)]
 
     def regions(self) -> Sequence[str]:
         """The regions that Fly has now: the list changes, so nothing is refused by it. Not every API tells them."""
@@ -258,6 +261,14 @@ def _json(response: requests.Response) -> Any:
         return {}  # 204, or a proxy's plain text
 
 
+def _is_ours(told: Any) -> bool:
+    """Whether it has a lane. What others have made may be of any form."""
+    try:
+        return bool((told.get("config") or told.get("incomplete_config"))["metadata"].get(METADATA_KEY))
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
 def _machine(told: Mapping[str, Any]) -> Machine:
     try:
         config = told.get("config") or told.get("incomplete_config") or {}
@@ -286,7 +297,7 @@ def _machine(told: Mapping[str, Any]) -> Machine:
             prepared=metadata.get(PREPARED_KEY) == "1",
             launches=metadata.get(LAUNCH_KEY) != "0",
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise MachinesError(
             "the Machines API answered with something that is no machine: check FLY_API_HOSTNAME"
         ) from None

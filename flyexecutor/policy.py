@@ -109,7 +109,7 @@ def plan(seen: Snapshot) -> list[Action]:
         elif machine_id in seen.overdue:  # before that the start, or a list that has it, may be on its way
             actions.append(GiveUp(machine_id, machine, again=True))
 
-    ours = [m for m in seen.machines if not m.schedule]  # the others are Fly's to start
+    ours = [m for m in seen.machines if not m.is_scheduled]  # the others are Fly's to start
     # One that has been created and is not assigned yet is known by its name.
     taken = seen.starts | seen.workers.keys() | {name_machine(m.lane, name) for m in ours[:1] for name in seen.starts}
     free = [m for m in ours if m.id not in taken and m.name not in taken and m.host_status == "ok"]
@@ -146,7 +146,7 @@ def retire(
     lane that is used.
     """
     deployed_at = min((m.created_at for m in machines if m.lane == lane), default=math.inf)
-    family_of = [m for m in machines if (m.owner, m.family) == (owner, family) and not m.schedule]
+    family_of = [m for m in machines if (m.owner, m.family) == (owner, family) and not m.is_scheduled]
     old = [m for m in family_of if m.created_at < deployed_at and m.lane not in used]
     return [m for m in old if m.state in RESTING and m.changed_at < rested_before]
 

@@ -129,7 +129,7 @@ class Schedules:
         return [
             machine
             for machine in self._client.lists.since()
-            if machine.schedule and machine.owner == self._owner and machine.state not in ENDING
+            if machine.is_scheduled and machine.owner == self._owner and machine.state not in ENDING
         ]
 
     def _ensure(self, config: Mapping[str, Any], lane: Lane, *, at_once: bool) -> Machine:

@@ -110,7 +110,7 @@ class Stock:
         """See `FlyMachineExecutor.prepare`. tell: gets how far it is, at each step."""
         deadline = time.monotonic() + timeout
         machines = self._client.machines
-        kept = [m for m in self._client.lists.since() if m.lane == lane.name and m.keeper and not m.schedule]
+        kept = [m for m in self._client.lists.since() if m.lane == lane.name and m.keeper and not m.is_scheduled]
         kept = [m for m in kept if m.state not in {"failed", "destroying"} and not policy.lost(m, time.time())]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = lane.suspends
@@ -150,7 +150,7 @@ class Stock:
         now = time.time()
         orphans = []
         for machine in self._client.lists.since():
-            if machine.schedule or machine.owner != self._owner:
+            if machine.is_scheduled or machine.owner != self._owner:
                 continue
             unused = machine.lane not in used and now - machine.changed_at > older_than
             rests = policy.rests(machine, now) and unused

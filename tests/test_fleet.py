@@ -330,7 +330,8 @@ def test_a_fresh_machine_that_no_list_shows_yet_is_not_given_up(run, monkeypatch
     monkeypatch.setattr(module, "LOOK_EVERY", 0.1)
     one = run()
     if answer == "it boots":
-        one.machines.fresh["new"] = Machine("new", "n", "created", "iad", "1", "ok", None, "lane")
+        told = {"lane": "lane", "changed_at": time.time()}
+        one.machines.fresh["new"] = Machine("new", "n", "created", "iad", "1", "ok", None, **told)
     else:
         one.machines.raises["get"] = [MachinesError("broken", 503)] * 1000
     create_and_look_again(one, until)
@@ -344,6 +345,14 @@ def test_a_fresh_machine_that_is_nowhere_is_given_up_for_another(run, monkeypatc
     one = run()
     create_and_look_again(one, until)
     until(lambda: one.machines.count("create") > 1)
+
+
+def test_a_worker_that_no_list_shows_is_buried_when_its_host_does_not_answer(run, store, until):
+    one = run("m1")
+    store.join("lane", "lost", first=True)
+    one.machines.fresh["lost"] = Machine("lost", "n", "started", "iad", "1", "unreachable", None, "lane")
+    one.submit()
+    until(lambda: not store.is_worker("lane", "lost"))
 
 
 FOR_NOBODY = Machine("m1", "m1", "started", "iad", "1", "ok", None, "lane", keeper=True)  # since 1970

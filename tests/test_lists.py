@@ -267,7 +267,9 @@ def test_an_entry_without_a_body_is_no_list(make, machines, store, raw_redis):
     assert list(make().since(moment)) == THERE
 
 
-def test_a_list_of_the_future_is_followed_by_the_next_though_redis_was_told_another_time(make, machines, store, raw_redis):
+def test_a_list_of_the_future_is_followed_by_the_next_though_redis_was_told_another_time(
+    make, machines, store, raw_redis
+):
     moment = seek(store).moment
     release(store)
     raw_redis.xadd(KEY, {"began": moment + HOUR, "body": "x"})

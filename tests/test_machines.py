@@ -38,6 +38,36 @@ def test_the_token_is_sent_as_it_is(api, client):
     assert api.calls[0].request.headers["Authorization"] == f"Bearer {TOKEN}"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"id": "m0"},
+        {**MACHINE, "created_at": "yesterday"},
+        {**MACHINE, "events": [{"type": "exit", "request": "by hand"}], "config": {"metadata": ["x"]}},
+        {**MACHINE, "events": {"of": "another edition"}},
+        None,
+    ],
+    ids=repr,
+)
+def test_a_machine_of_somebody_elses_may_be_of_any_form(api, client, odd):
+    api.get(BASE, json=[odd, {**MACHINE, **OF_LANE}])
+    assert [machine.id for machine in client.list_all(attempts=1)] == ["m1"]
+
+
+def test_an_answer_that_is_no_list_is_told(api, client):
+    for told in ({}, {"machines": []}, "down for maintenance", 7):
+        api.get(BASE, json=told)
+        with pytest.raises(MachinesError, match="no list of machines"):
+            client.list_all(attempts=1)
+
+
+def test_a_machine_of_a_schedule_is_one_though_its_host_tells_half_of_it(api, client):
+    half = {"metadata": {"flyexecutor": "lane", "flyexecutor_schedule": "nightly"}}
+    api.get(BASE, json=[{**MACHINE, "host_status": "unreachable", "incomplete_config": half}])
+    (machine,) = client.list_all(attempts=1)
+    assert (machine.schedule, machine.is_scheduled) == ("", True)
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 412, 422])
 def test_a_refusal_is_told_once_with_status_text_and_request_id_and_without_the_token(api, client, status):
     api.post(f"{BASE}/m1/start", json={"error": "because"}, status=status, headers={"fly-request-id": "01REQ"})

@@ -58,6 +58,8 @@ def test_what_is_created_now_counts_towards_the_limit_and_what_fly_starts_does_n
     asked = snapshot([leaving, scheduled], reservations=["r1", "r2", "r3"], max_workers=3)
     assert plan(asked) == [Create("r1", keeper=False), Create("r2", keeper=False), Start("r3", leaving)]
     assert plan(snapshot([scheduled], reservations=["r"])) == [Create("r", keeper=True)]
+    half_told = machine("c", "stopped", schedule_name="nightly")
+    assert plan(snapshot([half_told], reservations=["r"])) == [Create("r", keeper=True)]
 
 
 def test_a_machine_that_was_created_to_boot_by_itself_is_not_started():
@@ -187,6 +189,7 @@ def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
         of("of another Redis", "suspended", "y", owner="p"),
         of("nobody's", "suspended", "z", owner=""),
         of("of Fly's to start", "stopped", "old", schedule="daily"),
+        of("of Fly's to start, half told", "stopped", "old", schedule_name="nightly"),
         of("has just come to rest", "stopped", "old", age=600.0),
     ]
     assert retired([*old, *others]) == old

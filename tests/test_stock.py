@@ -39,7 +39,8 @@ def stock_of(fly):
 
 @pytest.mark.parametrize("status", [404, 409, 412])
 def test_an_orphan_that_somebody_has_started_meanwhile_is_passed_over(status):
-    fly = FakeFly(resting("m1"), resting("m2"), refuses={"m1": MachinesError("it runs", status)})
+    scheduled = resting("m3", schedule="daily"), resting("m4", schedule_name="nightly")
+    fly = FakeFly(resting("m1"), resting("m2"), *scheduled, refuses={"m1": MachinesError("it runs", status)})
     assert [machine.id for machine in stock_of(fly).reap(0.0)] == ["m2"]
     assert fly.destroyed == [("m2", False)]
 
