@@ -5,6 +5,7 @@ Owns the connections of the store, which stands upon it, and no thread.
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -201,6 +202,13 @@ class LaneStore:
         told = script("meter")(self._redis, self._lane_keys(lane), (self._prefix,))
         queued, running, workers, starting, billed, useful, calls, starts, sent = map(int, told)
         return Meter(queued, running, workers, starting, billed / 1000, useful / 1000, calls, starts, sent)
+
+    @translated
+    def now(self) -> float:
+        """Seconds since the epoch by Redis's clock or ours, whichever is behind: what is so old that it may go is so by
+        both.
+        """
+        return min(time.time(), self._seconds_now())
 
     @translated
     def lanes_since(self, seconds: float) -> set[str]:

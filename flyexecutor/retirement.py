@@ -64,7 +64,7 @@ class Retirement:
             if not self._store.try_lock(f"retire:{family}", self._client, SEARCH_EVERY):
                 return
             used = frozenset({*self._known(), *self._store.lanes_since(UNUSED)})
-            before = time.time() - UNUSED
+            before = self._store.now() - UNUSED
             old = policy.retire(seen, owner=owner, family=family, lane=lane.name, used=used, rested_before=before)
             self._destroy([machine for machine in old if not machine.prepared])
             if stay := sum(machine.prepared for machine in old):

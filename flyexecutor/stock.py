@@ -111,7 +111,8 @@ class Stock:
         deadline = time.monotonic() + timeout
         machines = self._client.machines
         kept = [m for m in self._client.lists.since() if m.lane == lane.name and m.keeper and not m.is_scheduled]
-        kept = [m for m in kept if m.state not in {"failed", "destroying"} and not policy.lost(m, time.time())]
+        now = self._client.store.now()
+        kept = [m for m in kept if m.state not in {"failed", "destroying"} and not policy.lost(m, now)]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = lane.suspends
         there = len(kept)
@@ -147,7 +148,7 @@ class Stock:
 
     def _orphans(self, older_than: float) -> list[Machine]:
         used = self._client.store.lanes_since(older_than)
-        now = time.time()
+        now = self._client.store.now()
         orphans = []
         for machine in self._client.lists.since():
             if machine.is_scheduled or machine.owner != self._owner:

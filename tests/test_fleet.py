@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -278,6 +279,16 @@ def test_a_clean_up_that_is_refused_costs_no_call_and_no_other_machine(run, unti
     one.fleet.secure(WAIT)
     until(lambda: ("destroy", "old2") in one.machines.asked)
     assert one.told == []
+
+
+def test_a_clock_that_is_ahead_destroys_nothing_that_has_just_come_to_rest(run, monkeypatch, until):
+    one = run("m1")
+    one.machines.there += [replace(of_before("fresh"), changed_at=time.time()), of_before("old")]
+    ahead = time.time() + 7200
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    one.submit()
+    until(lambda: ("destroy", "old") in one.machines.asked)
+    assert ("destroy", "fresh") not in one.machines.asked
 
 
 @pytest.mark.parametrize("verb", ["try_lock", "lanes_since"])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_machines_that_a_crashed_client_left_are_reaped_and_nobody_elses(make_ex
         for machine in (foreign, other_key):
             api.destroy(machine.id, force=True)
         api.close()
+
+
+def test_a_client_whose_clock_is_ahead_reaps_nothing_that_was_prepared_just_now(make_executor, monkeypatch):
+    executor = make_executor(max_workers=1)
+    executor.prepare(1)
+    ahead = time.time() + 7200
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    lane = executor._lane.name
+    assert [m.state for m in executor.reap() if m.lane == lane] == []
+    assert [m.state for m in executor.machines() if m.lane == lane] == ["suspended"]
 
 
 CLIENT = """
