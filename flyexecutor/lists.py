@@ -55,6 +55,7 @@ class Lists:
         asker = secrets.token_hex(8)
         deadline = time.monotonic() + PATIENCE
         pause, left = 0.0, list(pauses(ATTEMPTS))
+        failed = None
         while time.monotonic() < deadline:
             try:
                 sought = self._seek(asker, moment, pause)
@@ -75,8 +76,8 @@ class Lists:
             except MachinesError as exc:
                 if not (left and is_transient(exc)):
                     raise
-                pause = left.pop(0)
-        raise MachinesError(
+                pause, failed = left.pop(0), exc
+        raise failed or MachinesError(
             f"no list of the app's machines could be had within {PATIENCE:g} s: others ask all the time"
         )
 

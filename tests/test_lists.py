@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
@@ -171,6 +172,14 @@ def test_a_list_for_which_there_is_no_turn_is_told(make, store, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.1)
     seek(store, fetch=0.3)
     with pytest.raises(MachinesError, match=r"within 0\.1 s"):
+        make().since()
+
+
+def test_a_list_that_does_not_come_in_time_is_told_with_its_own_trouble(make, machines, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    machines.raises = [MachinesError("deaf")]
+    monkeypatch.setattr(machines.gate, "wait", lambda _: not time.sleep(0.2))
+    with pytest.raises(MachinesError, match="deaf"):
         make().since()
 
 
