@@ -70,7 +70,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen([find_server(), str(self._settings)])
+        self._process = subprocess.Popen([find_server().path, str(self._settings)])
         for _ in range(1000):
             with suppress(redis.RedisError):
                 if self.client.ping():
