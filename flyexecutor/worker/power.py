@@ -41,8 +41,9 @@ def suspend(app: str, machine_id: str) -> bool:
         if answer.status < 300:
             return True
         log.warning("can't be suspended (HTTP %d), stops instead: %s", answer.status, answer.read(500))
-    except (TimeoutError, ConnectionResetError, http.client.RemoteDisconnected):
-        return True  # asked for and not answered: the snapshot may have been taken in between
+    except (TimeoutError, BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+        # Asked for and not answered: the snapshot may have been taken in between, also of the request's head and body.
+        return True
     except (OSError, http.client.HTTPException) as exc:
         log.warning("can't be suspended, stops instead: %s", exc)
     finally:
