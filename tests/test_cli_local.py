@@ -100,6 +100,13 @@ def test_an_environment_file_that_can_not_be_written_is_told(tmp_path):
     assert f"{file} can't be written: No such file or directory" in ran.stderr
 
 
+@pytest.mark.parametrize("option", ["--port", "--redis-port"])
+def test_what_is_no_port_is_wrong_usage(option):
+    ran = subprocess.run([*COMMAND, option, "70000"], capture_output=True, text=True, timeout=WAIT, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"Invalid value for '{option}': 70000 is not in the range 0<=x<=65535" in ran.stderr
+
+
 @pytest.mark.parametrize("variable", ["FLYEXECUTOR_LOCAL_TOKEN", "FLYEXECUTOR_LOCAL_PASSWORD"])
 def test_a_token_or_password_that_can_not_be_used_is_told_and_not_shown(variable):
     environ = {**os.environ, variable: "p@ss word"}

@@ -14,15 +14,18 @@ import click
 from flyexecutor.local import LocalError, LocalFly
 
 TOKEN, PASSWORD = "FLYEXECUTOR_LOCAL_TOKEN", "FLYEXECUTOR_LOCAL_PASSWORD"
+PORT = click.IntRange(0, 65535)
 OURS = "# Written by flyexecutor local, and removed when it ends.\n"  # first line of an environment file
 
 
 @click.command()
-@click.option("--app", default="local", show_default=True, help="Name of the app that holds the machines.")
-@click.option("--port", default=0, help="Port of the Machines API on 127.0.0.1. [default: a free one]")
-@click.option("--redis-port", default=0, help="Port of Redis on 127.0.0.1. [default: a free one]")
+@click.option("--app", default="local", metavar="NAME", show_default=True, help="Name of the app that holds the machines.")
+@click.option("--port", default=0, type=PORT, metavar="PORT", help="Port of the Machines API on 127.0.0.1. [default: a free one]")
+@click.option(
+    "--redis-port", default=0, type=PORT, metavar="PORT", help="Port of Redis on 127.0.0.1. [default: a free one]"
+)
 @click.option("--rate-limits/--no-rate-limits", default=True, show_default=True, help="Fly's documented rate limits.")
-@click.option("--name", help='The local Fly of FlyMachineExecutor(local="NAME"), started or joined.')
+@click.option("--name", metavar="NAME", help='The local Fly of FlyMachineExecutor(local="NAME"), started or joined.')
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder for the data, the address and the token.")
 @click.option(
     "--env-file", type=click.Path(path_type=Path), help="Write the environment variables there, not to the terminal."

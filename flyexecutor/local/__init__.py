@@ -86,6 +86,9 @@ class LocalFly:
             raise LocalError(
                 f"speed={speed} must be above 0, and none of {image=}, {boot=}, {resume=}, {suspend=} below"
             )
+        for what, number in (("port", port), ("redis_port", redis_port)):
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 65536:
+                raise LocalError(f"{what} is {number!r}: it must be a whole number from 0 to 65535 (0: a free one)")
         if name is not None:
             check_name(name)
         for what, given in (("token", token), ("password", password)):

@@ -97,8 +97,9 @@ def start_server(run: Path, password: str, port: int, keep: str | None) -> Redis
         processes.end_group(run, process.pid)
         if port:
             break  # asked for: another will not do
-    log = (run / "redis.log").read_text().strip().splitlines()
-    raise LocalError(f"{program.path} did not start on port {taken}: {log[-1] if log else 'it says nothing'}")
+    log = run / "redis.log"  # not there yet if its settings were refused, which it tells on standard error
+    said = log.read_text().strip().splitlines() if log.exists() else []
+    raise LocalError(f"{program.path} did not start on port {taken}: {said[-1] if said else 'see above'}")
 
 
 def _free_port() -> int:

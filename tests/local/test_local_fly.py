@@ -95,6 +95,13 @@ def test_a_port_that_is_taken_is_told_in_one_sentence():
             LocalFly(redis_port=port)
 
 
+@pytest.mark.parametrize("option", ["port", "redis_port"])
+@pytest.mark.parametrize("value", [-1, 65536, 70000, "x", 1.5, True])
+def test_what_is_no_port_is_refused_and_no_other_is_taken_instead(option, value):
+    with pytest.raises(LocalError, match=f"{option} is {value!r}: it must be a whole number from 0 to 65535"):
+        LocalFly(**{option: value})
+
+
 def test_machines_run_this_python_whatever_it_is_called(monkeypatch, tmp_path):
     """Python's own installer for macOS, and Debian, have a python3 and no python."""
     os.symlink(sys.executable, tmp_path / "python3")

@@ -66,6 +66,12 @@ def test_without_any_server_it_says_what_to_install(on_path):
         find_server()
 
 
+def test_a_server_that_ends_before_it_has_a_log_is_told(on_path):
+    own = on_path("redis-server", "Redis server v=7.9.9")  # and nothing else, whatever its settings are
+    with pytest.raises(LocalError, match=rf"^{own} did not start on port \d+: see above"):
+        LocalFly()
+
+
 @pytest.mark.usefixtures("on_path")
 def test_a_call_is_run_by_the_server_of_the_wheel():
     with LocalFly(rate_limits=False) as fly:
