@@ -85,12 +85,27 @@ def test_a_file_of_somebody_else_s_is_neither_overwritten_nor_removed(tmp_path):
 
 def test_an_environment_file_that_was_replaced_stays(tmp_path):
     file = tmp_path / "fly.env"
+    with running("--env-file", str(file)) as process:
+        file.unlink()
+        file.write_text("SECRET_KEY=mine\n")
+        stop(process)
+    assert file.read_text() == "SECRET_KEY=mine\n"
+
+
+def test_the_environment_file_of_another_that_runs_is_left_to_it_and_that_of_a_killed_one_is_replaced(tmp_path):
+    file = tmp_path / "fly.env"
     with running("--env-file", str(file)) as first:
-        with running("--env-file", str(file)) as second:
-            stop(first)
-            assert file.exists()
-            stop(second)
-        assert not file.exists()
+        written = file.read_text()
+        ran = subprocess.run([*COMMAND, "--env-file", file], capture_output=True, text=True, timeout=WAIT, check=False)
+        assert (ran.returncode, ran.stdout) == (1, "")
+        assert f"{file} is that of another flyexecutor local, which still runs: give another file" in ran.stderr
+        assert file.read_text() == written
+        first.kill()
+    assert file.read_text() == written
+    with running("--env-file", str(file)) as second:
+        assert file.read_text() != written
+        stop(second)
+    assert not file.exists()
 
 
 def test_an_environment_file_that_can_not_be_written_is_told(tmp_path):

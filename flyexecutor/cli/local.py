@@ -1,12 +1,13 @@
 """Level 8: `flyexecutor local`, Fly and Redis on this computer, until Ctrl-C."""
 
+import fcntl
 import os
 import shlex
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -19,8 +20,12 @@ OURS = "# Written by flyexecutor local, and removed when it ends.\n"  # first li
 
 
 @click.command()
-@click.option("--app", default="local", metavar="NAME", show_default=True, help="Name of the app that holds the machines.")
-@click.option("--port", default=0, type=PORT, metavar="PORT", help="Port of the Machines API on 127.0.0.1. [default: a free one]")
+@click.option(
+    "--app", default="local", metavar="NAME", show_default=True, help="Name of the app that holds the machines."
+)
+@click.option(
+    "--port", default=0, type=PORT, metavar="PORT", help="Port of the Machines API on 127.0.0.1. [default: a free one]"
+)
 @click.option(
     "--redis-port", default=0, type=PORT, metavar="PORT", help="Port of Redis on 127.0.0.1. [default: a free one]"
 )
@@ -85,10 +90,18 @@ def _printed(environ: Mapping[str, str]) -> Iterator[None]:
 
 
 def _check(path: Path) -> None:
-    """Raises ClickException for a file that somebody else has written."""
+    """Raises ClickException for a file that somebody else has written, or that one of ours needs which still runs."""
     try:
-        if path.exists() and not path.read_text().startswith(OURS):
-            raise click.ClickException(f"{path} was not written by flyexecutor local: give another file")
+        if not path.exists():
+            return
+        with path.open() as file:
+            if not file.read().startswith(OURS):
+                raise click.ClickException(f"{path} was not written by flyexecutor local: give another file")
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise click.ClickException(
+            f"{path} is that of another flyexecutor local, which still runs: give another file"
+        ) from None
     except (OSError, ValueError) as exc:
         raise click.ClickException(f"{path} can't be read: {exc}") from None
 
@@ -96,17 +109,20 @@ def _check(path: Path) -> None:
 @contextmanager
 def _env_file(path: Path, environ: Mapping[str, str]) -> Iterator[None]:
     text = OURS + "".join(f"{name}={shlex.quote(value)}\n" for name, value in environ.items())
-    try:
-        # Whole or not at all, and nobody else's for a moment.
-        descriptor, written = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(descriptor, "w") as file:
+    with ExitStack() as held:
+        try:
+            # Whole or not at all, and nobody else's for a moment.
+            descriptor, written = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            file = held.enter_context(open(descriptor, "w"))
             file.write(text)
-        os.replace(written, path)
-    except OSError as exc:
-        raise click.ClickException(f"{path} can't be written: {exc.strerror}") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            if path.read_text() == text:  # else it is that of another which began meanwhile
-                path.unlink()
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX)  # as long as this process lives, however it ends
+            os.replace(written, path)
+        except OSError as exc:
+            raise click.ClickException(f"{path} can't be written: {exc.strerror}") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if path.read_text() == text:  # else it is that of somebody who has replaced it meanwhile
+                    path.unlink()
