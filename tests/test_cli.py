@@ -225,7 +225,7 @@ def test_ps_watch_shows_a_call_that_comes_later_and_ends_by_ctrl_c(make_executor
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+@pytest.mark.parametrize("columns", [40, 60, 70, 80, 120, 200])
 @pytest.mark.parametrize(("running", "resting", "rows"), [(0, 0, 24), (50, 50, 24), (3, 50, 40), (50, 0, 60)])
 def test_a_watched_screen_is_filled_and_not_exceeded(columns, running, resting, rows):
     lane = LaneRecord("lane", 0.0, resting, running, running)
@@ -250,6 +250,9 @@ def test_a_watched_screen_is_filled_and_not_exceeded(columns, running, resting, 
     assert len(lines) <= rows
     assert max(map(cell_len, lines)) <= columns
     assert not running + resting or len(lines) >= rows - 9
+    machines = [line for line in lines if line.startswith("m" * 14)]
+    assert bool(machines) == bool(made)
+    assert not [line for line in machines if "…" in line]
     ids = [line.split()[0] for line in lines if "RUNNING" in line or "QUEUED" in line]
     assert len(ids) == len(set(ids))
     assert bool(ids) == bool(calls)
@@ -531,9 +534,10 @@ def test_prepare_makes_machines_that_rest_and_reap_destroys_them(run, run_json, 
     assert ids <= {one["id"] for one in told["machines"]}
     assert (told["dry_run"], code) == (True, 0)
     assert {local_fly.states()[one] for one in ids} == {"suspended"}
-    ran = run("reap", "--older-than", "0")
+    ran = run("reap", "--older-than", "0", columns=40)
     assert ran.exit_code == 0
     assert all(one in ran.output for one in ids)
+    assert max(map(len, ran.output.splitlines())) <= 40
     assert {local_fly.states()[one] for one in ids} <= {"destroying", "destroyed"}
     assert run("reap").output == "No machine to destroy.\n"
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import click
@@ -20,7 +21,7 @@ from flyexecutor.guests import Prices
 from flyexecutor.lane import Lane
 from flyexecutor.machine_config import owner_of
 from flyexecutor.settings import Settings, read_settings
-from flyexecutor.stock import Stock
+from flyexecutor.stock import MachineInfo, Stock
 from flyexecutor.trust import Trust
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,6 +96,25 @@ def table(title: str, *columns: str, right: str = "") -> Table:
     made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in right.split() else "left", no_wrap=True)
+    return made
+
+
+def table_of_machines(width: int, title: str, machines: Sequence[MachineInfo], *, keepers: bool) -> Table:
+    """A line for each; of the columns the first that have room. keepers: whether it says which are."""
+    columns = {
+        "id": [one.id for one in machines],
+        "state": [one.state for one in machines],
+        "region": [one.region for one in machines],
+        "guest": [one.guest for one in machines],
+        **({"keeper": ["yes" if one.keeper else "no" for one in machines]} if keepers else {}),
+        "billed": [seconds(one.billed_seconds) for one in machines],
+        "dollars": [dollars(one.dollars) for one in machines],
+    }
+    ends = accumulate(max(map(cell_len, (name, *cells))) + GAP for name, cells in columns.items())
+    names = [name for name, end in zip(columns, ends, strict=True) if end - GAP <= width]
+    made = table(title, *names, right="billed dollars")
+    for row in zip(*(columns[name] for name in names), strict=True):
+        made.add_row(*row)
     return made
 
 

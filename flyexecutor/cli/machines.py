@@ -10,13 +10,12 @@ import click
 from flyexecutor.cli.common import (
     Where,
     console,
-    dollars,
     json_option,
     open_client,
     say_json,
     seconds,
     stock_of,
-    table,
+    table_of_machines,
     where_options,
 )
 from flyexecutor.executor import FlyMachineExecutor
@@ -49,17 +48,22 @@ def reap(older_than: float, dry_run: bool, as_json: bool, app: str | None, redis
         say_json({"dry_run": dry_run, "machines": [asdict(one) for one in reaped]})
     elif reaped:
         title = "Would be destroyed" if dry_run else "Destroyed"
-        shown = table(title, "id", "state", "region", "guest", "billed", "dollars", right="billed dollars")
-        for one in reaped:
-            shown.add_row(one.id, one.state, one.region, one.guest, seconds(one.billed_seconds), dollars(one.dollars))
-        console().print(shown)
+        out = console()
+        out.print(table_of_machines(out.width, title, reaped, keepers=False))
     else:
         click.echo("No machine to destroy.")
 
 
 @click.command()
 @click.argument("number", metavar="N", type=click.IntRange(1))
-@click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), metavar="SECONDS")
+@click.option(
+    "--timeout",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    metavar="SECONDS",
+    help="Until all of them rest.",
+)
 @click.option("--guest", metavar="NAME", help="Size of a machine by Fly's name, as shared-cpu-2x. [default: Fly's]")
 @click.option("--region", "regions", multiple=True, metavar="NAME", help="May be repeated: tried in this order.")
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1), help="Calls at a time in one.")

@@ -27,7 +27,7 @@ from flyexecutor.cli.common import (
     say_json,
     seconds,
     stock_of,
-    table,
+    table_of_machines,
     table_within,
     where_options,
 )
@@ -98,13 +98,9 @@ def _watch(look: Callable[[], Seen], out: Console) -> None:
 
 def _render(seen: Seen, width: int, height: int | None, trouble: str = "") -> Group:
     """height: lines that there are; machines and calls that have no room are counted."""
-    names = ("id", "state", "region", "guest", "keeper", "billed", "dollars")[: None if width >= NARROW else 3]
-    machines = table("Machines", *names, right="billed dollars")
     room = len(seen.machines) if height is None else max(LEAST_ROWS, height // 2 - 3)
-    for one in sorted(seen.machines, key=lambda machine: (machine.state != "started", machine.id))[:room]:
-        billed = (seconds(one.billed_seconds), dollars(one.dollars))
-        told = (one.id, one.state, one.region, one.guest, "yes" if one.keeper else "no", *billed)
-        machines.add_row(*told[: len(names)])
+    first = sorted(seen.machines, key=lambda machine: (machine.state != "started", machine.id))[:room]
+    machines = table_of_machines(width, "Machines", first, keepers=True)
     calls = seen.redis.calls
     # Titles, heads, an empty line, and the text below.
     other = machines.row_count + 6 + -(-SUMMARY // width)
