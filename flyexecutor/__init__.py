@@ -99,7 +99,7 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605 - the table above is the one list of t
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
 
 
 def __getattr__(name: str) -> Any:
