@@ -25,7 +25,8 @@ def progress_bar(futures: Iterable[F], **options: Any) -> Iterator[F]:
 
         def show(future: F, part: float, note: str = "") -> None:
             parts[future] = max(parts[future], min(1.0, part))
-            bar.n = round(sum(parts.values()), 2)
+            done = round(sum(parts.values()), 2)
+            bar.n = int(done) if done.is_integer() else done  # it is shown as it is: 2/5, 2.5/5
             if note:
                 bar.set_postfix_str(note, refresh=False)
             bar.refresh()
