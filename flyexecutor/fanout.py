@@ -160,8 +160,9 @@ class FanOut:
             else:
                 try:
                     raise exception
-                finally:
-                    del exception, settled  # or exception and frame would hold each other
+                finally:  # or exception and frame would hold each other
+                    settled.clear()
+                    del exception
 
     def _draw(self, most: int | None) -> None:
         for items in itertools.islice(self._chunks, most):

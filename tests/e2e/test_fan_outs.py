@@ -1,8 +1,10 @@
 """Beside `map`: other orders, other answers, streams and batches; and what a fan-out costs when it is left."""
 
+import inspect
 import itertools
 import os
 import threading
+import traceback
 
 import pytest
 
@@ -97,6 +99,14 @@ def test_the_results_before_an_item_that_raises_are_delivered_whatever_the_chunk
     assert list(itertools.islice(results, 5)) == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="5 is bad"):
         next(results)
+
+
+def test_what_a_notebook_shows_of_a_traceback_is_all_there(executor):
+    """IPython prints the arguments of each frame."""
+    with pytest.raises(ValueError, match="5 is bad") as raised:
+        list(executor.map(tasks.fail_on, [5], [5]))
+    for frame, _ in traceback.walk_tb(raised.value.__traceback__):
+        inspect.formatargvalues(*inspect.getargvalues(frame))
 
 
 def test_of_a_chunk_whose_process_dies_only_the_guilty_item_fails(executor):
