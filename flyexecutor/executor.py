@@ -315,6 +315,8 @@ class FlyMachineExecutor(Executor):
         self._check_id(batch_id, "batch")
         calls = self._client.batch(batch_id)
         if not calls:
+            if any(self._client.store.listing.states([batch_id])):
+                raise UnknownCallError(f"{batch_id} is the id of a call, not of a batch: use future(id)")
             raise ExpiredCallError(f"the batch {batch_id} is no longer known: it was kept for a time and has expired")
         futures = [self._client.attach(call_id) if state else self._client.expired(call_id) for call_id, state in calls]
         return Batch(batch_id, futures, self._client.batch)
@@ -327,7 +329,12 @@ class FlyMachineExecutor(Executor):
         RedisUnavailableError when Redis does not answer.
         """
         self._check_id(call_id, "call")
-        return self._client.attach(call_id)
+        try:
+            return self._client.attach(call_id)
+        except ExpiredCallError:
+            if self._client.batch(call_id):
+                raise UnknownCallError(f"{call_id} is the id of a batch, not of a call: use batch(id)") from None
+            raise
 
     def with_options(
         self,

@@ -271,6 +271,10 @@ def test_expired_and_unknown_batches_are_told_apart(make_executor, local_redis):
     executor = make_executor()
     batch = executor.submit_batch(tasks.increment, range(2))
     assert batch.wait(WAIT)
+    with pytest.raises(UnknownCallError, match=f"^{batch.id} is the id of a batch, not of a call: use batch"):
+        executor.future(batch.id)
+    with pytest.raises(UnknownCallError, match=f"^{batch.futures[0].id} is the id of a call, not of a batch: use fut"):
+        executor.batch(batch.futures[0].id)
     local_redis.delete(*local_redis.keys(f"*:call:{batch.futures[0].id}"))
     other = make_executor().batch(batch.id)
     assert other.counts() == {"EXPIRED": 1, "SUCCEEDED": 1}
