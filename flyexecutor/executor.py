@@ -197,7 +197,7 @@ class FlyMachineExecutor(Executor):
         owner = owner_of(settings)
         self._stock = Stock(self._client, prices, owner)
         self._schedules = Schedules(self._client, trust, owner)
-        self._if_unknown = _remedy_for_unknown(where) if where else ""
+        self._local = where
         self._life = _Life(self._client, close_local, own_local=local is True and where is not None)
 
     @property
@@ -427,7 +427,7 @@ class FlyMachineExecutor(Executor):
                 self._stock.prepare(self._lane, number, timeout, tell)
         except BaseException as exc:
             if so_far.made or isinstance(exc, KeyboardInterrupt):
-                log.warning(tell_of_machines(so_far, self._settings.app))
+                log.warning(tell_of_machines(so_far, None if self._local else self._settings.app))
             raise
 
     @typed_schedule
@@ -534,7 +534,10 @@ class FlyMachineExecutor(Executor):
             self._client.cancel_all(futures)
             left = [future for future in futures if not future.done()]
             if futures:
-                log.warning(tell_of_calls(len(futures) - len(left), left, own_local=self._life.own_local))
+                name = self._local.name if self._local else None
+                log.warning(
+                    tell_of_calls(len(futures) - len(left), left, own_local=self._life.own_local, local_name=name)
+                )
             concurrent.futures.wait(left)
         finally:
             self._life.close()
@@ -583,7 +586,7 @@ class FlyMachineExecutor(Executor):
         try:
             self._client.check_id(call_id, what)
         except UnknownCallError as exc:
-            raise UnknownCallError(f"{exc}{self._if_unknown}") from None
+            raise UnknownCallError(f"{exc}{_remedy_for_unknown(self._local) if self._local else ''}") from None
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
         """What can't be the function of a fan-out or a stream is refused at once, and so is each one after shutdown."""
@@ -677,5 +680,5 @@ def _remedy_for_unknown(local: LocalFly) -> str:
             'local="name" is one for all processes of this computer that say that name'
         )
     if local.keep is None:
-        return f'. What is kept of its calls ends with it, unless it is a LocalFly(name={local.name!r}, keep="folder")'
+        return f'. The calls of a local Fly end with it, unless it is a LocalFly(name={local.name!r}, keep="folder")'
     return ""

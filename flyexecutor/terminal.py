@@ -12,8 +12,13 @@ from flyexecutor.stock import Prepared
 NAMED = 5  # of many
 
 
-def tell_of_calls(cancelled: int, left: Sequence[FlyFuture[Any]], *, own_local: bool) -> str:
-    """After the first Ctrl-C in a `with` block. own_local: their machines are processes that end with this one."""
+def tell_of_calls(
+    cancelled: int, left: Sequence[FlyFuture[Any]], *, own_local: bool, local_name: str | None = None
+) -> str:
+    """After the first Ctrl-C in a `with` block.
+
+    own_local: their machines are processes that end with this one. local_name: of a local Fly that has one.
+    """
     what = [f"{_count(cancelled, 'call')} that had not begun {_be(cancelled)} cancelled"] if cancelled else []
     if not left:
         return "".join(what)
@@ -22,19 +27,22 @@ def tell_of_calls(cancelled: int, left: Sequence[FlyFuture[Any]], *, own_local: 
         f"{_count(len(left), 'call')} ({names}) still run{'' if left[1:] else 's'} and {_be(len(left))} waited for"
     )
     ids = " ".join(future.id for future in left[:NAMED]) + (" ... (flyexecutor ps)" if left[NAMED:] else "")
+    ids += f" (with the variables that flyexecutor local --name {local_name} prints)" if local_name else ""
     it = "them" if left[1:] else "it"
     how = f"Ctrl-C again ends {it}" if own_local else f"Ctrl-C again leaves {it}, flyexecutor kill {ids} ends {it}"
     return f"{', '.join(what)}: {how}"
 
 
-def tell_of_machines(prepared: Prepared, app: str) -> str:
-    """After a `prepare` that was interrupted, or has failed."""
+def tell_of_machines(prepared: Prepared, app: str | None) -> str:
+    """After a `prepare` that was interrupted, or has failed. app: None for a local Fly's."""
     if not prepared.made:
         return "prepare ended early: it has made no machine, unless it was just asking for one"
+    made, more = _count(len(prepared.made), "machine"), "and perhaps one more that it was just asking for"
+    if app is None:
+        return f"prepare ended early, and what it made stays until the local Fly ends: {made}, {more}"
     return (
-        f"prepare ended early, and what it made stays: {_count(len(prepared.made), 'machine')}, at rest for $0.15 a GB "
-        "of disk and 30 days (Fly's price), and perhaps one more that it was just asking for; to remove what it made: "
-        f"fly machine destroy --force -a {app} {' '.join(prepared.made)}"
+        f"prepare ended early, and what it made stays: {made}, at rest for $0.15 a GB of disk and 30 days (Fly's "
+        f"price), {more}; to remove what it made: fly machine destroy --force -a {app} {' '.join(prepared.made)}"
     )
 
 

@@ -2,12 +2,16 @@
 named; a second one leaves.
 """
 
+import os
 import signal
+import subprocess
+import sys
 import threading
+import uuid
 
 import pytest
 
-from flyexecutor import FlyMachineExecutor, State
+from flyexecutor import FlyMachineExecutor, LocalFly, State
 from tests import tasks
 from tests.terminal import Terminal
 
@@ -89,6 +93,20 @@ def test_with_a_local_fly_of_its_own_the_second_ends_what_runs(start, gate):
     terminal.press_ctrl_c()
     terminal.read_until(None)
     assert terminal.process.wait(WAIT) == -signal.SIGINT
+
+
+def test_with_a_local_fly_that_has_a_name_it_says_where_a_terminal_finds_it(start):
+    name = uuid.uuid4().hex
+    terminal, (running, *_) = start("running.result()", f"local={name!r}, ")
+    terminal.press_ctrl_c()
+    shown = terminal.read_until(" ends it").split("Ctrl-C again leaves it, ")[1]
+    kill = f"flyexecutor kill {running} (with the variables that flyexecutor local --name {name} prints) ends it"
+    assert kill in " ".join(shown.split())
+    with LocalFly(name=name) as fly:
+        environ = {**os.environ, **fly.environ()}
+        command = [sys.executable, "-m", "flyexecutor.cli", "kill", running]
+        assert "killed" in subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    assert "KeyboardInterrupt" in terminal.read_until(None)
 
 
 def test_a_call_that_somebody_else_has_submitted_is_neither_cancelled_nor_waited_for(make_executor, gate):
