@@ -1,19 +1,24 @@
 """Processes of this computer that stand for machines, and how to be sure that none stays behind.
 
 Each process that the server starts leads a process group and has a file in the run folder with the group's number, so
-that guard or server can end all of them although the other, who started them, is gone.
+that guard or server can end all of them although the other, who started them, is gone. A lock lets nobody start one
+that a clean-up has not seen: a machine whose restart policy answers to being killed by it.
 """
 
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 PAUSE_TIMEOUT = 0.2
+
+_starting = threading.Lock()
+_ended: set[Path] = set()  # run folders
 
 
 def start(
@@ -26,17 +31,25 @@ def start(
     output: int | None = None,
     errors: int = subprocess.STDOUT,
 ) -> "subprocess.Popen[bytes]":
-    """Start a process with a group of its own. Raises OSError if there is no such program."""
-    process = subprocess.Popen(
-        command,
-        env=dict(env),
-        cwd=cwd,
-        stdin=stdin,
-        stdout=output,
-        stderr=errors if output is not None else None,
-        start_new_session=True,
-    )
-    (run / f"{process.pid}.group").touch()
+    """Start a process with a group of its own. Raises OSError if there is no such program, or everything ends."""
+    with _starting:
+        if run in _ended:
+            raise OSError("the local Fly ends")
+        process = subprocess.Popen(
+            command,
+            env=dict(env),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=output,
+            stderr=errors if output is not None else None,
+            start_new_session=True,
+        )
+        try:
+            (run / f"{process.pid}.group").touch()
+        except OSError:  # a full disk: what nobody could find again must not stay
+            _signal_group(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
     return process
 
 
@@ -92,7 +105,9 @@ def _is_stopped(pid: int) -> bool | None:
 
 
 def clean_up(run: Path) -> None:
-    """End every group of the run folder, then remove the folder. May be called twice."""
-    for file in run.glob("*.group"):
-        end_group(run, int(file.stem))
+    """End every group of the run folder, then remove the folder; none is started there any more. May be called twice."""
+    with _starting:
+        _ended.add(run)
+        for file in run.glob("*.group"):
+            end_group(run, int(file.stem))
     shutil.rmtree(run, ignore_errors=True)

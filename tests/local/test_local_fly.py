@@ -77,6 +77,16 @@ def test_close_leaves_no_process_no_folder_and_no_port(tmp_path):
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def test_close_leaves_no_machine_that_restarts_when_it_is_killed(tmp_path):
+    marker = str(tmp_path)
+    with LocalFly(image=0.0, rate_limits=False, show_output=False) as fly:
+        api = Api(fly)
+        command = ["sh", "-c", "sleep 600; :", marker]
+        for machine in [api.create(command, restart={"policy": "always"}) for _ in range(8)]:
+            assert api.wait(machine, "started").ok
+    assert not [one for one in psutil.process_iter(["cmdline"]) if marker in (one.info["cmdline"] or ())]
+
+
 def test_the_close_of_a_forked_child_ends_nothing(own_fly):
     child = os.fork()
     if child == 0:

@@ -64,3 +64,20 @@ def test_a_group_of_which_only_zombies_are_left_is_neither_paused_nor_a_fault(tm
     (tmp_path / "1.group").touch()
     processes.end_group(tmp_path, 1)
     assert not (tmp_path / "1.group").exists()
+
+
+def test_nothing_is_started_in_a_run_folder_that_is_cleaned_up(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    # As when somebody writes a file there at the same moment: the folder stays.
+    monkeypatch.setattr(processes.shutil, "rmtree", lambda *_, **__: None)
+    processes.clean_up(run)
+    with pytest.raises(OSError, match="ends"):
+        processes.start(run, ["sleep", "600"], env=os.environ, cwd=str(tmp_path))
+    assert psutil.Process().children() == []
+
+
+def test_what_could_not_be_found_again_does_not_stay(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        processes.start(tmp_path / "gone", ["sleep", "600"], env=os.environ, cwd=str(tmp_path))
+    assert psutil.Process().children() == []
