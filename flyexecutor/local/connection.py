@@ -155,8 +155,17 @@ def _start_private(environ: Mapping[str, str]) -> "tuple[socket.socket, subproce
 
 
 def _reach(name: str, environ: Mapping[str, str]) -> "tuple[socket.socket, subprocess.Popen[bytes] | None]":
-    """A connection to the guard of a name, and the guard if we have started it."""
+    """A connection to the guard of a name, and the guard if we have started it. Raises LocalError."""
     folder = _make_folder()
+    try:
+        return _connect(folder, name, environ)
+    except OSError as exc:  # a full disk, one that may only be read, too many open files
+        raise LocalError(f"{folder} can't be used: {exc.strerror}") from None
+
+
+def _connect(
+    folder: Path, name: str, environ: Mapping[str, str]
+) -> "tuple[socket.socket, subprocess.Popen[bytes] | None]":
     with _locked(folder):
         for run in folder.glob(f"{name}.*"):
             connection = socket.socket(socket.AF_UNIX)

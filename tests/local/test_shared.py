@@ -230,6 +230,18 @@ def test_what_is_neither_a_name_nor_a_local_fly_is_refused():
         FlyMachineExecutor(local=3)
 
 
+def test_a_folder_that_is_full_or_may_only_be_read_is_told(tmp_path, monkeypatch, name):
+    def refuse(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(connection, "_folder_of_user", lambda: tmp_path / "fly")
+    monkeypatch.setattr(connection.tempfile, "mkdtemp", refuse)
+    with pytest.raises(
+        SettingsError, match=f"not possible here: {tmp_path}/fly can't be used: No space left on device"
+    ):
+        FlyMachineExecutor(local=name)
+
+
 def test_a_folder_that_others_may_enter_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.setattr(connection, "_folder_of_user", lambda: tmp_path / "fly")
     (tmp_path / "fly").mkdir(mode=0o755)
