@@ -51,6 +51,14 @@ def check_secrets(**values: object) -> None:
             raise SettingsError(f"{name} is of the type {type(value).__name__}: it must be a text")
 
 
+def check_token(token: str) -> None:
+    """A text that can stand in a header of HTTP."""
+    if not (token.isascii() and token.isprintable()) or token != token.strip():
+        raise SettingsError(
+            "FLY_API_TOKEN holds something that no token does, a line's end perhaps: give it as Fly printed it"
+        )
+
+
 def read_regions(regions: Iterable[str]) -> tuple[str, ...]:
     """Names of regions."""
     if isinstance(regions, str):
@@ -63,10 +71,13 @@ def read_regions(regions: Iterable[str]) -> tuple[str, ...]:
 def read_env(env: Mapping[str, str]) -> dict[str, str]:
     """Environment variables."""
     if not isinstance(env, Mapping):
-        raise SettingsError(f"env is {env!r}: it must be a dict of texts, as {{'NAME': 'value'}}")
+        raise SettingsError(
+            f"env is of the type {type(env).__name__}: it must be a dict of texts, as {{'NAME': 'value'}}"
+        )
     for name, value in env.items():
         if not (isinstance(name, str) and name) or set(name) & set("=\0"):
-            raise SettingsError(f"env has {name!r}, which can't be the name of a variable")
+            told = repr(name.partition("=")[0]) + " with a =" if isinstance(name, str) and "=" in name else repr(name)
+            raise SettingsError(f"env has {told}, which can't be the name of a variable")
         if isinstance(value, bool | int | float) or value is None:
             raise SettingsError(f"env[{name!r}] is {value!r}: it must be a text, as env={{{name!r}: '{value}'}}")
         if not isinstance(value, str):
@@ -97,5 +108,7 @@ def read_modules(ship: Iterable[ModuleType]) -> tuple[ModuleType, ...]:
 def read_arguments(initargs: Iterable[Any]) -> tuple[Any, ...]:
     """Of an initializer."""
     if not isinstance(initargs, Iterable) or isinstance(initargs, str | bytes):
-        raise SettingsError(f"initargs is {initargs!r}: it must be a tuple of the initializer's arguments")
+        raise SettingsError(
+            f"initargs is of the type {type(initargs).__name__}: it must be a tuple of the initializer's arguments"
+        )
     return tuple(initargs)

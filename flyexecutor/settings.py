@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flyexecutor.arguments import check_secrets, check_texts, read_regions
+from flyexecutor.arguments import check_secrets, check_texts, check_token, read_regions
 from flyexecutor.errors import SettingsError
 from flyexecutor.trust import KEY_VARIABLE, derive_key
 
@@ -71,8 +71,11 @@ def read_settings(
     ]
     if missing or not (app and token and redis_url and image):
         raise SettingsError(f"missing: {'; '.join(missing)}. To try it on this computer use local=True")
+    check_token(token)
     if redis_url.partition("://")[0] not in {"redis", "rediss"}:
-        raise SettingsError(f"REDIS_URL is {redact(redis_url)!r}: it must start with redis:// or rediss://")
+        # Without a scheme it may be no address at all, but another secret.
+        what = repr(redact(redis_url)) if "://" in redis_url else "no address"
+        raise SettingsError(f"REDIS_URL is {what}: it must start with redis:// or rediss://")
     if not _has_good_port(redis_url):
         # Nothing of it is told: where its password ends is not clear.
         raise SettingsError(
@@ -80,7 +83,10 @@ def read_settings(
         )
     api_url = (api_url or environ.get("FLY_API_HOSTNAME") or PUBLIC_API).rstrip("/")
     if urlsplit(api_url).scheme not in {"http", "https"}:
-        raise SettingsError(f"FLY_API_HOSTNAME is {api_url!r}: it must start with http:// or https://")
+        raise SettingsError(f"FLY_API_HOSTNAME is {redact(api_url)!r}: it must start with http:// or https://")
+    if redact(api_url) != api_url:
+        # It is told in errors, and would take the place of the token in requests' headers.
+        raise SettingsError(f"FLY_API_HOSTNAME is {redact(api_url)!r} with a user, a password or a query: leave it out")
     if regions is None:
         regions = [environ["FLY_REGION"]] if environ.get("FLY_REGION") else []
     return Settings(

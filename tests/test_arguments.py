@@ -14,7 +14,7 @@ GIVEN = {"app": "a", "token": "t", "redis_url": "redis://127.0.0.1:1/0", "image"
 VALUES = (None, True, -1, 0, 1, 1.5, math.nan, math.inf, "", "3", "two words", b"3", [], ["3"], {}, {"A": 1}, ...)
 NUMBERS = (1, 1.5)
 VARIABLES = {"api_url": "FLY_API_HOSTNAME", "redis_url": "REDIS_URL", "call_id": "has the id", "batch_id": "has the id"}
-SECRET = {"token", "redis_url", "secret"}
+SECRET = {"token", "redis_url", "secret", "env", "initargs"}
 
 # Argument: those of the values above that it takes.
 EXECUTOR = {
@@ -100,8 +100,8 @@ def refused():
         assert name in text or VARIABLES.get(name, "-") in text
         if name == "env" and value == {"A": 1}:
             assert "env['A'] is 1" in text
-        elif name in SECRET and not isinstance(value, str):
-            assert value is None or type(value).__name__ in text
+        elif name in SECRET:
+            assert value in (None, "") or type(value).__name__ in text or "is no address" in text
         elif value is not None and value != "":
             assert repr(value) in text
         assert "\n" not in text
@@ -197,6 +197,13 @@ def test_the_value_of_a_variable_is_told_unless_it_may_be_a_secret(executor):
 def test_what_may_be_a_secret_is_not_told(name, executor):
     with pytest.raises(SettingsError) as told:
         FlyMachineExecutor(**{**GIVEN, name: b"geheim"})
+    assert "geheim" not in str(told.value)
+
+
+@pytest.mark.parametrize("given", [{"initargs": "geheim"}, {"env": [("A", "geheim")]}, {"env": {"A=geheim": "1"}}])
+def test_what_was_mistyped_and_may_hold_a_secret_is_not_told(given):
+    with pytest.raises(SettingsError, match=next(iter(given))) as told:
+        FlyMachineExecutor(**GIVEN, initializer=print, **given)
     assert "geheim" not in str(told.value)
 
 

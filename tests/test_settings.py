@@ -69,7 +69,13 @@ PORT = r"^REDIS_URL has no valid port: in its password / \? # \[ \] must be writ
         ({"redis_url": "redis://u:geheim#x@h:1"}, "%2F"),
         ({"redis_url": "redis://u:[geheim@h:1"}, "%2F"),
         ({"redis_url": "geheim@h:1"}, "must start with redis://"),
+        ({"redis_url": "geheim"}, "REDIS_URL is no address: it must start with redis://"),
+        ({"token": "geheim\n"}, "FLY_API_TOKEN holds something that no token does, a line's end"),
+        ({"token": "gehe€im"}, "FLY_API_TOKEN holds"),
+        ({"token": "\ud800geheim"}, "FLY_API_TOKEN holds"),
         ({"api_url": "ftp://x"}, "must start with http://"),
+        ({"api_url": "redis://u:geheim@h"}, "'redis://h': it must start with http://"),
+        ({"api_url": "https://u:geheim@h"}, "'https://h' with a user, a password or a query: leave it out"),
         ({"regions": "fra"}, r"regions=\['fra'\]"),
     ],
 )

@@ -105,7 +105,7 @@ def _is_stopped(pid: int) -> bool | None:
 
 
 def clean_up(run: Path) -> None:
-    """End every group of the run folder, then remove the folder; none is started there any more. May be called twice."""
+    """End every group of the run folder and remove it; no other is started there. May be called twice."""
     with _starting:
         _ended.add(run)
         for file in run.glob("*.group"):
