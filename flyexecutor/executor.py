@@ -3,6 +3,7 @@
 Step 1 of a call's way is here: `submit` makes the snapshot, in the caller's thread, and hands it to the client.
 """
 
+import asyncio
 import concurrent.futures
 import logging
 import os
@@ -516,9 +517,10 @@ class FlyMachineExecutor(Executor):
         """Waits until the calls that were submitted here have ended, whatever has ended the block, as in CPython.
 
         Ctrl-C, in the block or while this waits, cancels what no worker has claimed and logs what still runs; this then
-        waits for that. A second Ctrl-C leaves at once: what runs goes on, as nobody waits for it.
+        waits for that. A second Ctrl-C leaves at once: what runs goes on, as nobody waits for it. A task of asyncio
+        that is cancelled in the block is what Ctrl-C is there (CPython: asyncio.Runner).
         """
-        if not isinstance(exc, KeyboardInterrupt):
+        if not isinstance(exc, KeyboardInterrupt | asyncio.CancelledError):
             try:
                 self.shutdown(wait=True)
             except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 named; a second one leaves.
 """
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -145,6 +146,23 @@ def test_with_nothing_to_cancel_only_what_runs_is_told(make_executor, gate, capl
     (told,) = caplog.messages
     how = f"Ctrl-C again leaves it, flyexecutor kill {future.id} ends it"
     assert told == f"1 call (Gate.enter) still runs and is waited for: {how}"
+
+
+def test_a_task_that_is_cancelled_as_asyncio_does_on_ctrl_c_cancels_what_has_not_begun(make_executor, gate, caplog):
+    async def work():
+        with make_executor(max_workers=1) as ex:
+            calls.append(ex.submit(gate.enter))
+            gate.wait_for_entry()
+            calls.append(ex.submit(abs, -1))
+            calls[1].add_done_callback(lambda _: gate.open())
+            asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+            await calls[0]
+
+    calls = []
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(work())
+    assert [call.cancelled() for call in calls] == [False, True]
+    assert "1 call that had not begun is cancelled, 1 still runs (Gate.enter)" in caplog.text
 
 
 def test_another_exception_waits_for_all_as_in_concurrent_futures(make_executor):
