@@ -6,6 +6,7 @@ Owns no thread and no lock: each change is one step of a dict or a list, which s
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -50,3 +51,10 @@ def note(address: str, error: RedisUnavailableError) -> None:
             outage.untold.pop()
             outage.since = since  # not when a thread failed that was about to end
             log.warning("%s (told once, until it answers again)", error)
+
+
+def _forget() -> None:
+    _now.clear()
+
+
+os.register_at_fork(after_in_child=_forget)  # it has other threads, and tells for itself

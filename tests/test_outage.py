@@ -1,5 +1,6 @@
 """What threads find out of a Redis is told once, whoever of them finds it."""
 
+import os
 import threading
 
 import pytest
@@ -69,5 +70,21 @@ def test_other_errors_are_no_news_of_redis(caplog):
     fails(2)
     with pytest.raises(ZeroDivisionError), outage.noticed("redis://h"):
         raise ZeroDivisionError
+    answers()
+    assert caplog.messages == [TOLD, BACK]
+
+
+def test_a_forked_child_finds_out_for_itself(caplog):
+    fails(2)
+    told, tell = os.pipe()
+    if not (child := os.fork()):
+        caplog.clear()
+        fails(2)
+        os.write(tell, repr(caplog.messages).encode())
+        os._exit(0)
+    os.close(tell)
+    with open(told) as file:
+        assert file.read() == repr([TOLD])
+    os.waitpid(child, 0)
     answers()
     assert caplog.messages == [TOLD, BACK]
