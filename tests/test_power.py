@@ -29,23 +29,41 @@ def api(tmp_path, monkeypatch, serve):
         thread.join()
 
 
-def test_a_snapshot_between_the_two_halves_of_the_request_is_no_refusal(tmp_path, monkeypatch):
-    """Head and body are sent apart: resumed in between, the machine finds that its connection is dead."""
+def test_who_is_suspended_as_soon_as_it_has_asked_has_nothing_left_to_send(tmp_path, monkeypatch):
+    """Fly may take its snapshot, and have answered, while the request is under way."""
+    answered, send = threading.Event(), power._Connection.send
+
+    def serve(connection):
+        asked = b""
+        while b"\r\n\r\n" not in asked:
+            asked += connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        connection.close()
+        answered.set()
+
+    def send_and_be_suspended(self, data):
+        send(self, data)
+        assert answered.wait(10)
+
+    monkeypatch.setattr(power._Connection, "send", send_and_be_suspended)
+    with api(tmp_path, monkeypatch, serve):
+        assert power.suspend("app", "machine")
+
+
+def test_a_connection_that_is_dead_when_it_asks_is_no_refusal(tmp_path, monkeypatch):
+    """Somebody else has had it suspended in between, and resumed."""
     dead, send = threading.Event(), power._Connection.send
 
     def serve(connection):
-        received = b""
-        while b"\r\n\r\n" not in received:
-            received += connection.recv(4096)
         connection.close()
         dead.set()
 
-    def send_apart(self, data):
-        if not data.startswith(b"POST"):
-            assert dead.wait(30)
+    def send_late(self, data):
+        self.connect()
+        assert dead.wait(10)
         send(self, data)
 
-    monkeypatch.setattr(power._Connection, "send", send_apart)
+    monkeypatch.setattr(power._Connection, "send", send_late)
     with api(tmp_path, monkeypatch, serve):
         assert power.suspend("app", "machine")
 

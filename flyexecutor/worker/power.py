@@ -36,14 +36,14 @@ def suspend(app: str, machine_id: str) -> bool:
     """
     connection = _Connection(os.environ.get(SOCKET_VARIABLE, SOCKET))
     try:
-        connection.request("POST", f"/v1/apps/{app}/machines/{machine_id}/suspend", body="{}")
+        # Without a body, which http.client sends apart: the suspension comes between, and by then nobody reads it.
+        connection.request("POST", f"/v1/apps/{app}/machines/{machine_id}/suspend")
         answer = connection.getresponse()
         if answer.status < 300:
             return True
         log.warning("can't be suspended (HTTP %d), stops instead: %s", answer.status, answer.read(500))
     except (TimeoutError, BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
-        # Asked for and not answered: the snapshot may have been taken in between, also of the request's head and body.
-        return True
+        return True  # asked for and not answered, or not even that: a snapshot may have been taken in between
     except (OSError, http.client.HTTPException) as exc:
         log.warning("can't be suspended, stops instead: %s", exc)
     finally:
