@@ -108,6 +108,9 @@ def clean_up(run: Path) -> None:
     """End every group of the run folder and remove it; no other is started there. May be called twice."""
     with _starting:
         _ended.add(run)
-        for file in run.glob("*.group"):
-            end_group(run, int(file.stem))
+        groups = [int(file.stem) for file in run.glob("*.group")]
+        for pid in groups:
+            _signal_group(pid, signal.SIGSTOP)  # first all: none shall see another end, and complain of it
+        for pid in groups:
+            end_group(run, pid)
     shutil.rmtree(run, ignore_errors=True)

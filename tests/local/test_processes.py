@@ -81,3 +81,14 @@ def test_what_could_not_be_found_again_does_not_stay(tmp_path):
     with pytest.raises(FileNotFoundError):
         processes.start(tmp_path / "gone", ["sleep", "600"], env=os.environ, cwd=str(tmp_path))
     assert psutil.Process().children() == []
+
+
+def test_a_clean_up_stops_all_groups_before_it_ends_the_first(tmp_path, monkeypatch):
+    """Else machines are there for a moment without their Redis, and print that it can't be reached."""
+    sent = []
+    monkeypatch.setattr(os, "killpg", lambda group, number: sent.append((number, group)))
+    for group in (11, 12):
+        (tmp_path / f"{group}.group").touch()
+    processes.clean_up(tmp_path)
+    assert [number for number, _ in sent] == [signal.SIGSTOP] * 2 + [signal.SIGKILL] * 2
+    assert {group for number, group in sent if number == signal.SIGKILL} == {11, 12}
