@@ -53,7 +53,8 @@ class LocalFly:
         machines run, the time that a stop gives them, waits, leases, what `billed` tells.
 
     Machines run in this process's current folder, with its `sys.path` and its Python, as if that were their image: each
-    process that shares one has an image of its own if these differ, and thereby machines of its own.
+    process that shares one has an image of its own if these differ, and thereby machines of its own. A machine whose
+    code was edited while it was suspended boots instead of being resumed; one that is awake keeps what it has imported.
     They share this computer's file system: the `files` of a configuration lie below a folder of the machine's own,
     which its program finds in the environment variable FLY_FILES (`$FLY_FILES/etc/app.json` for `/etc/app.json`).
     Raises LocalError when it can't start, or if one of this name runs with other options than are given.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flyexecutor.local import files
+from flyexecutor.local import code, files
 from flyexecutor.local.billing import Meter
 from flyexecutor.local.config import DEFAULT_MEMORY_MB, check_config, memory_mb
 from flyexecutor.local.events import now
@@ -246,6 +246,10 @@ class Apps:
         if machine.config.get("files"):
             env[files.VARIABLE] = str(files.folder_of(self.run, machine.id))
         return command, env, image["cwd"]
+
+    def edition(self, machine: Machine) -> bytes:
+        """Of the code in its image: another when that has been edited."""
+        return code.edition(self._images[machine.config["image"]])
 
     def became(self, machine: Machine) -> None:
         """What follows from a machine's new state; its lock is held."""

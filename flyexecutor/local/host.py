@@ -20,6 +20,9 @@ class Host(Protocol):
     def process_of(self, machine: "Machine", command: Sequence[str] = ()) -> tuple[list[str], dict[str, str], str]:
         """Command, environment and folder of a machine's main process, or of another command in it."""
 
+    def edition(self, machine: "Machine") -> bytes:
+        """Of the code in its image: another when that has been edited."""
+
     def output(self, machine: "Machine") -> int:
         """A file descriptor for what it prints."""
 

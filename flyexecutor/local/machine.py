@@ -57,6 +57,7 @@ class Machine:
         self._turn = 0  # of its state: how often it has changed
         self._stops = 0  # how often it has become `stopped`
         self._program: Program | None = None  # while it has one, running or suspended
+        self._edition = b""  # of the code with which that has begun
         self._asked_to_stop = False
         self._restarts = Restarts(host.pace.here(WINDOW))
         self.lease = Lease(self.id)
@@ -123,6 +124,10 @@ class Machine:
                 self._host.faults.check_room(self.region)
             self._asked_to_stop = False
             self._restarts.forget()
+            if self._program and before == "suspended" and self._edition != self._host.edition(self):
+                self._program.kill()  # what is in its memory is no longer what somebody has just written
+                self.changed.wait_for(lambda: self._program is None)
+                return self.start(source=source)
             # A process that has died while it was suspended is a snapshot that Fly has dropped: a cold boot.
             if self._program:
                 self._resume(self._program)
@@ -275,6 +280,7 @@ class Machine:
 
     def _launch(self) -> None:
         try:
+            self._edition = self._host.edition(self)  # before it reads the first line of it
             self._program = Program(self._host, self)
         except (OSError, ValueError, Refused) as exc:  # no such program; a null byte in its words; files that can't be
             self.events.add("exit", "failed", "flyd", {"error": str(exc)})

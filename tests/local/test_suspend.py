@@ -260,3 +260,31 @@ def test_a_deep_folder_for_temporary_files_is_no_hindrance(tmp_path, monkeypatch
         api = Api(fly)
         assert api.wait(api.create(), "started").ok
         api.session.close()
+
+
+@pytest.mark.parametrize("edited", ["top.py", "package/inner.py", "beside/module.py", None])
+def test_a_machine_whose_code_was_edited_while_it_was_suspended_boots_anew(tmp_path, monkeypatch, edited):
+    for folder in ("package", "beside", ".venv", "data"):
+        (tmp_path / folder).mkdir()
+    for file in ("top.py", "package/inner.py", "beside/module.py", ".venv/pyvenv.cfg"):
+        (tmp_path / file).write_text("X = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "beside"))
+    os.mkfifo(tmp_path / "pid")
+    with LocalFly(rate_limits=False) as fly:
+        api = Api(fly)
+        machine = api.create(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 600"])
+        before = psutil.Process(int((tmp_path / "pid").read_text()))
+        assert api.wait(machine, "started").ok
+        assert api("POST", f"/{machine['id']}/suspend").ok
+        assert api.wait(machine, "suspended").ok
+        (tmp_path / "data/rows.csv").write_text("1\n")
+        (tmp_path / ".venv/installed.py").write_text("X = 1\n")
+        if edited:
+            (tmp_path / edited).write_text("X = 22\n")
+        assert api("POST", f"/{machine['id']}/start").json()["previous_state"] == "suspended"
+        if edited:
+            assert int((tmp_path / "pid").read_text()) != before.pid
+        assert api.wait(machine, "started").ok
+        assert before.is_running() is not bool(edited)
+        api.session.close()
