@@ -444,7 +444,7 @@ class Soak:
         if verdict == "crashed":
             # By its runs; or one was killed meanwhile, and the call was only about to leave word of its run.
             killed = {int(run.split()[0]) for run in runs(str(self.folder), job["token"])} & self.runner_kills.keys()
-            began = min(job["began"], *map(self._started, job["ids"]))  # one that is adopted began before
+            began = min([job["began"], *map(self._started, job["ids"])])  # one that is adopted began before
             killed |= {pid for pid, at in self.runner_kills.items() if began - 1.0 < at < job["ended"]}
             if killed and "SIGKILL" in job["detail"]:
                 self.report.excused[kind] += 1
