@@ -244,7 +244,10 @@ class Launcher:
                 continue
             self.forget(machine_id)
             if machine := not_begun.get(machine_id):
-                self._destroy(machine_id)
+                if machine.prepared:
+                    self._avoid_for_now(machine_id)  # somebody has asked for it
+                else:
+                    self._destroy(machine_id)
                 told = (
                     f"machine {machine_id} is still {machine.state} after {self.lane.boot_timeout:g} s (boot_timeout)"
                 )

@@ -232,6 +232,16 @@ def test_a_machine_that_fly_has_not_begun_to_run_is_given_up_for_another_and_is_
     assert (one.fly.of("destroy"), one.fly.of("stop"), one.fly.of("release")) == ([["new"]], [], [["new"]])
 
 
+def test_a_machine_that_was_prepared_is_avoided_and_not_destroyed_when_fly_does_not_begin_it(make):
+    one = make(boot_timeout=0.0)
+    hung = replace(RESTS, state="created", prepared=True, launches=False)
+    assert one.start(hung)
+    time.sleep(0.001)  # the clock must have moved on
+    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots), [hung])
+    assert [passing for _, passing in one.told] == [True]
+    assert (one.fly.of("destroy"), one.fly.of("release"), one.launcher.avoid) == ([], [["m1"]], {"m1"})
+
+
 # What is not that far
 
 TOO_SOON = [
