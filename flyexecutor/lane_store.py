@@ -149,6 +149,12 @@ class LaneStore:
         return bool(self._redis.hexists(self._key("workers", lane), machine_id))
 
     @translated
+    def is_counted_on(self, lane: str, machine_id: str) -> bool:
+        """Whether the worker of this machine is in its lane, or somebody waits for it to join."""
+        expires = self._redis.zscore(self._key("starts", lane), machine_id) or 0
+        return bool(expires > self._seconds_now() * 1000) or self.is_worker(lane, machine_id)
+
+    @translated
     def release(self, lane: Lane, name: str) -> None:
         """Give back a reservation, or a machine that will not come."""
         script("release")(self._redis, (self._key("starts", lane.name),), (self._prefix, lane.name, name))

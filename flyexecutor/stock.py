@@ -156,7 +156,7 @@ class Stock:
             unused = machine.lane not in used and now - machine.changed_at > older_than
             rests = policy.rests(machine, now) and unused
             runs = machine.state in policy.LEAVING and now - machine.changed_at > RUNS_FOR_NOBODY
-            if rests or (runs and not self._client.store.is_worker(machine.lane, machine.id)):
+            if rests or (runs and not self._client.store.is_counted_on(machine.lane, machine.id)):
                 orphans.append(machine)
         return orphans
 

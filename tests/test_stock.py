@@ -33,7 +33,7 @@ class FakeFly:
 
 
 def stock_of(fly):
-    store = SimpleNamespace(lanes_since=lambda _: set(), is_worker=lambda *_: False, now=time.time)
+    store = SimpleNamespace(lanes_since=lambda _: set(), is_counted_on=lambda *_: False, now=time.time)
     return Stock(SimpleNamespace(machines=fly, lists=fly, store=store), Prices(), "us")
 
 

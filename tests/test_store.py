@@ -148,6 +148,17 @@ def test_a_machine_is_assigned_once_and_join_takes_it_off_the_way(any_store):
     assert not any_store.assign(lane(), two, "m1")
 
 
+def test_a_machine_is_counted_on_from_its_start_to_its_end_and_no_longer_than_its_boot_may_take(store, raw_redis):
+    (one,) = enqueue(store, calls("a"))
+    assert not store.is_counted_on("lane", "m1")
+    store.assign(lane(), one, "m1")
+    assert store.is_counted_on("lane", "m1")
+    raw_redis.zadd(f"fly:{{{APP}}}:starts:lane", {"m1": time.time() * 1000 - 1})
+    assert not store.is_counted_on("lane", "m1")
+    store.join("lane", "m1", first=True)
+    assert store.is_counted_on("lane", "m1")
+
+
 def test_a_late_finish_of_a_lost_attempt_changes_nothing(any_store):
     enqueue(any_store, calls("a"))
     (early,) = claim(any_store, machine="m1")

@@ -122,6 +122,18 @@ def never_joins(tmp_path):
     return {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
 
 
+def test_a_machine_that_somebody_waits_for_is_no_orphan_however_long_it_boots(
+    make_executor, never_joins, until, states, monkeypatch
+):
+    monkeypatch.setattr("flyexecutor.stock.RUNS_FOR_NOBODY", 0.0)
+    monkeypatch.setattr("flyexecutor.stock.RESTS_WITHIN", 0.0)
+    executor = make_executor(env=never_joins, max_workers=1, boot_timeout=WAIT)
+    executor.submit(tasks.increment, 1)
+    until(lambda: states(executor) == ["started"])
+    assert [m.state for m in executor.reap() if m.lane == executor._lane.name] == []
+    assert states(executor) == ["started"]
+
+
 def test_a_worker_that_never_joins_is_told_from_a_call_that_takes_long(make_executor, never_joins, until, states):
     executor = make_executor(env=never_joins, boot_timeout=1.0, timeout=0.5, max_workers=1)
     error = executor.submit(tasks.increment, 1).exception(WAIT)
