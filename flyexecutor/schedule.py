@@ -176,9 +176,12 @@ class Schedules:
                     raise
                 machine = made[0]
             if machine.state not in ENDING:
-                break
+                return machine
             self._await(machine, "destroyed")
-        return machine
+        raise MachinesError(
+            f"the machine {machine.id} of an earlier schedule of this name is {machine.state} and keeps its name: "
+            "declare the schedule again later"
+        )
 
     def _update(self, machine: Machine, config: Mapping[str, Any]) -> Machine:
         machines = self._client.machines

@@ -5,11 +5,15 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import redis
 
 from flyexecutor import FlyMachineExecutor, LocalFly, SettingsError, State, launch
+from flyexecutor.errors import MachinesError
+from flyexecutor.lists import Lists
+from flyexecutor.machines import MachinesClient
 from flyexecutor.store import Store
 from tests import tasks
 
@@ -149,6 +153,22 @@ def test_a_schedule_is_made_anew_when_its_machine_is_gone_or_going(scheduler, fa
     anew = scheduler.schedule(tasks.increment, 1, every="daily", name="job")
     assert anew.machine_id != made.machine_id
     assert [one.machine_id for one in scheduler.schedules()] == [anew.machine_id]
+
+
+def test_a_schedule_whose_machine_does_not_come_to_its_end_is_none(scheduler, monkeypatch):
+    made = scheduler.schedule(tasks.increment, 1, every="daily", name="job")
+    (there,) = [one for one in scheduler._client.lists.since() if one.id == made.machine_id]
+
+    def refuse(self, *_, **__):
+        raise MachinesError("so it is", 409)
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(MachinesClient, "get", lambda *_: None)
+        hanging.setattr(MachinesClient, "create", refuse)
+        hanging.setattr(MachinesClient, "wait", lambda *_: None)
+        hanging.setattr(Lists, "since", lambda *_: [replace(there, state="destroying")])
+        with pytest.raises(MachinesError, match=f"{made.machine_id} .* is destroying"):
+            scheduler.schedule(tasks.increment, 2, every="daily", name="job")
 
 
 def test_a_schedule_is_known_by_its_machine_when_redis_has_forgotten_it(scheduler, fast_fly):
