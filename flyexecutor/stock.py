@@ -3,9 +3,9 @@
 Called by users, never by a call's way. No thread; each function asks Redis and the Machines API and returns.
 """
 
+import itertools
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from flyexecutor.launch import create_machine
 
 APPEARS_WITHIN = 10.0  # seconds: a machine that was just created may be unknown to a get for a moment
 FETCHED_WITHIN = 15.0  # seconds after which a machine that waits in `created` can be started: its image is there
+ENDED = policy.GONE - {"suspended", "stopped"}
 WAIT_EVERY = 1.0  # seconds between two waits for one machine (Fly's documented rate limit)
 ORPHAN_AFTER = 3600.0  # seconds without a call in its lane, after which a machine that rests is an orphan
 RUNS_FOR_NOBODY = 300.0  # seconds that a machine may run without a worker
@@ -110,14 +111,18 @@ class Stock:
         """See `FlyMachineExecutor.prepare`. tell: gets how far it is, at each step."""
         deadline = time.monotonic() + timeout
         machines = self._client.machines
-        kept = [m for m in self._client.lists.since() if m.lane == lane.name and m.keeper and not m.is_scheduled]
+        listed = [m for m in self._client.lists.since() if m.lane == lane.name]
+        kept = [m for m in listed if m.keeper and not m.is_scheduled]
         now = self._client.store.now()
         kept = [m for m in kept if m.state not in {"failed", "destroying"} and not policy.lost(m, now)]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = lane.suspends
         there = len(kept)
         tell(Prepared(there))
-        for _ in range(number - there):
+        # Who prepares at the same time, or again after a lost answer, takes the same names: one machine for each.
+        taken = {m.name for m in listed}
+        names = (name for n in itertools.count(1) if policy.name_machine(lane.name, name := f"stock-{n}") not in taken)
+        while len(kept) < number:
             wait = self._client.store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
             if time.monotonic() + wait > deadline:
                 raise MachineStartError(
@@ -125,14 +130,13 @@ class Stock:
                     "prepare more time"
                 )
             time.sleep(wait)
-            name = f"stock-{secrets.token_hex(6)}"
             region = lane.region or None
-            kept.append(
-                create_machine(
-                    machines, self._client.lists, lane, name, region, keeper=True, launch=boots, prepared=True
-                )
+            machine = create_machine(
+                machines, self._client.lists, lane, next(names), region, keeper=True, launch=boots, prepared=True
             )
-            tell(Prepared(len(kept), [machine.id for machine in kept[there:]]))
+            if machine.state not in ENDED:  # one that has just ended may still have its name
+                kept.append(machine)
+                tell(Prepared(len(kept), [machine.id for machine in kept[there:]]))
         for ready, machine in enumerate(kept, 1):
             self._await_rest(machine, lane, deadline, boots=boots)
             tell(Prepared(len(kept), [machine.id for machine in kept[there:]], ready))
@@ -179,7 +183,7 @@ class Stock:
                 return  # it has found work already
             seen = machines.get(machine.id)
             age = time.monotonic() - since
-            if seen is None or seen.state in policy.GONE - {"suspended", "stopped"} or _failed(seen):
+            if seen is None or seen.state in ENDED or _failed(seen):
                 if seen or age > APPEARS_WITHIN:
                     raise MachineStartError(
                         f"machine {machine.id} ended before it could rest: {seen.exit if seen else 'it is gone'}; see "

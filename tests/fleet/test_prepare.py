@@ -5,10 +5,15 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from flyexecutor import MachineStartError, SettingsError, stock
+from flyexecutor.errors import MachinesError
+from flyexecutor.lists import Lists
+from flyexecutor.machines import MachinesClient
 from tests import tasks
 from tests.terminal import Terminal
 
@@ -101,6 +106,47 @@ def test_a_machine_that_can_not_be_started_is_none_that_was_prepared(make_execut
     executor.prepare(1, timeout=WAIT)
     (made,) = machines_of(executor) - {lost, hung}
     assert executor.submit(tasks.machine_id).result(WAIT) == made
+
+
+def test_two_clients_that_prepare_at_once_prepare_the_same_machines(make_executor):
+    clients = [make_executor() for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        for prepared in [pool.submit(client.prepare, 2) for client in clients]:
+            prepared.result(WAIT)
+    assert len(machines_of(clients[0])) == 2
+
+
+def test_a_prepare_that_is_made_again_after_a_lost_answer_makes_no_second_machine(make_executor, monkeypatch):
+    executor = make_executor()
+    with monkeypatch.context() as lost:
+        create = MachinesClient.create
+
+        def create_unheard(*told, **more):
+            create(*told, **more)
+            raise MachinesError("no answer")
+
+        lost.setattr(MachinesClient, "create", create_unheard)
+        lost.setattr(Lists, "since", lambda *_: [])  # nor does a list show it yet
+        for _ in range(2):
+            with pytest.raises(MachineStartError, match="no answer"):
+                executor.prepare(1)
+    executor.prepare(1)
+    assert len(machines_of(executor)) == 1
+
+
+def test_a_name_that_a_machine_keeps_at_its_end_is_passed_over(make_executor, monkeypatch):
+    executor, ended, create = make_executor(), [], MachinesClient.create
+
+    def create_or_answer_what_has_ended(*told, **more):
+        machine = create(*told, **more)
+        if ended:
+            return machine
+        ended.append(machine.id)
+        return replace(machine, state="destroyed")
+
+    monkeypatch.setattr(MachinesClient, "create", create_or_answer_what_has_ended)
+    executor.prepare(1)
+    assert len(machines_of(executor) - set(ended)) == 1
 
 
 def machines_of(executor):
