@@ -1,5 +1,6 @@
 """Whatever is sent to whichever route: the answer is a success, a refusal in JSON or "not here", never a 500."""
 
+import http.client
 import json
 import re
 from urllib.parse import quote
@@ -115,6 +116,30 @@ def test_what_is_unknown_is_refused_by_each_route(api):
             assert_is_an_answer(answer)
             if "<" in path:
                 assert answer.status_code >= 400, (method, address)
+
+
+def test_what_is_nested_as_deep_as_json_can_be_read_breaks_no_list(api):
+    path = filled(api, "/apps/<app_name>/machines")
+    for depth in (50, *range(900, 1000)):
+        config = json.dumps({"config": {**PLAIN, "checks": "deep"}, "skip_launch": True})
+        deep = config.replace('"deep"', "[" * depth + "]" * depth)
+        answer = api.raw("POST", path, data=deep)
+        assert answer.status_code == (200 if depth == 50 else 400), answer.text
+        assert api.raw("GET", path).ok
+
+
+def test_a_body_in_broken_chunks_is_refused(api):
+    connection = http.client.HTTPConnection(api.fly.api_url.removeprefix("http://"))
+    connection.putrequest("POST", "/v1/apps")
+    connection.putheader("Authorization", f"Bearer {api.fly.token}")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders(b"no number\r\n{}\r\n0\r\n\r\n")
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())) == (
+        400,
+        {"error": "the body can't be read: Invalid chunk header"},
+    )
+    connection.close()
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,6 +10,7 @@ from flask import request
 from flyexecutor.local.problems import Refused
 
 LARGEST = 2**31 - 1
+DEEPEST = 100  # lists and objects within each other: what Python just reads it may fail to write, in each later list
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,15 @@ def told(**kinds: Kind) -> dict[str, Any]:
     Raises Refused if the body is not a JSON object, or a field is of another kind.
     """
     # Not request.data: that is empty for what curl sends with -d, which says that it is a form.
-    data = request.get_data()
     try:
+        data = request.get_data()
         body = json.loads(data, parse_constant=_refuse) if data else {}
     except (ValueError, RecursionError):
         raise Refused(400, "the body must be a JSON object, and is no JSON") from None
+    except OSError as exc:  # it comes in chunks, and these are none
+        raise Refused(400, f"the body can't be read: {exc}") from None
+    if not _is_flat(body, DEEPEST):
+        raise Refused(400, f"the body has more than {DEEPEST} lists and objects within each other")
     if not isinstance(body, dict):
         raise Refused(400, "the body must be a JSON object")
     for name, kind in kinds.items():
@@ -74,6 +79,11 @@ def choice(name: str, choices: tuple[str, ...]) -> str:
 def words(name: str) -> set[str]:
     """The words of a parameter of the query, which are separated by commas."""
     return {word.strip() for word in request.args.get(name, "").split(",") if word.strip()}
+
+
+def _is_flat(value: Any, most: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most > 0 and all(_is_flat(one, most - 1) for one in inner)
 
 
 def _refuse(constant: str) -> None:
