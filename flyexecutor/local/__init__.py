@@ -11,6 +11,7 @@ whatever single process is killed with -9, no process, socket or file stays behi
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
@@ -83,17 +84,20 @@ class LocalFly:
         for module in ("flask", "psutil"):
             if importlib.util.find_spec(module) is None:
                 raise LocalError(f"the local Machines API needs {module}: pip install 'flyexecutor[local]'")
-        if speed <= 0 or min(image, boot, resume, suspend) < 0:
+        if not 0 < speed < math.inf or not all(0 <= seconds < math.inf for seconds in (image, boot, resume, suspend)):
             raise LocalError(
                 f"speed={speed} must be above 0, and none of {image=}, {boot=}, {resume=}, {suspend=} below"
             )
         for what, number in (("port", port), ("redis_port", redis_port)):
             if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 65536:
                 raise LocalError(f"{what} is {number!r}: it must be a whole number from 0 to 65535 (0: a free one)")
+        if not (isinstance(app, str) and app):
+            raise LocalError(f"app is {app!r}: it must be a name")
+        _check_secrets(secrets or {})
         if name is not None:
             check_name(name)
         for what, given in (("token", token), ("password", password)):
-            if given is not None and not SECRET.fullmatch(given):
+            if given is not None and not (isinstance(given, str) and SECRET.fullmatch(given)):
                 raise LocalError(f"the {what} that is given must be at least 8 letters, digits and . _ ~ -")
         settings: dict[str, Any] = {
             "name": name,
@@ -232,6 +236,13 @@ class LocalFly:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _check_secrets(secrets: object) -> None:
+    """Raises LocalError for what can't be environment variables; tells none of it."""
+    texts = [text for pair in secrets.items() for text in pair] if isinstance(secrets, Mapping) else [None]
+    if not all(isinstance(text, str) and "\0" not in text for text in texts):
+        raise LocalError("secrets must be a dict of texts without NUL characters, as {'API_KEY': '...'}")
 
 
 def _differences(settings: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import resource
 import socket
 import sys
@@ -155,3 +156,27 @@ def test_the_guard_itself_ends_without_an_error(own_fly):
     api.session.close()
     own_fly.close()
     assert own_fly._connection._guard.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"port": "80"}, "port is '80': it must be a whole number from 0 to 65535"),
+        ({"redis_port": 99999}, "redis_port is 99999: it must be a whole number"),
+        ({"port": -1}, "port is -1"),
+        ({"app": ""}, "app is '': it must be a name"),
+        ({"token": b"geheim-geheim"}, "the token that is given must be at least 8 letters"),
+        ({"password": 12345678}, "the password that is given must be at least 8 letters"),
+        ({"secrets": "geheim"}, "secrets must be a dict of texts"),
+        ({"secrets": {"A": b"geheim"}}, "secrets must be a dict of texts"),
+        ({"secrets": {1: "geheim"}}, "secrets must be a dict of texts"),
+        ({"secrets": {"A": "geheim\0"}}, "without NUL characters"),
+        ({"speed": float("nan")}, "speed=nan must be above 0"),
+        ({"image": float("inf")}, "none of image=inf"),
+    ],
+)
+def test_an_option_that_can_not_be_is_told_before_anything_starts(options, said, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("it was started"))
+    with pytest.raises(LocalError, match=re.escape(said)) as told:
+        LocalFly(**options)
+    assert "geheim" not in str(told.value)
