@@ -110,16 +110,17 @@ class Apps:
         """An app by name."""
         with self._lock:
             if name not in self._apps:
-                raise Refused(404, f"app not found: could not find app {name!r}")
+                raise _no_app(name)
             return self._apps[name]
 
     def delete_app(self, name: str) -> None:
         """Delete an app and its machines."""
         app = self.app(name)
-        for machine in list(app.machines.values()):
-            machine.destroy(force=True)
         with self._lock:
-            self._apps.pop(name, None)
+            self._apps.pop(name, None)  # first: from now on it gets no other machine
+            machines = list(app.machines.values())
+        for machine in machines:
+            machine.destroy(force=True)
 
     def machine(self, app_name: str, machine_id: str) -> Machine:
         """A machine by id."""
@@ -134,6 +135,8 @@ class Apps:
         config = check_config(body.get("config"))
         self._check_image(config)
         with self._lock:
+            if self._apps.get(app_name) is not app:
+                raise _no_app(app_name)  # deleted meanwhile
             living = [machine for machine in app.machines.values() if machine.state != "destroyed"]
             name = body.get("name") or f"machine-{secrets.token_hex(6)}"
             for machine in living:
@@ -267,6 +270,10 @@ class Apps:
     def output(self, machine: Machine) -> int:
         """Where a machine's process writes."""
         return self.printed.open(machine.id) if self._show_output else os.open(os.devnull, os.O_WRONLY)
+
+
+def _no_app(name: str) -> Refused:
+    return Refused(404, f"app not found: could not find app {name!r}")
 
 
 def _volume(app: App, volume_id: str) -> Volume:

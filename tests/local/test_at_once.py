@@ -5,7 +5,9 @@ import threading
 
 import pytest
 
-from flyexecutor.local import LocalFly
+from flyexecutor.local import LocalFly, apps
+from flyexecutor.local.pace import Pace
+from flyexecutor.local.problems import Refused
 from tests.local.conftest import SLEEP, Api
 
 FAILS = ["sh", "-c", "trap 'exit 0' INT; sleep 0.2; exit 1"]
@@ -54,3 +56,18 @@ def test_a_machine_of_several_minds_comes_to_rest(quick_fly, command):
     assert api("DELETE", f"/{machine['id']}?force=true").ok
     assert api.wait(machine, "destroyed").ok
     api.session.close()
+
+
+def test_a_machine_that_is_created_while_its_app_is_deleted_does_not_outlive_it(tmp_path, monkeypatch):
+    made = apps.Apps(tmp_path, machine_limit=None, show_output=False, pace=Pace(1.0, 0.0, 0.0, 0.0, 0.0))
+    made.create_app("a", "personal")
+    made.add_image({"name": "i"})
+
+    def check_and_delete(told):
+        made.delete_app("a")
+        return told
+
+    monkeypatch.setattr(apps, "check_config", check_and_delete)
+    with pytest.raises(Refused, match="app not found"):
+        made.create_machine("a", {"config": {"image": "i"}})
+    assert made.states() == {}
