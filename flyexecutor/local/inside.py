@@ -43,8 +43,7 @@ def execute(host: Host, machine: Machine, command: list[str], stdin: str, timeou
         raise Refused(400, "command is required")
     if timeout > LONGEST:
         raise Refused(400, f"invalid_argument: timeout must be at most {LONGEST} seconds")
-    _check_started(machine, "exec")
-    main = machine.pid  # by which a restart shows, however quick
+    main = _pid_of_started(machine, "exec")  # by which a restart shows, however quick
     command, env, cwd = host.process_of(machine, command)
     run = host.run
     try:
@@ -82,9 +81,9 @@ def list_processes(machine: Machine) -> list[dict[str, Any]]:
     stime is when a process began, rtime how long ago that was, in seconds, cpu the share of that in percent, rss bytes
     [unsure: Fly names no units].
     """
-    _check_started(machine, "list processes")
+    pid = _pid_of_started(machine, "list processes")
     try:
-        main = psutil.Process(machine.pid)
+        main = psutil.Process(pid)
         family = [main, *main.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
@@ -119,9 +118,12 @@ def _listening(process: psutil.Process) -> list[dict[str, str]]:
     return [{"proto": "tcp", "address": f"{address.ip}:{address.port}"} for address in listening]
 
 
-def _check_started(machine: Machine, action: str) -> None:
-    if machine.state != "started":
+def _pid_of_started(machine: Machine, action: str) -> int:
+    """Of its main process. Raises Refused if it isn't started."""
+    pid = machine.pid  # asked for once: it may end at any moment, and without a number psutil shows ourselves
+    if machine.state != "started" or pid is None:
         raise Refused(412, f"failed_precondition: unable to {action} on machine in current state: '{machine.state}'")
+    return pid
 
 
 def _announce_end(machine: Machine, process: "subprocess.Popen[bytes]") -> None:

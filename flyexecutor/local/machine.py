@@ -68,7 +68,8 @@ class Machine:
     @property
     def pid(self) -> int | None:
         """Of the main process, while it runs."""
-        return self._program.pid if self._program else None
+        program = self._program  # looked at once: it may end at any moment
+        return program.pid if program else None
 
     def is_hidden(self) -> bool:
         """Whether it is so new that the API does not find it."""
@@ -107,7 +108,8 @@ class Machine:
                 self._become("stopped", "launch", "flyd")
 
         with self.changed:
-            self._after("image", go_on)
+            if self.state == "created":  # else somebody was quick to destroy it
+                self._after("image", go_on)
 
     # What a user asks for
 

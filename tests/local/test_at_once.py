@@ -58,11 +58,24 @@ def test_a_machine_of_several_minds_comes_to_rest(quick_fly, command):
     api.session.close()
 
 
-def test_a_machine_that_is_created_while_its_app_is_deleted_does_not_outlive_it(tmp_path, monkeypatch):
-    made = apps.Apps(tmp_path, machine_limit=None, show_output=False, pace=Pace(1.0, 0.0, 0.0, 0.0, 0.0))
+@pytest.fixture
+def made(tmp_path):
+    """What is behind the API, with an app and an image."""
+    made = apps.Apps(tmp_path, machine_limit=None, show_output=False, pace=Pace())
     made.create_app("a", "personal")
     made.add_image({"name": "i"})
+    return made
 
+
+@pytest.mark.parametrize("launch", [True, False])
+def test_a_machine_that_is_destroyed_before_its_image_is_asked_for_stays_so(made, launch):
+    machine = made.create_machine("a", {"config": {"image": "i"}})
+    machine.destroy(force=True)
+    machine.fetch_image(launch=launch)
+    assert machine.state == "destroyed"
+
+
+def test_a_machine_that_is_created_while_its_app_is_deleted_does_not_outlive_it(made, monkeypatch):
     def check_and_delete(told):
         made.delete_app("a")
         return told

@@ -4,9 +4,14 @@ import contextlib
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
+
+from flyexecutor.local.inside import execute as run_inside
+from flyexecutor.local.inside import list_processes
+from flyexecutor.local.problems import Refused
 
 
 @pytest.fixture
@@ -27,6 +32,13 @@ def test_a_command_runs_in_the_machine_s_environment(api, started):
     assert answer.status_code == 200
     expected = {"exit_code": 3, "exit_signal": 0, "stdout": f"red {started['id']}\ngiven", "stderr": "trouble\n"}
     assert answer.json() == expected
+
+
+@pytest.mark.parametrize("look", [list_processes, lambda machine: run_inside(None, machine, ["true"], "", 1)])
+def test_of_a_machine_whose_program_has_just_ended_nothing_is_shown_or_run(look):
+    ending = SimpleNamespace(id="m", state="started", pid=None)
+    with pytest.raises(Refused, match="unable to"):
+        look(ending)
 
 
 def test_an_older_client_sends_a_command_as_one_text(api, started):
