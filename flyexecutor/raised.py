@@ -50,7 +50,7 @@ def summary(exc: BaseException) -> str:
 def describe(exc: BaseException) -> str:
     """What an exception says; whoever wrote it may have made a mistake there."""
     try:
-        return str(exc)
+        return str.__str__(str(exc))  # which may be a text of a class of theirs: it would be asked again
     except BaseException as failure:  # noqa: BLE001 - user code
         return f"(its str() raised {type(failure).__qualname__})"
 

@@ -356,3 +356,18 @@ def test_a_class_that_the_client_lacks_becomes_a_remote_error_with_its_traceback
     assert "ToolError: blunt" in str(error)
     assert "of_the_image" in str(error)
     assert "ToolError: blunt" in str(error.__cause__)
+
+
+class OddText(str):
+    def __format__(self, spec):
+        raise ValueError("not to be shown in another text")
+
+
+class OddlySpokenError(Exception):
+    def __str__(self):
+        return OddText("said")
+
+
+def test_what_an_exception_says_may_be_a_text_of_a_class_of_its_own():
+    assert told.summary(OddlySpokenError()) == "OddlySpokenError: said"
+    assert type(there_and_back(OddlySpokenError())) is OddlySpokenError
