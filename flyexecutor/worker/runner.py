@@ -252,6 +252,13 @@ def _take(tokens_fd: int) -> bool:
         return False
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGINT does what it always does; but asyncio does not take it for Python's own handler, and puts none of its own
+    there, which up to Python 3.12 it can't take away after an exception whose repr() raises (asyncio.Runner).
+    """
+    signal.default_int_handler(number, frame)
+
+
 class _Forking:
     """SIGTERM in a process that a call has forked does what it does elsewhere, from the first moment on. CPython
     forgets in the child what had come for the parent's handler, so that it is held back until it has none.
@@ -287,6 +294,7 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     trust = Trust(bytes.fromhex(os.environ[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])
     runner = Runner(trust, context.channel, mark.encode())
     signal.signal(signal.SIGTERM, runner.stop)
+    signal.signal(signal.SIGINT, _interrupt)
     # Before user code sees it, it is written where all threads are: that tells what the call was doing. One signal,
     # since a second could go to another thread and then interrupt nothing (Linux prefers a thread with none pending).
     faulthandler.register(signal.SIGTERM, faults_fd, chain=True)

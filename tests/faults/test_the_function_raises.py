@@ -27,6 +27,25 @@ class CodedError(Exception):
         self.code, self.lock = code, lock
 
 
+class UnshowableError(Exception):
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize("fan_out", [False, True])
+def test_an_exception_of_a_coroutine_that_can_not_be_shown_is_the_outcome_of_its_call_alone(make_executor, fan_out):
+    async def fail():
+        raise UnshowableError("said")
+
+    executor = make_executor(max_workers=1)
+    if fan_out:
+        (error,) = executor.starmap(fail, [()], return_exceptions=True)
+    else:
+        error = executor.submit(fail).exception(WAIT)
+    assert (type(error), str(error)) == (UnshowableError, "said")
+    assert executor.submit(tasks.add_soon, 1, 2).result(WAIT) == 3  # in the same process
+
+
 @pytest.mark.parametrize("fan_out", [False, True])
 def test_an_exception_comes_back_as_what_it_was_whatever_its_constructor(executor, fan_out):
     def fail(code):
