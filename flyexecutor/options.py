@@ -9,7 +9,7 @@ from flyexecutor import payload
 from flyexecutor.arguments import check_integers, check_numbers, read_arguments
 from flyexecutor.errors import SettingsError
 from flyexecutor.guests import MOST_SUSPEND_MB
-from flyexecutor.names import name_of, shown
+from flyexecutor.names import name_of, path_of, shown
 from flyexecutor.retry import Retry
 from flyexecutor.trust import WARMUP, Trust
 
@@ -93,4 +93,4 @@ def read_warmup(
             f"warmup is {len(sealed):,} bytes when pickled, at most {WARMUP_BYTES:,} fit into a machine's environment: "
             "define it in a module that the image has"
         )
-    return f"{getattr(warmup, '__module__', '')}.{getattr(warmup, '__qualname__', repr(warmup))}", sealed
+    return path_of(warmup), sealed  # not its repr(): the lane's name is made of it, in each process the same

@@ -19,7 +19,7 @@ from typing import Any
 
 import cloudpickle
 
-from flyexecutor import packages, plain, raised, sources
+from flyexecutor import names, packages, plain, raised, sources
 from flyexecutor.errors import (
     FlyExecutorError,
     PayloadError,
@@ -137,7 +137,7 @@ def dump_call(
             return _encode(_COUNT.pack(0) + pickle.dumps((fn, args, kwargs, manner), protocol=5))
         return _encode(_dump((fn, args, kwargs, manner)))
     except Exception as exc:
-        exc.add_note(f"flyexecutor could not pickle the call of {getattr(fn, '__qualname__', repr(fn))}")
+        exc.add_note(f"flyexecutor could not pickle the call of {names.name_of(fn)}")
         raise
 
 

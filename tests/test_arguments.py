@@ -1,13 +1,17 @@
 """Each argument with values of each kind: it is refused with an error that names argument and value, or is right."""
 
+import functools
 import inspect
 import math
 import re
 import sys
+import threading
 
 import pytest
 
 from flyexecutor import FlyMachineExecutor, LocalFly, Prices, Retry, SettingsError
+from flyexecutor.options import read_warmup
+from flyexecutor.trust import Trust
 from tests import tasks
 
 GIVEN = {"app": "a", "token": "t", "redis_url": "redis://127.0.0.1:1/0", "image": "i"}
@@ -230,3 +234,22 @@ def test_objects_of_ours_and_modules_are_taken(executor):
     assert isinstance(LocalFly, type)
     FlyMachineExecutor(**GIVEN, prices=Prices(), ship=[sys.modules[__name__]], retries=Retry()).shutdown(wait=False)
     FlyMachineExecutor(**GIVEN, ship=(tasks,), initializer=print, warmup=print, local=False).shutdown(wait=False)
+
+
+class Warm:
+    def __call__(self): ...
+
+
+def test_a_warmup_with_arguments_is_called_the_same_in_each_process_and_shows_none_of_them():
+    trust = Trust(bytes(32), "a")
+    for warmup, name in (
+        (tasks.increment, "tests.tasks.increment"),
+        (functools.partial(tasks.increment, "geheim"), "tests.tasks.increment"),
+        (Warm(), "tests.test_arguments.Warm"),
+    ):
+        assert read_warmup(warmup, trust, ())[0] == name
+
+
+def test_the_arguments_of_a_partial_function_that_can_not_be_pickled_are_not_shown(executor):
+    future = executor.submit(functools.partial(tasks.increment, "geheim"), threading.Lock())
+    assert future.exception().__notes__ == ["flyexecutor could not pickle the call of increment"]
