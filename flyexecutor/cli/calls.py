@@ -63,6 +63,8 @@ def logs(call_id: str, follow: bool, as_json: bool, app: str | None, redis_url: 
 def _show(before: Printed | None, now: Printed | None, call_id: str, *, quiet: bool) -> Printed:
     if now is None:
         raise ExpiredCallError(f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl)")
+    if not quiet and not (before or now.text):
+        click.echo(f"It is {now.state} and has printed nothing{'' if now.state.final else ' yet'}.", err=True)
     if not quiet:
         again = before is None or before.attempt != now.attempt
         click.echo(now.text if before is None or again else added(before.text, now.text), nl=False)
