@@ -147,9 +147,10 @@ class Schedules:
                 store.note_scheduled(full_name, machine.id)
             if machine.schedule_digest != told[SCHEDULE_DIGEST_KEY]:
                 before, function = shown(machine.schedule_function), told[SCHEDULE_FUNCTION_KEY]
-                # Another function may have the same name by mistake.
-                level = logging.INFO if before == function else logging.WARNING
-                log.log(level, "the schedule %r of %s is replaced by one of %s", told[SCHEDULE_KEY], before, function)
+                level, how = logging.INFO, "since what it was declared with differs"
+                if before != function:  # which may have the same name by mistake
+                    level, how = logging.WARNING, f"by one of {function}"
+                log.log(level, "the schedule %r of %s is replaced %s", told[SCHEDULE_KEY], before, how)
                 machine = self._update(machine, config)
             return machine
 

@@ -1,5 +1,6 @@
 """Calls that Fly makes by itself: each hour (here a second) a machine starts, submits its call, runs it, and stops."""
 
+import logging
 import os
 import re
 import subprocess
@@ -116,7 +117,8 @@ def test_a_schedule_that_differs_replaces_the_one_of_its_name(scheduler, until, 
     every = options.get("every", "daily")
     executor = scheduler.with_options(**{option: value for option, value in options.items() if option != "every"})
     caplog.clear()
-    again = executor.schedule(*call, every=every, name="job")
+    with caplog.at_level(logging.INFO, "flyexecutor"):
+        again = executor.schedule(*call, every=every, name="job")
     (seen,) = scheduler.schedules()
     assert (seen.machine_id, seen.every, seen.function) == (made.machine_id, every, f"tests.tasks.{call[0].__name__}")
     assert again.function == seen.function
@@ -124,8 +126,10 @@ def test_a_schedule_that_differs_replaces_the_one_of_its_name(scheduler, until, 
     version = version_of(scheduler, made)
     assert executor.schedule(*call, every=every, name="job").machine_id == made.machine_id
     assert version_of(scheduler, made) == version
-    warned = [record for record in caplog.records if "job" in record.getMessage()]
-    assert len(warned) == (change == "function")  # two may have the same name by mistake
+    (told,) = [record for record in caplog.records if "job" in record.getMessage()]
+    assert (told.levelno == logging.WARNING) == (change == "function")  # two may have the same name by mistake
+    how = f"by one of {seen.function}" if change == "function" else "since what it was declared with differs"
+    assert told.getMessage() == f"the schedule 'job' of {made.function} is replaced {how}"
 
 
 def test_what_replaces_a_schedule_runs_at_the_next_time(scheduler, until, tmp_path):
