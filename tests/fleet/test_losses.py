@@ -128,8 +128,11 @@ def test_a_machine_that_somebody_waits_for_is_no_orphan_however_long_it_boots(
     monkeypatch.setattr("flyexecutor.stock.RESTS_WITHIN", 0.0)
     executor = make_executor(env=never_joins, max_workers=1, boot_timeout=WAIT)
     executor.submit(tasks.increment, 1)
+    lane, store = executor._lane.name, executor._client.store
     until(lambda: states(executor) == ["started"])
-    assert [m.state for m in executor.reap() if m.lane == executor._lane.name] == []
+    (machine,) = [m.id for m in executor.machines() if m.lane == lane]
+    until(lambda: store.is_counted_on(lane, machine))  # it may run before its client has heard of it
+    assert [m.state for m in executor.reap() if m.lane == lane] == []
     assert states(executor) == ["started"]
 
 
