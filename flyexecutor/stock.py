@@ -168,9 +168,12 @@ class Stock:
         try:
             self._client.machines.destroy(machine.id, force=machine.state in policy.LEAVING)
         except MachinesError as exc:
-            if exc.status not in launch.OVERTAKEN:
+            if exc.status in launch.OVERTAKEN:
+                log.info("machine %s is no orphan any longer: %s", machine.id, exc)  # somebody has started it
+            elif machine.host_status != "ok":
+                log.warning("machine %s is an orphan and stays for now: %s", machine.id, exc)
+            else:
                 raise
-            log.info("machine %s is no orphan any longer: %s", machine.id, exc)  # somebody has started it
             return False
         log.info("machine %s (%s) was an orphan and is destroyed", machine.id, machine.state)
         return True

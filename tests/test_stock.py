@@ -1,6 +1,7 @@
 """What the stock does with machines, with a Machines API and a store that say what the test wants."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -59,6 +60,12 @@ def test_what_runs_for_nobody_is_reaped_by_force_if_it_still_does_after_a_while(
     monkeypatch.setattr("flyexecutor.stock.time.sleep", meanwhile)
     assert {machine.id for machine in stock.reap(60.0)} == {"forgotten", "rests"}
     assert sorted(fly.destroyed) == [("forgotten", True), ("rests", False)]
+
+
+def test_an_orphan_whose_host_does_not_answer_stays_for_now_and_the_others_go():
+    lost = replace(resting("m1"), host_status="unreachable")
+    fly = FakeFly(lost, resting("m2"), refuses={"m1": MachinesError("its host is unreachable", 503)})
+    assert [machine.id for machine in stock_of(fly).reap(0.0)] == ["m2"]
 
 
 def test_a_reap_that_may_not_destroy_says_so():
