@@ -243,6 +243,7 @@ class Guard:
         if self._shared:
             self._selector.unregister(self._stdin)  # and left open: who comes now waits for our end
         if self._server:
-            self._connection.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # ENOTCONN, of macOS: it has just ended by itself
+                self._connection.shutdown(socket.SHUT_WR)
         else:
             self._running = False

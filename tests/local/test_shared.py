@@ -9,12 +9,14 @@ import sys
 import threading
 import uuid
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
 
 from flyexecutor import FlyMachineExecutor, SettingsError, UnknownCallError
 from flyexecutor.local import LocalError, LocalFly, connection
+from flyexecutor.local.guard import Guard
 from tests.e2e.test_lifecycle import family, wait_for_end
 
 WAIT = 60.0
@@ -377,3 +379,14 @@ def test_a_user_that_reads_nothing_holds_up_nobody(name, start):
         frozen.process.send_signal(signal.SIGSTOP)
         assert ex.submit(exec, "for _ in range(40_000): print('x' * 100)").exception(WAIT) is None
     frozen.process.kill()
+
+
+def test_a_server_that_has_just_ended_can_be_told_to_end_as_macos_sees_that(tmp_path, monkeypatch):
+    def as_macos_does(_how):
+        raise OSError(57, "Socket is not connected")
+
+    ended = Guard(mock.Mock(), tmp_path, shared=False)
+    monkeypatch.setattr(ended, "_server", mock.Mock())
+    monkeypatch.setattr(ended, "_connection", mock.Mock(shutdown=as_macos_does), raising=False)
+    ended._end()
+    assert ended._patience() is None  # it waits for the end of the server, and of what was printed
