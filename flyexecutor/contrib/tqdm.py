@@ -5,6 +5,7 @@ from concurrent.futures import as_completed
 from typing import Any, TypeVar, cast
 
 from flyexecutor.future import FlyFuture, Progress
+from flyexecutor.names import shown
 
 F = TypeVar("F", bound=FlyFuture[Any])
 
@@ -28,7 +29,7 @@ def progress_bar(futures: Iterable[F], **options: Any) -> Iterator[F]:
             done = round(sum(parts.values()), 2)
             bar.n = int(done) if done.is_integer() else done  # it is shown as it is: 2/5, 2.5/5
             if note:
-                bar.set_postfix_str(note, refresh=False)
+                bar.set_postfix_str(shown(note), refresh=False)
             bar.refresh()
 
         def listen(future: F) -> None:

@@ -4,7 +4,7 @@ import io
 
 from tqdm import tqdm
 
-from flyexecutor import progress_bar
+from flyexecutor import progress, progress_bar
 from tests import tasks
 
 
@@ -20,3 +20,14 @@ def test_whole_calls_are_shown_as_whole_numbers(executor):
     assert len(list(progress_bar(futures, file=shown))) == 3
     assert "3/3" in shown.getvalue()
     assert ".0/3" not in shown.getvalue()
+
+
+def test_what_a_call_notes_is_shown_on_the_bar_s_line_and_moves_no_cursor(executor):
+    def work():
+        progress(1, 2, "half\n\x1b[2Jdone" + 1000 * "!")
+
+    shown = io.StringIO()
+    list(progress_bar([executor.submit(work)], file=shown, ncols=200))
+    assert r"half\n\x1b[2Jdone!!" in shown.getvalue()
+    assert not {"\n", "\x1b"} & set(shown.getvalue().rstrip("\n"))
+    assert 101 * "!" not in shown.getvalue()
