@@ -94,6 +94,10 @@ class LocalFly:
         if not (isinstance(app, str) and app):
             raise LocalError(f"app is {app!r}: it must be a name")
         _check_secrets(secrets or {})
+        try:
+            folder = os.getcwd()
+        except FileNotFoundError:
+            raise LocalError("the current folder, in which machines run, has been removed: go to another") from None
         if name is not None:
             check_name(name)
         for what, given in (("token", token), ("password", password)):
@@ -114,7 +118,7 @@ class LocalFly:
             "pace": {"speed": speed, "image": image, "boot": boot, "resume": resume, "suspend": suspend},
         }
         environment = _image_environment()
-        contents = {"python": sys.executable, "cwd": os.getcwd(), "env": environment}
+        contents = {"python": sys.executable, "cwd": folder, "env": environment}
         self.image = _name_image(contents) if name else DEFAULT_IMAGE
         settings["contents"] = {"name": self.image, **contents}
         environ = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}

@@ -180,3 +180,12 @@ def test_an_option_that_can_not_be_is_told_before_anything_starts(options, said,
     with pytest.raises(LocalError, match=re.escape(said)) as told:
         LocalFly(**options)
     assert "geheim" not in str(told.value)
+
+
+def test_a_current_folder_that_is_gone_is_told(tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(LocalError, match="the current folder, in which machines run, has been removed"):
+        LocalFly()
