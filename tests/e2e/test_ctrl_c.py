@@ -162,7 +162,7 @@ def test_a_task_that_is_cancelled_as_asyncio_does_on_ctrl_c_cancels_what_has_not
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(work())
     assert [call.cancelled() for call in calls] == [False, True]
-    assert "1 call that had not begun is cancelled, 1 still runs (Gate.enter)" in caplog.text
+    assert "1 call that had not begun is cancelled, 1 call (Gate.enter) still runs" in caplog.text
 
 
 def test_another_exception_waits_for_all_as_in_concurrent_futures(make_executor):
