@@ -14,14 +14,6 @@ def test_a_bar_over_map_counts_each_item(executor):
     assert bar.n == 30
 
 
-def test_whole_calls_are_shown_as_whole_numbers(executor):
-    shown = io.StringIO()
-    futures = [executor.submit(tasks.increment, n) for n in range(3)]
-    assert len(list(progress_bar(futures, file=shown))) == 3
-    assert "3/3" in shown.getvalue()
-    assert ".0/3" not in shown.getvalue()
-
-
 def test_what_a_call_notes_is_shown_on_the_bar_s_line_and_moves_no_cursor(executor):
     def work():
         progress(1, 2, "half\n\x1b[2Jdone" + 1000 * "!")
