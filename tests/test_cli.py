@@ -617,7 +617,7 @@ def test_doctor_sends_no_call_if_it_is_told_so(run_json, run, local_fly):
     ("changes", "failed", "not_looked_at", "said"),
     [
         ({"FLY_API_TOKEN": "wrong"}, {"token"}, {"app", "call"}, "fly tokens create deploy -a local"),
-        ({"FLY_API_TOKEN": "wrong\n"}, {"token"}, {"call"}, "line break"),
+        ({"FLY_API_TOKEN": "mistaken\n"}, {"settings"}, {"api", "call"}, "a line's end perhaps"),
         ({"FLY_TASKS_APP": "elsewhere"}, {"app"}, {"call"}, "fly apps create elsewhere"),
         ({"WORKER_IMAGE": None}, {"settings", "image"}, {"call"}, "set WORKER_IMAGE"),
         ({"REDIS_URL": "redis://:geheim/x@h:1"}, {"settings"}, {"redis", "call"}, "%2F"),

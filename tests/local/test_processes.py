@@ -72,15 +72,17 @@ def test_nothing_is_started_in_a_run_folder_that_is_cleaned_up(tmp_path, monkeyp
     # As when somebody writes a file there at the same moment: the folder stays.
     monkeypatch.setattr(processes.shutil, "rmtree", lambda *_, **__: None)
     processes.clean_up(run)
+    before = psutil.Process().children()
     with pytest.raises(OSError, match="ends"):
         processes.start(run, ["sleep", "600"], env=os.environ, cwd=str(tmp_path))
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == before
 
 
 def test_what_could_not_be_found_again_does_not_stay(tmp_path):
+    before = psutil.Process().children()
     with pytest.raises(FileNotFoundError):
         processes.start(tmp_path / "gone", ["sleep", "600"], env=os.environ, cwd=str(tmp_path))
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == before
 
 
 def test_a_clean_up_stops_all_groups_before_it_ends_the_first(tmp_path, monkeypatch):
