@@ -24,6 +24,8 @@ THERE = [
     Machine("m2", "n2", "stopped", "fra", "2", "unreachable", Exit(137, 9, True, 5), "x", guest={"cpus": 1, "n": "ü"}),
 ]
 AWAY = RedisUnavailableError("Redis is away")
+KEY = f"fly:{{{APP}}}:machines:{NAME}"
+LOCK, PACE = f"fly:{{{APP}}}:lock:machines:{NAME}", f"fly:{{{APP}}}:lists"
 
 
 class FakeMachines:
@@ -153,6 +155,39 @@ def test_lists_are_paced_for_all_clients_together(store, redis_url):
     assert waits[2:] == [pytest.approx(n, abs=0.5) for n in (1, 2, 3)]
 
 
+def test_a_pause_is_for_all_and_only_put_off_further(store, raw_redis):
+    assert seek(store, every=1.0, pause=0.001).fetch_in == 0.001
+    release(store)
+    raw_redis.delete(PACE)
+    held = seek(store, every=1.0, pause=1.5)
+    assert (held.fetch_in, held.began) == (1.5, held.moment + 1500)
+    assert seek(store, "another", every=1.0, pause=1.5).fetch_in is None  # while another is about to fetch
+    assert 2500 < raw_redis.pttl(PACE) <= 4500
+    raw_redis.set(PACE, held.moment + 9000)
+    seek(store, "another", every=1.0, pause=1.5)
+    assert int(raw_redis.get(PACE)) == held.moment + 9000
+
+
+def test_who_does_not_hold_the_right_to_fetch_gives_nobody_else_s_away(store, raw_redis):
+    held = seek(store, "slow")
+    raw_redis.set(LOCK, "quick", px=3000)  # its time was over
+    release(store, "slow")
+    assert raw_redis.get(LOCK) == "quick"
+    store.publish_list(NAME, "quick", held.began + 1, b"newer", 60)
+    assert raw_redis.get(LOCK) is None
+    for began, body in ((held.began, b"older"), (held.began + 1, b"as new")):
+        store.publish_list(NAME, "slow", began, body, 60)
+    ((woken, kept),) = raw_redis.xrange(KEY)
+    assert kept["body"] == "as new"
+    store.publish_list(NAME, "slow", held.began, b"", 60)  # no list, and whoever waits is woken all the same
+    assert raw_redis.xrange(KEY)[0][0] != woken
+
+
+def test_a_list_of_no_time_is_none(store, raw_redis):
+    raw_redis.xadd(KEY, {"began": "once", "body": "x"})
+    assert seek(store, moment=1).found is None
+
+
 def test_a_list_that_fly_refuses_is_asked_again_after_a_pause_that_holds_for_all(make, machines, store, slept):
     machines.raises = [MachinesError("rate limit exceeded", 429), MachinesError("broken", 502), MachinesError("?")]
     assert list(make().since()) == THERE
@@ -257,15 +292,13 @@ def test_a_list_of_the_future_is_nobodys(make, machines, store):
 
 
 def test_what_others_have_put_there_does_no_harm(make, machines, raw_redis):
-    key = f"fly:{{{APP}}}:machines:{NAME}"
-    raw_redis.set(key, "a string")
+    raw_redis.set(KEY, "a string")
     assert list(make().since()) == THERE
-    raw_redis.delete(key)
-    raw_redis.xadd(key, {"one": "field"})
+    raw_redis.delete(KEY)
+    raw_redis.xadd(KEY, {"one": "field"})
     assert list(make().since()) == THERE
 
 
-KEY = f"fly:{{{APP}}}:machines:{NAME}"
 HOUR = 3_600_000  # ms
 
 
@@ -291,12 +324,12 @@ def test_a_turn_or_a_fetch_of_a_clock_that_was_set_back_holds_nobody_up(make, st
     moment = seek(store).moment
     for pace in (moment + HOUR, "garbage"):
         release(store)
-        raw_redis.set(f"fly:{{{APP}}}:lists", pace)
+        raw_redis.set(PACE, pace)
         assert seek(store, every=1.0).fetch_in == 0.0
         release(store)
-        raw_redis.set(f"fly:{{{APP}}}:lists", pace)
+        raw_redis.set(PACE, pace)
         assert 0.0 < seek(store, every=1.0, pause=1.5).fetch_in < 5.0
-    raw_redis.set(f"fly:{{{APP}}}:lock:machines:{NAME}", "somebody", px=HOUR)
+    raw_redis.set(LOCK, "somebody", px=HOUR)
     assert list(make().since()) == THERE
 
 

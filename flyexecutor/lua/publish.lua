@@ -5,7 +5,6 @@ if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local began = newest and tonumber(newest[2][2]) or 0
 -- One that took so long that somebody else was asked in its place is no news. One of the future is nobody's of ours.
-if ARGV[3] ~= '' and began > tonumber(ARGV[2]) and began <= now_ms() then return 0 end
+if ARGV[3] ~= '' and began > tonumber(ARGV[2]) and began <= now_ms() then return end
 redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'began', ARGV[2], 'body', ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-return 1
