@@ -276,10 +276,13 @@ class Fleet:
                 if not gone:
                     return False
                 self._launcher.forget(machine_id)
-                end = machine.exit if machine else "it no longer exists"
+                if machine and machine.exit is None:
+                    what = f"did not begin ({machine.state})"
+                else:
+                    what = f"ended before its worker joined: {machine.exit if machine else 'it no longer exists'}"
                 told = (
-                    f"machine {machine_id} ended before its worker joined: {end}; see its log (fly logs) and that the "
-                    "image runs python -m flyexecutor.worker"
+                    f"machine {machine_id} {what}; see its log (fly logs) and that the image runs python -m "
+                    "flyexecutor.worker"
                 )
                 region = machine.region if machine else ""
                 self._trouble(MachineStartError(told, phase="boot", region=region), passing=again)

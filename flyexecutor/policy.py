@@ -107,7 +107,7 @@ def plan(seen: Snapshot) -> list[Action]:
         if machine and machine.exit != exit_before:
             actions.append(GiveUp(machine_id, machine, again=_passes(machine.exit)))
         elif machine_id in seen.overdue:  # before that the start, or a list that has it, may be on its way
-            actions.append(GiveUp(machine_id, machine, again=True))
+            actions.append(GiveUp(machine_id, machine, again=machine is None or machine.state != "failed"))
 
     ours = [m for m in seen.machines if not m.is_scheduled]  # the others are Fly's to start
     # One that has been created and is not assigned yet is known by its name.

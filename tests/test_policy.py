@@ -228,6 +228,8 @@ def test_a_start_that_somebody_undid_is_given_up_to_be_tried_again():
     asked = {"starts": ["b"], "booting": {"b": None}}
     assert plan(snapshot([suspended], **asked)) == []  # the start may be on its way
     assert plan(snapshot([suspended], **asked, overdue=frozenset("b"))) == [GiveUp("b", suspended, again=True)]
+    failed = machine("b", "failed")  # its program can't begin: nor will the next
+    assert plan(snapshot([failed], **asked, overdue=frozenset("b"))) == [GiveUp("b", failed, again=False)]
 
 
 def test_a_machine_that_was_destroyed_before_it_joined_is_given_up():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flyexecutor import MachineStartError
+from flyexecutor import FlyMachineExecutor, LocalFly, MachineStartError
 
 pytestmark = pytest.mark.usefixtures("quick_fleet")
 
@@ -19,6 +19,20 @@ def test_an_unknown_app_is_told(make_executor, failure_of):
     assert isinstance(error, MachineStartError)
     assert "'no-such-app'" in text
     assert "FLY_TASKS_APP" in text
+
+
+def test_a_machine_whose_program_can_not_begin_is_told(tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with LocalFly(rate_limits=False, image=0.1) as fly:
+        monkeypatch.chdir(tmp_path)
+        folder.rmdir()  # where its machines run
+        with FlyMachineExecutor(local=fly, max_workers=2) as executor:
+            error = executor.submit(abs, -1).exception(60.0)
+            assert isinstance(error, MachineStartError)
+            assert "did not begin (failed)" in str(error)
+            assert list(fly.states().values()) == ["failed"]  # not tried again and again
 
 
 def test_an_unknown_image_is_told(make_executor, local_fly, failure_of):
