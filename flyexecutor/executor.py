@@ -57,6 +57,8 @@ from flyexecutor.trust import Encoding, Trust
 P = ParamSpec("P")
 T = TypeVar("T")
 
+INTERRUPTED_WITHIN = 1.0  # seconds in which a second Ctrl-C is heard, at worst
+
 log = logging.getLogger("flyexecutor")
 
 
@@ -540,7 +542,9 @@ class FlyMachineExecutor(Executor):
                 log.warning(
                     tell_of_calls(len(futures) - len(left), left, own_local=self._life.own_local, local_name=name)
                 )
-            concurrent.futures.wait(left)
+            # A signal that comes just before CPython begins to wait for a lock does not end that wait.
+            while concurrent.futures.wait(left, INTERRUPTED_WITHIN).not_done:
+                pass
         finally:
             self._life.close()
 
