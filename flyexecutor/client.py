@@ -330,11 +330,12 @@ class Client:
 
     def info(self, call_id: str) -> CallInfo | None:
         """How a call stands; None if Redis does not know it."""
-        if self._outbox.holds(call_id):
-            return CallInfo(State.QUEUED, 0)
+        unsent = self._outbox.holds(call_id)  # or it is stored, and has perhaps ended, but the outbox was not told yet
         told = self.store.info(call_id)
-        lane = self._lanes.get(told.lane) if told else None
-        if told is None or lane is None or told.run_seconds is None:
+        if told is None:
+            return CallInfo(State.QUEUED, 0) if unsent else None
+        lane = self._lanes.get(told.lane)
+        if lane is None or told.run_seconds is None:
             return told
         price = self._prices.per_second_of(lane.config, told.region)
         return told if price is None else replace(told, dollars=told.run_seconds * price / lane.concurrency)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 import flyexecutor
 from flyexecutor import CallKilledError, Kill, Progress, State, progress_bar
+from flyexecutor.store import Store
 from tests import tasks
 
 WAIT = 30.0
@@ -208,3 +209,22 @@ def test_an_item_of_map_tells_its_times_without_a_record(make_executor):
     future.result(WAIT)
     assert future.info().run_seconds >= 0
     assert future.info().expires_at is None
+
+
+def test_a_call_has_ended_although_the_answer_that_it_was_stored_is_late(make_executor, monkeypatch):
+    executor = make_executor(max_workers=1, idle_timeout=WAIT)
+    executor.submit(tasks.increment, 1).result(WAIT)  # its worker waits for the next
+    late, enqueue = threading.Event(), Store.enqueue
+
+    def enqueue_slowly(*args, **kwargs):
+        stored = enqueue(*args, **kwargs)
+        late.wait(WAIT)
+        return stored
+
+    monkeypatch.setattr(Store, "enqueue", enqueue_slowly)
+    try:
+        future = executor.submit(tasks.increment, 1)
+        assert future.result(WAIT) == 2
+        assert future.info().state is State.SUCCEEDED
+    finally:
+        late.set()

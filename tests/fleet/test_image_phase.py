@@ -58,7 +58,8 @@ def test_what_is_suspended_in_advance_has_booted_first(make_executor, states):
     assert states(executor) == ["suspended", "suspended"]
 
 
-def test_a_machine_whose_image_is_still_fetched_is_started_when_it_is_there_without_looking_again(asked):
+def test_a_machine_whose_image_is_still_fetched_is_started_when_it_is_there_without_looking_again(asked, monkeypatch):
+    monkeypatch.setattr("flyexecutor.fleet.LOOK_EVERY", 2 * WAIT)  # on a slow computer too, only a 412 causes a look
     with (
         LocalFly(rate_limits=False, image=2.0) as fly,
         FlyMachineExecutor(local=fly, guest=STOPS, max_workers=1) as executor,
