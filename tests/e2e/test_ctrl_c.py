@@ -3,6 +3,7 @@ named; a second one leaves.
 """
 
 import asyncio
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -140,7 +141,13 @@ def test_with_nothing_to_cancel_only_what_runs_is_told(make_executor, gate, capl
     executor = make_executor(max_workers=1)
     future = executor.submit(gate.enter)
     gate.wait_for_entry()
-    monkeypatch.setattr("concurrent.futures.wait", lambda _: gate.open())  # as soon as it has been told
+
+    def wait(*given):  # as soon as it has been told
+        monkeypatch.undo()
+        gate.open()
+        return concurrent.futures.wait(*given)
+
+    monkeypatch.setattr("concurrent.futures.wait", wait)
     with pytest.raises(KeyboardInterrupt), executor:
         raise KeyboardInterrupt
     (told,) = caplog.messages
