@@ -15,6 +15,7 @@ from flyexecutor import FlyMachineExecutor, LocalFly, payload
 from flyexecutor.call import Call
 from flyexecutor.lane import Lane
 from flyexecutor.machines import MachinesClient
+from flyexecutor.settings import LANE_VARIABLE, REDIS_VARIABLE
 from flyexecutor.store import Store
 from flyexecutor.trust import KEY_VARIABLE, Trust
 
@@ -35,10 +36,10 @@ class BareWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._environ = {
             **os.environ,
-            "REDIS_URL": redis_url,
+            REDIS_VARIABLE: redis_url,
             "FLY_APP_NAME": APP,
             "FLY_MACHINE_ID": "bench",
-            "FLYEXECUTOR_LANE": LANE.name,
+            LANE_VARIABLE: LANE.name,
             "FLYEXECUTOR_IDLE_TIMEOUT": "0.3",
             KEY_VARIABLE: key.hex(),
         }

@@ -6,7 +6,6 @@ Step 1 of a call's way is here: `submit` makes the snapshot, in the caller's thr
 import asyncio
 import concurrent.futures
 import logging
-import os
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -46,7 +45,7 @@ from flyexecutor.options import (
 )
 from flyexecutor.retry import Retry
 from flyexecutor.schedule import Schedule, Schedules
-from flyexecutor.settings import LANE_VARIABLE, Settings, machine_settings, read_settings
+from flyexecutor.settings import Settings, lane_of_this_machine, machine_settings, read_settings
 from flyexecutor.sharing import Sharing, dump_function
 from flyexecutor.signatures import typed_map, typed_schedule, typed_starmap, typed_submit_batch
 from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
@@ -167,7 +166,7 @@ class FlyMachineExecutor(Executor):
                 token=token,
                 api_url=api_url,
                 secret=secret,
-                environ=where.environ() if where else os.environ,
+                environ=where.environ() if where else None,
             )
             trust = Trust(settings.key, settings.app)
             spec = MachineSpec(
@@ -658,7 +657,10 @@ _inside: FlyMachineExecutor | None = None
 def _executor_of_this_machine() -> FlyMachineExecutor:
     global _inside  # noqa: PLW0603 - one for all calls of this process
     if machine_settings() is None:
-        raise SettingsError("an executor can be unpickled inside one of its machines only")
+        raise SettingsError(
+            "an executor can be unpickled in a call on one of its machines only: the processes that it starts do not "
+            "inherit the key"
+        )
     if _inside is None:
         _inside = FlyMachineExecutor()
     return _inside
@@ -666,7 +668,7 @@ def _executor_of_this_machine() -> FlyMachineExecutor:
 
 def _lane_of_this_machine(settings: Settings) -> Lane:
     # Others see to the machines.
-    name = os.environ[LANE_VARIABLE]
+    name = lane_of_this_machine()
     return Lane(name, config={}, regions=settings.regions, max_workers=0, concurrency=1, boot_timeout=120.0)
 
 

@@ -23,7 +23,16 @@ from flyexecutor.lane import (
     Lane,
     name_lane,
 )
-from flyexecutor.settings import IDLE_VARIABLE, LANE_VARIABLE, STOP, SUSPEND, WARMUP_VARIABLE, Settings, redact
+from flyexecutor.settings import (
+    IDLE_VARIABLE,
+    LANE_VARIABLE,
+    REDIS_VARIABLE,
+    STOP,
+    SUSPEND,
+    WARMUP_VARIABLE,
+    Settings,
+    redact,
+)
 from flyexecutor.trust import KEY_VARIABLE, Trust
 
 STOP_TIMEOUT = 30  # seconds that a stopped machine's worker has to hand back what it runs (Fly: stop_config.timeout)
@@ -58,7 +67,7 @@ def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: 
         "image": spec.image,
         "env": {
             **spec.env,
-            "REDIS_URL": settings.redis_url,
+            REDIS_VARIABLE: settings.redis_url,
             KEY_VARIABLE: trust.exported,
             "FLYEXECUTOR_CONCURRENCY": str(spec.concurrency),
             "FLYEXECUTOR_IDLE_TIMEOUT": str(idle_timeout),

@@ -5,6 +5,7 @@ Reads the variables that a Fly app has or its owner sets. Never prints a token, 
 
 import os
 import re
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,12 +14,19 @@ from flyexecutor.arguments import check_secrets, check_texts, check_token, read_
 from flyexecutor.errors import SettingsError
 from flyexecutor.trust import KEY_VARIABLE, derive_key
 
-LANE_VARIABLE = "FLYEXECUTOR_LANE"  # how a machine gets its lane,
+REDIS_VARIABLE = "FLYEXECUTOR_REDIS_URL"  # how a machine gets the address of Redis: REDIS_URL is the user's there,
+LANE_VARIABLE = "FLYEXECUTOR_LANE"  # its lane,
 WARMUP_VARIABLE = "FLYEXECUTOR_WARMUP"  # what it runs before it is first suspended,
 SCHEDULED_VARIABLE = "FLYEXECUTOR_SCHEDULED"  # the call that it submits when it starts,
 IDLE_VARIABLE = "FLYEXECUTOR_IDLE"  # and what it does when it has nothing to do:
 SUSPEND, STOP = "suspend", "stop"
+# What a runner needs of that. It is told by its worker and not by its environment, which is that of whatever user code
+# starts, and which Linux shows to all processes of its user.
+FOR_CALLS = (KEY_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE)
 PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
+
+_told: dict[str, str] = {}  # by the worker of this process, if it is a runner
+_environ: Mapping[str, str] = ChainMap(_told, os.environ)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -46,18 +54,19 @@ def read_settings(
     image: str | None = None,
     regions: Sequence[str] | None = None,
     secret: str | None = None,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """Complete what the caller gave with the environment.
 
     Raises SettingsError that names every missing setting at once.
     """
+    environ = _environ if environ is None else environ
     told = {"app": app, "image": image, "api_url": api_url}
     check_texts(**{name: value for name, value in told.items() if value != ""})
     check_secrets(token=token, redis_url=redis_url, secret=secret)
     app = app or environ.get("FLY_TASKS_APP")
     token = token or environ.get("FLY_API_TOKEN")
-    redis_url = redis_url or environ.get("REDIS_URL")
+    redis_url = redis_url or environ.get("REDIS_URL") or environ.get(REDIS_VARIABLE)
     image = image or environ.get("WORKER_IMAGE") or environ.get("FLY_IMAGE_REF")
     missing = [
         f"{what} (argument {argument}= or environment variable {variable})"
@@ -100,15 +109,25 @@ def read_settings(
     )
 
 
-def machine_settings(environ: Mapping[str, str] = os.environ) -> Settings | None:
-    """Inside a machine of ours: where everything is, without a token; elsewhere None."""
-    if not all(environ.get(name) for name in (KEY_VARIABLE, LANE_VARIABLE, "FLY_APP_NAME", "REDIS_URL")):
+def take_settings(told: Mapping[str, str]) -> None:
+    """In a runner: what its worker tells it, of the names FOR_CALLS."""
+    _told.update(told)
+
+
+def lane_of_this_machine() -> str:
+    """Inside a machine of ours."""
+    return _environ[LANE_VARIABLE]
+
+
+def machine_settings(environ: Mapping[str, str] = _environ) -> Settings | None:
+    """Inside a call on a machine of ours: where everything is, without a token; elsewhere None."""
+    if not all(environ.get(name) for name in (*FOR_CALLS, "FLY_APP_NAME")):
         return None
     return Settings(
         app=environ["FLY_APP_NAME"],
         token="",
         api_url=PUBLIC_API,
-        redis_url=environ["REDIS_URL"],
+        redis_url=environ[REDIS_VARIABLE],
         image=environ.get("FLY_IMAGE_REF", ""),
         regions=(),
         key=bytes.fromhex(environ[KEY_VARIABLE]),

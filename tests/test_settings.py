@@ -111,7 +111,18 @@ def test_a_machine_signs_with_the_key_that_it_was_given():
     assert read_settings(environ={**FULL, "FLYEXECUTOR_KEY": "00ff"}).key == b"\x00\xff"
 
 
-MACHINE = {"FLYEXECUTOR_KEY": "00ff", "FLYEXECUTOR_LANE": "{}", "FLY_APP_NAME": "tasks", "REDIS_URL": "redis://h:1"}
+def test_a_call_that_names_another_app_uses_the_redis_of_its_machine_unless_there_is_one_of_the_users():
+    here = {**FULL, "FLYEXECUTOR_REDIS_URL": "redis://of-the-machine:1"}
+    assert read_settings(environ=here).redis_url == FULL["REDIS_URL"]
+    assert read_settings(environ={**here, "REDIS_URL": ""}).redis_url == "redis://of-the-machine:1"
+
+
+MACHINE = {
+    "FLYEXECUTOR_KEY": "00ff",
+    "FLYEXECUTOR_LANE": "{}",
+    "FLY_APP_NAME": "tasks",
+    "FLYEXECUTOR_REDIS_URL": "redis://h:1",
+}
 
 
 def test_in_a_machine_all_but_the_token_comes_from_its_environment():

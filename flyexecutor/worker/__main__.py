@@ -7,10 +7,18 @@ import base64
 import os
 import sys
 
+from flyexecutor.settings import (
+    IDLE_VARIABLE,
+    LANE_VARIABLE,
+    REDIS_VARIABLE,
+    SCHEDULED_VARIABLE,
+    SUSPEND,
+    WARMUP_VARIABLE,
+)
 from flyexecutor.trust import KEY_VARIABLE
 from flyexecutor.worker.runners import Runner
 
-NEEDED = ("FLY_APP_NAME", "FLY_MACHINE_ID", "REDIS_URL", "FLYEXECUTOR_LANE", KEY_VARIABLE)
+NEEDED = ("FLY_APP_NAME", "FLY_MACHINE_ID", REDIS_VARIABLE, LANE_VARIABLE, KEY_VARIABLE)
 
 
 def main() -> int:
@@ -24,16 +32,15 @@ def main() -> int:
         return 1
     runners = [Runner() for _ in range(int(os.environ.get("FLYEXECUTOR_CONCURRENCY", "1")))]
 
-    from flyexecutor.settings import IDLE_VARIABLE, SCHEDULED_VARIABLE, SUSPEND, WARMUP_VARIABLE  # noqa: PLC0415 - see above
-    from flyexecutor.worker.loop import Worker  # noqa: PLC0415
+    from flyexecutor.worker.loop import Worker  # noqa: PLC0415 - see above
 
     worker = Worker(
         runners,
         app=os.environ["FLY_APP_NAME"],
         machine_id=os.environ["FLY_MACHINE_ID"],
         region=os.environ.get("FLY_REGION", ""),
-        lane=os.environ["FLYEXECUTOR_LANE"],
-        redis_url=os.environ["REDIS_URL"],
+        lane=os.environ[LANE_VARIABLE],
+        redis_url=os.environ[REDIS_VARIABLE],
         key=bytes.fromhex(os.environ[KEY_VARIABLE]),
         idle_timeout=float(os.environ.get("FLYEXECUTOR_IDLE_TIMEOUT", "10")),
         max_lifetime=float(os.environ.get("FLYEXECUTOR_MAX_LIFETIME", "86400")),

@@ -11,6 +11,7 @@ runs, is the outcome of its call, but for `Stopped`. A process that a call has f
 import contextlib
 import faulthandler
 import io
+import json
 import os
 import pickle
 import signal
@@ -24,6 +25,7 @@ from typing import Any, NoReturn
 
 from flyexecutor import payload, raised
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
+from flyexecutor.settings import take_settings
 from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
 from flyexecutor.worker import context, failures, terminal
 from flyexecutor.worker.chunks import run_coroutine
@@ -289,9 +291,11 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
     with contextlib.suppress(OSError):  # macOS has no such order, and a container may keep its own
         OOM_SCORE.write_text("1000")
+    told = json.loads(sys.stdin.buffer.read())
+    take_settings(told)
     terminal.take_away()
     context.channel = Channel(told_fd)
-    trust = Trust(bytes.fromhex(os.environ[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])
+    trust = Trust(bytes.fromhex(told[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])
     runner = Runner(trust, context.channel, mark.encode())
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, _interrupt)

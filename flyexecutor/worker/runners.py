@@ -5,6 +5,7 @@ child has died. If the worker is killed, the runners read end-of-file and go.
 """
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flyexecutor.call import ClaimedCall
+from flyexecutor.settings import FOR_CALLS
 from flyexecutor.worker.output import Output
 from flyexecutor.worker.pipe import (
     AGAIN,
@@ -106,13 +108,21 @@ class Runner:
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-m", "flyexecutor.worker.runner", self.output.mark, *map(str, ends)],
             pass_fds=ends,
-            stdin=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if not name.startswith("FLYEXECUTOR_")},
+            stdin=subprocess.PIPE,
             stdout=self.output.write_fd,
             stderr=self.output.write_fd,
         )
         for fd in (given_out, told_in, self.output.write_fd):
             os.close(fd)
+        self._tell_settings()
         self._reader = FrameReader(told)
+
+    def _tell_settings(self) -> None:
+        stdin = self._process.stdin
+        assert stdin
+        with contextlib.suppress(BrokenPipeError), stdin:  # one that has just died is noticed by the loop
+            stdin.write(json.dumps({name: os.environ.get(name, "") for name in FOR_CALLS}).encode())
 
     @property
     def pid(self) -> int:

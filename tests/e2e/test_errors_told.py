@@ -46,7 +46,7 @@ def test_the_worker_says_what_it_misses_when_a_person_starts_it():
         check=False,
     )
     assert ran.returncode == 1
-    assert ran.stderr.startswith("flyexecutor worker: FLY_APP_NAME, FLY_MACHINE_ID, REDIS_URL")
+    assert ran.stderr.startswith("flyexecutor worker: FLY_APP_NAME, FLY_MACHINE_ID, FLYEXECUTOR_REDIS_URL")
     assert "Traceback" not in ran.stderr
 
 
