@@ -86,8 +86,8 @@ def _mail_settings(stack: ExitStack) -> tuple[str | None, dict[str, str]]:
 
 
 def _web_environ() -> dict[str, str]:
-    # The web processes never need Mailjet's keys: only machines send.
-    environ = {name: value for name, value in os.environ.items() if name not in MAILJET_SETTINGS}
+    # The web processes never need Mailjet's keys: only machines send. And no proxy of Fly's is before them.
+    environ = {name: value for name, value in os.environ.items() if name not in {*MAILJET_SETTINGS, "FLY_APP_NAME"}}
     environ.setdefault("SECRET_KEY", secrets.token_hex(32))
     return environ
 

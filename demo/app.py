@@ -12,10 +12,12 @@ import requests
 from flask import Flask, Response, abort, redirect, render_template, request, url_for
 from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from demo.forms import MailForm
 from demo.mails import Handles, Mail, remember, remembered
+from demo.protection import on_fly, page_hosts, protect
 from flyexecutor import FlyExecutorError, FlyMachineExecutor, MachineStartError
 from worker.tasks import send_email
 
@@ -24,16 +26,8 @@ if TYPE_CHECKING:
 
 FLUSH_TIMEOUT = 3.0  # seconds
 MAILBOX_TIMEOUT = 5.0  # seconds
+HEALTH = "/healthz"
 MAX_REQUEST_BYTES = 256 * 1024  # room for the longest message percent-encoded, and for seeing that it is longer
-
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-}
 
 
 class _SessionInterface(SecureCookieSessionInterface):
@@ -46,7 +40,10 @@ class _SessionInterface(SecureCookieSessionInterface):
 def create_app(
     executor: FlyMachineExecutor | None = None, *, secret_key: str | None = None, mailbox_url: str | None = None
 ) -> Flask:
-    """Make the app. What is not given comes from the environment: SECRET_KEY, MAILBOX_URL, the executor's settings."""
+    """Make the app. What is not given comes from the environment: SECRET_KEY, MAILBOX_URL, the executor's settings.
+
+    SECRET_KEY_FALLBACKS are keys of before, with commas in between: cookies that they have signed are still good.
+    """
     app = Flask(__name__)
     app.secret_key = secret_key or os.environ.get("SECRET_KEY") or os.environ.get("FLASK_SECRET_KEY")
     if not app.secret_key:
@@ -54,7 +51,9 @@ def create_app(
             "SECRET_KEY is not set: it signs the visitors' cookies and must be the same in every web process "
             "(make one with `python -c 'import secrets; print(secrets.token_hex())'`)"
         )
+    fallbacks = os.environ.get("SECRET_KEY_FALLBACKS", "").split(",")
     app.config.update(
+        SECRET_KEY_FALLBACKS=[key.strip() for key in fallbacks if key.strip()],
         MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES,
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
@@ -63,9 +62,10 @@ def create_app(
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session: a page left open for an hour still sends
     )
     app.session_interface = _SessionInterface()
-    if "FLY_APP_NAME" in os.environ:
+    protect(app, page_hosts())
+    if on_fly():
         # Only behind Fly's proxy: anywhere else the visitor could write this header.
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)  # type: ignore[method-assign]
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=1)  # type: ignore[method-assign]
     mailbox_url = mailbox_url or os.environ.get("MAILBOX_URL")
     _add_routes(app, executor or FlyMachineExecutor(), mailbox_url.rstrip("/") if mailbox_url else None)
     return app
@@ -140,13 +140,13 @@ def _add_routes(app: Flask, executor: FlyMachineExecutor, mailbox_url: str | Non
             return "The mailbox is not running.", 503
         return Response(answer.content, answer.status_code, content_type=answer.headers["Content-Type"])
 
-    @app.get("/healthz")
+    @app.get(HEALTH)
     def healthz() -> ResponseReturnValue:
         return Response("ok\n", content_type="text/plain")
 
-    @app.after_request
-    def protect(response: Response) -> Response:
-        response.headers.update(HEADERS)
-        if request.endpoint != "static":
-            response.headers["Cache-Control"] = "no-store"
-        return response
+    @app.errorhandler(SecurityError)
+    def refuse(_: SecurityError) -> ResponseReturnValue:
+        # Fly's own check names the machine by its address, which is none of the page's names.
+        if request.path == HEALTH:
+            return healthz()
+        return Response("This page has another name.\n", 400, content_type="text/plain")

@@ -17,9 +17,12 @@ from email_validator import EmailNotValidError, validate_email
 from flask import Flask, render_template, request
 from flask.typing import ResponseReturnValue
 
+from demo.protection import THIS_COMPUTER, protect
+
 MAX_KEPT = 10_000  # mails in memory
 MAX_SHOWN = 200  # mails on the page
 MAX_MESSAGES = 50  # of one request, as Mailjet has it
+MAX_REQUEST_BYTES = 15 * 1024 * 1024  # as Mailjet has it
 REFUSED = "refused@"  # mail to such an address is refused, so that a failure can be seen; Mailjet has no such thing
 
 
@@ -38,6 +41,8 @@ class Received:
 def create_mailbox(key: str, secret: str) -> Flask:
     """Make the mailbox as a WSGI app that knows one pair of API keys."""
     app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
+    protect(app, [*THIS_COMPUTER])
     received: deque[Received] = deque(maxlen=MAX_KEPT)
     lock = threading.Lock()  # a page that is rendered while a mail comes in
     ids = itertools.count(576_460_752_303_423_488)  # Mailjet's ids are this long: nobody may take them for small

@@ -306,7 +306,9 @@ def test_the_proxys_word_counts_only_on_fly(monkeypatch: pytest.MonkeyPatch, beh
     else:
         monkeypatch.delenv("FLY_APP_NAME", raising=False)
     app = create_app(FakeExecutor(), secret_key="test")  # type: ignore[arg-type]
-    cookie = app.test_client().get("/", headers={"X-Forwarded-Proto": "https"}).headers["Set-Cookie"]
+    name = "http://my-demo.fly.dev" if behind_fly else "http://localhost"
+    answer = app.test_client().get("/", base_url=name, headers={"X-Forwarded-Proto": "https"})
+    cookie = answer.headers["Set-Cookie"]
     assert ("Secure" in cookie) is secure
 
 

@@ -154,6 +154,14 @@ def test_it_prints_one_line_with_its_address(demo):
     assert demo.line.split()[-1] == demo.url
 
 
+def test_all_of_it_listens_to_this_computer_alone(demo):
+    process = psutil.Process(demo.process.pid)
+    sockets = [one for p in (process, *process.children(recursive=True)) for one in p.net_connections("inet")]
+    listening = {one.laddr for one in sockets if one.status == psutil.CONN_LISTEN}
+    assert len(listening) >= 4, "the page, the mailbox, the Machines API and Redis"
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
 def test_without_javascript_the_page_tells_the_state_too(make_visitor):
     visitor = make_visitor()
     answer = visitor.send()
