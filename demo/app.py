@@ -5,6 +5,7 @@ its threads and connections when a process first uses it. A request never sends 
 It waits at most FLUSH_TIMEOUT until its call is stored and a machine is asked for, because "queued" is a promise.
 """
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,14 @@ import requests
 from flask import Flask, Response, abort, redirect, render_template, request, url_for
 from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
+from redis import RedisError
 from werkzeug.exceptions import SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from demo.forms import MailForm
 from demo.mails import Handles, Mail, remember, remembered
 from demo.protection import on_fly, page_hosts, protect
+from demo.visitors import Quota
 from flyexecutor import FlyExecutorError, FlyMachineExecutor, MachineStartError
 from worker.tasks import send_email
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 FLUSH_TIMEOUT = 3.0  # seconds
 MAILBOX_TIMEOUT = 5.0  # seconds
 HEALTH = "/healthz"
+NOT_SENT = "The queue can't be reached, so nothing was sent. Your mail is still here: please try again soon."
 MAX_REQUEST_BYTES = 256 * 1024  # room for the longest message percent-encoded, and for seeing that it is longer
 
 
@@ -38,7 +42,11 @@ class _SessionInterface(SecureCookieSessionInterface):
 
 
 def create_app(
-    executor: FlyMachineExecutor | None = None, *, secret_key: str | None = None, mailbox_url: str | None = None
+    executor: FlyMachineExecutor | None = None,
+    *,
+    secret_key: str | None = None,
+    redis_url: str | None = None,
+    mailbox_url: str | None = None,
 ) -> Flask:
     """Make the app. What is not given comes from the environment: SECRET_KEY, MAILBOX_URL, the executor's settings.
 
@@ -67,17 +75,19 @@ def create_app(
         # Only behind Fly's proxy: anywhere else the visitor could write this header.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=1)  # type: ignore[method-assign]
     mailbox_url = mailbox_url or os.environ.get("MAILBOX_URL")
-    _add_routes(app, executor or FlyMachineExecutor(), mailbox_url.rstrip("/") if mailbox_url else None)
+    executor = executor or FlyMachineExecutor()  # says which settings are missing
+    quota = Quota(redis_url or os.environ["REDIS_URL"])
+    _add_routes(app, executor, quota, mailbox_url.rstrip("/") if mailbox_url else None)
     return app
 
 
-def _add_routes(app: Flask, executor: FlyMachineExecutor, mailbox_url: str | None) -> None:
+def _add_routes(app: Flask, executor: FlyMachineExecutor, quota: Quota, mailbox_url: str | None) -> None:
     handles = Handles(executor)
 
     def visitors_mails() -> list[Mail]:
         return handles.look(remembered())
 
-    def page(form: MailForm, status: int = 200, trouble: str = "") -> ResponseReturnValue:
+    def page(form: MailForm, status: int = 200, trouble: str = "") -> tuple[str, int]:
         mails = visitors_mails()
         unfinished = any(not mail.status.final for mail in mails)
         return render_template(
@@ -96,6 +106,17 @@ def _add_routes(app: Flask, executor: FlyMachineExecutor, mailbox_url: str | Non
                 # Also what someone sees who has blocked cookies, or whose browser was closed in between.
                 return page(form, 400, "This page was out of date, so nothing was sent. Please press Send again.")
             return page(form, 422)
+        try:
+            wait = quota.take()
+        except RedisError as exc:
+            app.logger.warning("could not count a mail: %s", exc)
+            return page(form, 503, NOT_SENT)
+        if wait:
+            trouble = (
+                "Your address has sent as many mails as one may in an hour, so nothing was sent. "
+                f"Your mail is still here: please try again in {math.ceil(wait / 60)} minutes."
+            )
+            return (*page(form, 429, trouble), {"Retry-After": str(wait)})
         future = executor.submit(send_email, form.address, form.subject.data, form.body.data)
         try:
             executor.flush(timeout=FLUSH_TIMEOUT)
@@ -112,7 +133,7 @@ def _add_routes(app: Flask, executor: FlyMachineExecutor, mailbox_url: str | Non
     def take_back(future: "FlyFuture[str]", form: MailForm) -> str:
         # Still in this process, it would go out as soon as Redis is back, after the visitor was told to try again.
         if future.cancel():
-            return "The queue can't be reached, so nothing was sent. Your mail is still here: please try again soon."
+            return NOT_SENT
         handles.keep(future)
         remember(future.id, form.to.data, form.subject.data)
         return "The queue did not answer in time. The mail may still go out: look at the list before you try again."

@@ -11,6 +11,12 @@ from demo.app import create_app
 from tests.demo.fakes import FakeExecutor
 
 
+@pytest.fixture(autouse=True)
+def counted_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted of visitors is not in Redis, but in the test's own app."""
+    monkeypatch.setenv("REDIS_URL", "memory://")
+
+
 @pytest.fixture
 def executor() -> FakeExecutor:
     return FakeExecutor()
