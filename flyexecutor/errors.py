@@ -25,9 +25,15 @@ Each message says what was wrong, with which value, and what to do. None ever ho
 
 from concurrent.futures import BrokenExecutor
 
+from flyexecutor.names import visible
+
 
 class FlyExecutorError(Exception):
     """The base of all exceptions that flyexecutor itself raises."""
+
+    def __init__(self, *args: object) -> None:
+        # Much of a message may come from elsewhere: from Redis, the Machines API, a call.
+        super().__init__(*(visible(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class SettingsError(FlyExecutorError, ValueError):
@@ -51,7 +57,7 @@ class MachinesError(FlyExecutorError):
     def __init__(self, message: str, status: int | None = None, request_id: str | None = None) -> None:
         super().__init__(message, status, request_id)
         self.status = status
-        self.request_id = request_id
+        self.request_id = request_id and visible(request_id)
 
     def __str__(self) -> str:
         return str(self.args[0])

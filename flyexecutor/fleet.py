@@ -18,6 +18,7 @@ from flyexecutor.lane_store import GIVE_UP_WITHIN, LaneLook
 from flyexecutor.launch import Launcher
 from flyexecutor.lists import Lists
 from flyexecutor.machines import MachinesClient, is_capacity, is_transient
+from flyexecutor.names import visible
 from flyexecutor.retirement import Retirement
 from flyexecutor.store import Store
 
@@ -302,7 +303,7 @@ class Fleet:
         calls = self._store.bury(self.lane, machine_id, joined, reason, oom=oom)
         if calls < 0:
             return False  # it has left by itself while we looked
-        log.warning("machine %s is gone: %s; its calls (%d) run again or are lost", machine_id, reason, calls)
+        log.warning("machine %s is gone: %s; its calls (%d) run again or are lost", machine_id, visible(reason), calls)
         return calls > 0
 
     def _is_gone(self, machine_id: str, listed: Machine | None) -> tuple[bool, Machine | None]:

@@ -1,12 +1,19 @@
-"""Level 0: what a call is called, for people: its function's name, or the one that `with_options(name=...)` gives.
+"""Level 0: what people are shown of what comes from elsewhere; above all what a call is called, which is its function's
+name, or the one that `with_options(name=...)` gives.
 
 It travels with the call's record and is not signed: nothing acts on it, and whoever can write to Redis may have written
 anything. So a name is made harmless where it is made, and again where it comes from elsewhere: `shown`.
 """
 
 import functools
+import re
 
 LONGEST = 100  # characters
+# What acts on a terminal or turns text around: control characters, marks of direction, other ends of lines, and halves
+# of pairs, which can't be written at all.
+_ACTS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_IN_LINES = re.compile(rf"[{_ACTS}]|\r(?!\n)")
+_ON_A_LINE = re.compile(rf"[{_ACTS}\t\n\r]")
 _PARTIALS = 10  # within each other: one may be its own
 
 
@@ -22,11 +29,16 @@ def path_of(fn: object) -> str:
     return shown(f"{module}.{name_of(fn)}" if module else name_of(fn))
 
 
+def visible(text: str, *, lines: bool = True) -> str:
+    """A text that came from elsewhere as it may be shown: what would move a terminal's cursor, or turn the text around,
+    is escaped as in Python. lines: it may have several, and tabs.
+    """
+    return (_IN_LINES if lines else _ON_A_LINE).sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def shown(name: str) -> str:
-    """A name as it may be shown: short, on one line, and without what would move a terminal's cursor."""
-    if len(name) <= LONGEST and name.isprintable():
-        return name
-    escaped = "".join(char if char.isprintable() else repr(char)[1:-1] for char in name[: LONGEST + 1])
+    """A name as it may be shown: short, and on one line."""
+    escaped = visible(name[: LONGEST + 1], lines=False)
     return escaped if len(escaped) <= LONGEST else f"{escaped[: LONGEST - 1]}…"
 
 

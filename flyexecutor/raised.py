@@ -15,6 +15,7 @@ import types
 from typing import Any
 
 from flyexecutor import sources
+from flyexecutor.names import visible
 
 REPR_CHARS = 200
 _HOW = frozenset({"__reduce__", "__reduce_ex__", "__setstate__"})
@@ -62,6 +63,7 @@ def exit_code(exc: SystemExit) -> int:
 
 def add_note(exc: BaseException, note: str) -> None:
     """As its `add_note`, also if its class is frozen. Not a second time; not if something else is where notes go."""
+    note = visible(note)
     notes = _dict.__get__(exc).setdefault("__notes__", [])
     if type(notes) is list and note not in [one for one in notes if type(one) is str]:
         notes.append(note)
@@ -69,7 +71,7 @@ def add_note(exc: BaseException, note: str) -> None:
 
 def give_cause(exc: BaseException, traceback_text: str) -> None:
     """Have a traceback from a machine for its cause."""
-    _cause.__set__(exc, RemoteTraceback(sources.show(traceback_text)))
+    _cause.__set__(exc, RemoteTraceback(visible(sources.show(traceback_text))))
 
 
 def dump(exc: BaseException) -> bytes:

@@ -6,7 +6,7 @@ import operator
 import numpy
 import pytest
 
-from flyexecutor.names import LONGEST, label, name_of, shown
+from flyexecutor.names import LONGEST, label, name_of, shown, visible
 from tests import tasks
 
 
@@ -103,3 +103,23 @@ def test_a_name_is_shown_on_one_line_and_short_however_often_it_is_handed_on(nam
 def test_an_id_is_shown_with_the_name_if_there_is_one():
     assert label("6b05", "resize") == "6b05 (resize)"
     assert label("6b05", "") == "6b05"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Grüße 報告 👩‍💻\u00a0\ue0b0", "Grüße 報告 👩‍💻\u00a0\ue0b0"),
+        ("one\n\ttwo\r\nthree", "one\n\ttwo\r\nthree"),
+        ("over\rwritten", r"over\rwritten"),
+        ("\x1b[1A\x07\x00\x7f\x9b2J", r"\x1b[1A\x07\x00\x7f\x9b2J"),
+        ("\u202e\u2066\u2069\u061c\u200f", r"\u202e\u2066\u2069\u061c\u200f"),
+        ("\x0b\x0c\x1c\x85\u2028\u2029", r"\x0b\x0c\x1c\x85\u2028\u2029"),
+        ("\udcff", r"\udcff"),
+    ],
+)
+def test_what_acts_on_a_terminal_is_made_visible_and_nothing_else(text, told):
+    assert visible(text) == told
+    assert visible(told) == told
+    assert visible("\t\r\n" + text, lines=False) == r"\t\r\n" + told.replace("\n", r"\n").replace("\t", r"\t").replace(
+        "\r", r"\r"
+    )

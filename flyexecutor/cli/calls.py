@@ -8,7 +8,7 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import click
@@ -18,6 +18,7 @@ from flyexecutor.client import Client
 from flyexecutor.errors import ExpiredCallError, UnknownCallError
 from flyexecutor.future import KILL_PATIENCE, FlyFuture, Kill
 from flyexecutor.listing import Printed
+from flyexecutor.names import visible
 from flyexecutor.states import State
 
 LOOK_EVERY = 1.0  # seconds: workers tell what a call has printed about as often
@@ -37,37 +38,40 @@ class Killed(NamedTuple):
 @click.command()
 @click.argument("call_id", metavar="ID")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the call has ended.")
+@click.option("--raw", is_flag=True, help="As it was printed: colours, progress bars, and whatever else acts.")
 @json_option
 @where_options
-def logs(call_id: str, follow: bool, as_json: bool, app: str | None, redis_url: str | None) -> None:
+def logs(call_id: str, follow: bool, raw: bool, as_json: bool, app: str | None, redis_url: str | None) -> None:
     """Show what a call has printed.
 
     The first digits of an ID are enough if they name one call. The last 32 kB; while it runs, as of a second ago.
     """
+    say = None if as_json else str if raw else visible
     with open_client(Where(app, redis_url), token=False) as client:
         call_id = whole_id(client, call_id)
         client.check_id(call_id, "call")
-        shown = _show(None, client.store.listing.printed(call_id), call_id, quiet=as_json)
+        shown = _show(None, client.store.listing.printed(call_id), call_id, say)
         with contextlib.suppress(KeyboardInterrupt):  # the usual end of it
             while follow and not shown.state.final:
                 time.sleep(LOOK_EVERY)
                 now = client.store.listing.printed(call_id)
                 if now is None:
                     break  # a call of `map` leaves no record when it ends
-                shown = _show(shown, now, call_id, quiet=as_json)
+                shown = _show(shown, now, call_id, say)
     if as_json:
         told = {"id": call_id, "name": shown.name, "state": shown.state, "attempt": shown.attempt, "logs": shown.text}
         say_json(told)
 
 
-def _show(before: Printed | None, now: Printed | None, call_id: str, *, quiet: bool) -> Printed:
+def _show(before: Printed | None, now: Printed | None, call_id: str, say: Callable[[str], str] | None) -> Printed:
     if now is None:
         raise ExpiredCallError(f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl)")
-    if not quiet and not (before or now.text):
+    if say and not (before or now.text):
         click.echo(f"It is {now.state} and has printed nothing{'' if now.state.final else ' yet'}.", err=True)
-    if not quiet:
+    if say:
         again = before is None or before.attempt != now.attempt
-        click.echo(now.text if before is None or again else added(before.text, now.text), nl=False)
+        text = say(now.text if before is None or again else added(before.text, now.text))
+        click.echo(text, nl=False, color=True)  # else click takes colours away where there is no terminal
         sys.stdout.flush()
     return now
 

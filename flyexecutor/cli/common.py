@@ -20,6 +20,7 @@ from flyexecutor.errors import SettingsError
 from flyexecutor.guests import Prices
 from flyexecutor.lane import Lane
 from flyexecutor.machine_config import owner_of
+from flyexecutor.names import visible
 from flyexecutor.settings import Settings, read_settings
 from flyexecutor.stock import MachineInfo, Stock
 from flyexecutor.trust import Trust
@@ -102,10 +103,10 @@ def table(title: str, *columns: str, right: str = "") -> Table:
 def table_of_machines(width: int, title: str, machines: Sequence[MachineInfo], *, keepers: bool) -> Table:
     """A line for each; of the columns the first that have room. keepers: whether it says which are."""
     columns = {
-        "id": [one.id for one in machines],
-        "state": [one.state for one in machines],
-        "region": [one.region for one in machines],
-        "guest": [one.guest for one in machines],
+        "id": [plain(one.id) for one in machines],
+        "state": [plain(one.state) for one in machines],
+        "region": [plain(one.region) for one in machines],
+        "guest": [plain(one.guest) for one in machines],
         **({"keeper": ["yes" if one.keeper else "no" for one in machines]} if keepers else {}),
         "billed": [seconds(one.billed_seconds) for one in machines],
         "dollars": [dollars(one.dollars) for one in machines],
@@ -157,8 +158,8 @@ def digits_of(ids: Iterable[str]) -> int:
 
 
 def plain(text: str) -> str:
-    """Text that came from elsewhere, without what would move a terminal's cursor."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    """Text that came from elsewhere, on a line."""
+    return visible(text, lines=False)
 
 
 def seconds(number: float | None) -> str:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from flyexecutor.cli.checks import Check, examine
 from flyexecutor.cli.common import Where, console, json_option, say_json, where_options
+from flyexecutor.names import visible
 
 NAMES = 13  # columns that the longest name has
 
@@ -61,7 +62,7 @@ def _show(check: Check, out: Console) -> None:
     line.add_column(width=len("warning"))
     line.add_column(width=NAMES)
     line.add_column(overflow="fold")
-    line.add_row(mark, check.name, check.detail)
+    line.add_row(mark, check.name, visible(check.detail))
     if check.remedy:
-        line.add_row("", "", Text(f"-> {check.remedy}", style="yellow" if check.ok else "bold"))
+        line.add_row("", "", Text(f"-> {visible(check.remedy)}", style="yellow" if check.ok else "bold"))
     out.print(line)

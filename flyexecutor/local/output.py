@@ -8,6 +8,8 @@ import selectors
 import sys
 import threading
 
+from flyexecutor.names import visible
+
 READ_BYTES = 65536
 LONGEST_LINE = 65536  # bytes; what is longer is several
 
@@ -65,7 +67,7 @@ class Output:
             self._begun[key.fd] = begun
         for line in lines:
             # As on a terminal: a progress bar writes over itself.
-            text = line.rstrip(b"\r").rpartition(b"\r")[2]
-            sys.stderr.buffer.write(b"[%s] %s\n" % (key.data.encode(), text))
+            text = visible(line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="backslashreplace"))
+            sys.stderr.buffer.write(f"[{key.data}] {text}\n".encode())
         sys.stderr.buffer.flush()
         return bool(printed)

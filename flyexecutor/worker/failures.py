@@ -5,7 +5,7 @@ would push it out, and whoever asks has the exception, and the traceback with it
 """
 
 from flyexecutor import raised
-from flyexecutor.names import label
+from flyexecutor.names import label, visible
 from flyexecutor.worker.context import Channel
 
 LINE_CHARS = 300  # of what was raised
@@ -22,7 +22,7 @@ def log(channel: Channel, exc: BaseException, traceback: str, then: str = "") ->
     text = f"flyexecutor: call {label(call.id, call.name)}, attempt {call.attempt}, raised {said}{then}\n"
     if len(channel.failures) < ALL_BYTES:
         text += _cut(traceback, TRACEBACK_CHARS)
-    channel.failures += text.encode(errors="backslashreplace")
+    channel.failures += visible(text).encode(errors="backslashreplace")
 
 
 def _cut(text: str, most: int) -> str:

@@ -8,7 +8,7 @@ import logging
 from flyexecutor import plain
 from flyexecutor.call import ClaimedCall, Outcome
 from flyexecutor.errors import CallTimeoutError, FlyExecutorError, WorkerCrashedError
-from flyexecutor.names import label
+from flyexecutor.names import label, visible
 from flyexecutor.states import State
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.worker.pipe import RETURNED
@@ -45,8 +45,8 @@ class Outcomes:
         return self._outcome(call, State.KILLED, f"killed {how}".encode(), logs)
 
     def _failed(self, call: ClaimedCall, kind: type[FlyExecutorError], reason: str, death: Death) -> Outcome:
-        log.warning("call %s: %s\n%s", label(call.id, call.name), reason, death.faults)
-        body = plain.dump(kind(f"{reason} (machine {self._machine_id})"), death.faults)
+        log.warning("call %s: %s\n%s", label(call.id, call.name), reason, visible(death.faults))
+        body = plain.dump(kind(f"{reason} (machine {self._machine_id})"), visible(death.faults))
         sealed = self._trust.seal_outcome(call.id, call.attempt, body, Encoding.TEXT)
         return self._outcome(call, State.FAILED, sealed, death.logs)
 

@@ -194,7 +194,7 @@ class Runner:
                 if self._runs(told):  # else it is what a thread does that a call has left behind
                     self.nested = told.number
             elif told.kind in ANSWERS and not self._runs(told):
-                log.error("a runner answers the call %s, which it does not run: passed over", told.call_id)
+                log.error("a runner answers the call %r, which it does not run: passed over", told.call_id)
             elif told.kind in ANSWERS:
                 self.answered, self.answered_at, self.nested = True, time.monotonic(), 0
                 heard.append(Answer(self.given.popleft(), told, self.output.take()))
