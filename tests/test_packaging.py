@@ -109,6 +109,7 @@ def served(tmp_path):
         server.shutdown()
 
 
+@pytest.mark.timeout(480)  # pip fetches what builds a wheel, twice, from a registry that may be slow
 def test_what_the_readme_says_installs_it_before_there_is_a_release(served, tmp_path):
     """From git, with this clone's address instead of the project's, and as an editable clone."""
     url, clone = served
