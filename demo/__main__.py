@@ -110,7 +110,8 @@ def _gunicorn(
     listener: socket.socket, options: argparse.Namespace, environ: dict[str, str]
 ) -> Iterator["subprocess.Popen[bytes]"]:
     command = [sys.executable, "-m", "gunicorn", "demo.app:create_app()", "--bind", f"fd://{listener.fileno()}"]
-    command += ["--workers", str(options.workers), "--threads", "8", "--log-level", "warning", "--no-control-socket"]
+    command += ["--workers", str(options.workers), "--threads", "8", "--worker-class", "demo.server.Worker"]
+    command += ["--log-level", "warning", "--no-control-socket"]
     command += ["--preload"] if options.preload else []
     # A session of its own: a terminal's Ctrl-C reaches this process only, which then ends the others in order.
     process = subprocess.Popen(command, env=environ, pass_fds=[listener.fileno()], start_new_session=True)
