@@ -7,6 +7,7 @@ It waits at most FLUSH_TIMEOUT until its call is stored and a machine is asked f
 
 import math
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 import requests
@@ -14,11 +15,11 @@ from flask import Flask, Response, abort, redirect, render_template, request, ur
 from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from redis import RedisError
-from werkzeug.exceptions import SecurityError
+from werkzeug.exceptions import HTTPException, SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from demo.forms import MailForm
-from demo.mails import Handles, Mail, remember, remembered
+from demo.mails import Handles, Mail, number_of, remember, remembered
 from demo.protection import on_fly, page_hosts, protect
 from demo.visitors import Quota
 from flyexecutor import FlyExecutorError, FlyMachineExecutor, MachineStartError
@@ -82,7 +83,7 @@ def create_app(
 
 
 def _add_routes(app: Flask, executor: FlyMachineExecutor, quota: Quota, mailbox_url: str | None) -> None:
-    handles = Handles(executor)
+    handles = Handles(executor, app.logger)
 
     def visitors_mails() -> list[Mail]:
         return handles.look(remembered())
@@ -109,8 +110,9 @@ def _add_routes(app: Flask, executor: FlyMachineExecutor, quota: Quota, mailbox_
         try:
             wait = quota.take()
         except RedisError as exc:
-            app.logger.warning("could not count a mail: %s", exc)
-            return page(form, 503, NOT_SENT)
+            reference = secrets.token_hex()
+            app.logger.warning("could not count mail %s: %s", reference, exc)
+            return page(form, 503, f"{NOT_SENT} {number_of(reference)}")
         if wait:
             trouble = (
                 "Your address has sent as many mails as one may in an hour, so nothing was sent. "
@@ -133,10 +135,13 @@ def _add_routes(app: Flask, executor: FlyMachineExecutor, quota: Quota, mailbox_
     def take_back(future: "FlyFuture[str]", form: MailForm) -> str:
         # Still in this process, it would go out as soon as Redis is back, after the visitor was told to try again.
         if future.cancel():
-            return NOT_SENT
+            return f"{NOT_SENT} {number_of(future.id)}"
         handles.keep(future)
         remember(future.id, form.to.data, form.subject.data)
-        return "The queue did not answer in time. The mail may still go out: look at the list before you try again."
+        return (
+            "The queue did not answer in time. The mail may still go out: look at the list before you try again. "
+            + number_of(future.id)
+        )
 
     @app.get("/mails.json")
     def mails() -> ResponseReturnValue:
@@ -171,3 +176,12 @@ def _add_routes(app: Flask, executor: FlyMachineExecutor, quota: Quota, mailbox_
         if request.path == HEALTH:
             return healthz()
         return Response("This page has another name.\n", 400, content_type="text/plain")
+
+    @app.errorhandler(Exception)
+    def fail(error: Exception) -> ResponseReturnValue:
+        if isinstance(error, HTTPException):
+            return error
+        reference = secrets.token_hex()
+        app.logger.error("error %s at %s %r", reference, request.method, request.path, exc_info=error)
+        text = f"Something went wrong here. Look at your mails before you send one again. {number_of(reference)}\n"
+        return Response(text, 500, content_type="text/plain")

@@ -4,6 +4,7 @@ Owns the session's `mails` list and a bounded cache of futures. The signed cooki
 what, so that nobody sees a stranger's mail, the demo needs no database, and a killed web process forgets nothing.
 """
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from flask import current_app, session
 from flask.sessions import SecureCookieSessionInterface
 
 from flyexecutor import CallForgottenError, ExpiredCallError, FlyExecutorError, State, UnknownCallError
+from worker.tasks import MailjetError
 
 if TYPE_CHECKING:
     from flyexecutor import FlyFuture, FlyMachineExecutor
@@ -67,18 +69,22 @@ class Mail:
 class Handles:
     """The futures of recent mails. While one is kept, looking costs no attaching, and nothing at all once it ended."""
 
-    def __init__(self, executor: "FlyMachineExecutor") -> None:
+    def __init__(self, executor: "FlyMachineExecutor", log: logging.Logger) -> None:
         self._executor = executor
+        self._log = log
         self._futures: OrderedDict[str, FlyFuture[str]] = OrderedDict()
         self._lock = threading.Lock()  # the web process serves with several threads
 
     def keep(self, future: "FlyFuture[str]") -> None:
         """Keep a future for the polls to come; the one unused for longest makes room."""
         with self._lock:
+            new = self._futures.get(future.id) is not future
             self._futures[future.id] = future
             self._futures.move_to_end(future.id)
             while len(self._futures) > MAX_HANDLES:
                 self._futures.popitem(last=False)
+        if new:
+            future.add_done_callback(lambda _: self._log_failure(future))
 
     def look(self, mails: Iterable[Sent]) -> list[Mail]:
         """Say where each mail stands. Never raises: what can't be told is UNKNOWN."""
@@ -97,11 +103,15 @@ class Handles:
                 except (ExpiredCallError, UnknownCallError, CallForgottenError):
                     status, note = Status.EXPIRED, "What became of it is no longer known."
                 except (FlyExecutorError, TimeoutError) as exc:
-                    current_app.logger.warning("no state for call %s: %s", sent.id, exc)
+                    self._log.warning("no state for call %s: %s", sent.id, exc)
                     away = True
                     status, note = Status.UNKNOWN, UNKNOWN_NOTE
             looked.append(Mail(**asdict(sent), status=status, note=note))
         return looked
+
+    def _log_failure(self, future: "FlyFuture[str]") -> None:
+        if not future.cancelled() and (error := future.exception()):
+            self._log.warning("call %s failed: %s", future.id, error)
 
 
 def _stands(future: "FlyFuture[str]") -> tuple[Status, str]:
@@ -118,7 +128,15 @@ def _stands(future: "FlyFuture[str]") -> tuple[Status, str]:
         reason = future.exception(timeout=OUTCOME_TIMEOUT)
     except CancelledError:
         reason = None
-    return Status.FAILED, str(reason or "") or "The machine gave no reason."
+    if isinstance(reason, MailjetError) and reason.mistake:
+        return Status.FAILED, f"Mailjet does not take it: {reason.mistake}"
+    # Addresses and remedies are the operator's, whom the log tells.
+    return Status.FAILED, f"It could not be sent. {number_of(future.id)}"
+
+
+def number_of(reference: str) -> str:
+    """What a visitor is told, so that the operator finds in the log what went wrong."""
+    return f"Should you ask about it, its number is {reference[:12]}."
 
 
 def remembered() -> list[Sent]:

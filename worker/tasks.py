@@ -25,15 +25,20 @@ RETRIES = Retry(
     backoff_factor=1.0,
     raise_on_status=False,
 )
+WRITERS_FIELDS = ("To", "Subject", "TextPart")
 MAX_SHOWN = 300  # characters of an answer that an error quotes: it may be a proxy's whole page
 
 
 class MailjetError(RuntimeError):
-    """Mailjet did not take the mail. `status` is its HTTP status, None when there was no answer at all."""
+    """Mailjet did not take the mail. `status` is its HTTP status, None when there was no answer at all.
 
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message, status)  # all arguments in `args`: that is what a pickle carries
+    `mistake` is what Mailjet says of recipient, subject or text: for whoever wrote them. The rest is for the operator.
+    """
+
+    def __init__(self, message: str, status: int | None = None, mistake: str = "") -> None:
+        super().__init__(message, status, mistake)  # all arguments in `args`: that is what a pickle carries
         self.status = status
+        self.mistake = mistake
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -70,7 +75,8 @@ def send_email(to: str, subject: str, body: str) -> str:
             return str(message_id)
     # Also reached with status 200: Mailjet reports a refused message inside an accepted request.
     reason = _without((key, secret), _reason(answer))[:MAX_SHOWN]
-    raise MailjetError(f"Mailjet refused the mail (HTTP {answer.status_code}): {reason}", answer.status_code)
+    refused = f"Mailjet refused the mail (HTTP {answer.status_code}): {reason}"
+    raise MailjetError(refused, answer.status_code, reason if _is_of_the_writers(answer) else "")
 
 
 def _setting(name: str) -> str:
@@ -84,6 +90,13 @@ def _reason(answer: Response) -> str:
         case {"Messages": [{"Errors": [{"ErrorMessage": str(reason)}, *_]}, *_]} | {"ErrorMessage": str(reason)}:
             return reason
     return " ".join(answer.text.split()) or "an empty answer"
+
+
+def _is_of_the_writers(answer: Response) -> bool:
+    match _json(answer):
+        case {"Messages": [{"Errors": [{"ErrorRelatedTo": [_, *_] as fields}, *_]}, *_]}:
+            return all(str(field).startswith(WRITERS_FIELDS) for field in fields)
+    return False
 
 
 def _json(response: Response) -> Mapping[str, Any]:

@@ -10,9 +10,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from demo.app import create_app
-from flyexecutor import CallForgottenError, RedisUnavailableError, State
+from flyexecutor import CallForgottenError, MachineStartError, RedisUnavailableError, State
 from tests.demo.fakes import FakeExecutor, FakeFuture
-from worker.tasks import send_email
+from worker.tasks import MailjetError, send_email
 
 MAIL = {"to": "ada@example.com", "subject": "Hello", "body": "Dear Ada"}
 
@@ -112,13 +112,40 @@ def test_a_mail_goes_through_its_states(client: FlaskClient, executor: FakeExecu
     assert seen == ["PENDING", "SENDING", "SENT"]
 
 
-@pytest.mark.parametrize("state", [State.FAILED, State.LOST])
-def test_a_failure_says_why(client: FlaskClient, executor: FakeExecutor, state: State) -> None:
+def test_a_mistake_of_the_visitors_is_told_in_mailjets_words(client: FlaskClient, executor: FakeExecutor) -> None:
     send(client)
-    newest(executor).fail(RuntimeError("Mailjet refused <it>"), state)
+    newest(executor).fail(MailjetError("Mailjet refused the mail (HTTP 400): <it>", 400, "<it> is no address"))
     (mail,) = mails(client)
-    assert (mail["status"], mail["note"]) == ("FAILED", "Mailjet refused <it>")
-    assert "Mailjet refused &lt;it&gt;" in client.get("/").text
+    assert (mail["status"], mail["note"]) == ("FAILED", "Mailjet does not take it: <it> is no address")
+    assert "Mailjet does not take it: &lt;it&gt; is no address" in client.get("/").text
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.LOST])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MailjetError("MAILJET_API_KEY is not set in this machine: set it with `fly secrets set`", None),
+        MailjetError("Mailjet could not be reached: HTTPConnectionPool(host='10.0.0.7', port=8080)"),
+        MachineStartError("the token is not accepted: set FLY_API_TOKEN to what fly tokens create prints"),
+        RuntimeError("connect to fdaa:0:1::3 failed"),
+    ],
+)
+def test_what_the_operator_must_know_is_in_the_log_under_the_number_that_the_visitor_is_shown(
+    client: FlaskClient,
+    executor: FakeExecutor,
+    state: State,
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    send(client)
+    newest(executor).fail(error, state)
+    (mail,) = mails(client)
+    number = newest(executor).id[:12]
+    assert mail["note"] == f"It could not be sent. Should you ask about it, its number is {number}."
+    assert mail["note"] in client.get("/").text
+    assert str(error) not in client.get("/").text
+    (told,) = [line for line in caplog.messages if str(error) in line]
+    assert number in told
 
 
 def test_a_cancelled_mail_has_failed(client: FlaskClient, executor: FakeExecutor) -> None:
@@ -130,7 +157,24 @@ def test_a_cancelled_mail_has_failed(client: FlaskClient, executor: FakeExecutor
 def test_a_failure_without_a_reason_is_still_told(client: FlaskClient, executor: FakeExecutor) -> None:
     send(client)
     newest(executor).fail(CancelledError(), State.LOST)
-    assert mails(client)[0]["note"] == "The machine gave no reason."
+    assert mails(client)[0]["note"].startswith("It could not be sent.")
+
+
+def test_an_error_of_ours_is_told_with_a_number_that_the_log_has(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("internal to us")
+
+    monkeypatch.setattr("demo.mails.Handles.look", broken)
+    answer = client.get("/mails.json?\n")
+    assert answer.status_code == 500
+    assert "internal" not in answer.text
+    found = re.search(r"its number is (\w{12})\.", answer.text)
+    assert found
+    (record,) = [one for one in caplog.records if found[1] in one.getMessage()]
+    assert record.exc_info
+    assert "internal to us" in str(record.exc_info[1])
 
 
 def test_a_mail_that_is_no_longer_known_has_expired(client: FlaskClient, executor: FakeExecutor, app: Flask) -> None:
@@ -238,6 +282,7 @@ def test_without_redis_nothing_is_promised_and_the_input_is_kept(client: FlaskCl
     response = send(client)
     assert response.status_code == 503
     assert "nothing was sent" in response.text
+    assert f"its number is {newest(executor).id[:12]}." in response.text
     assert "Dear Ada" in response.text
     assert newest(executor).cancelled(), "it must not go out later, after the visitor was told to try again"
     assert mails(client) == []

@@ -76,6 +76,29 @@ def test_an_error_says_what_mailjet_answered(mailjet: Any, status: int, answer: 
     assert f"(HTTP {status}): {reason}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "mistake"),
+    [
+        (["To[0].Email"], "It is wrong."),
+        (["Subject", "TextPart"], "It is wrong."),
+        (["From.Email"], ""),
+        (["To[0].Email", "From.Email"], ""),
+        ([], ""),
+        (None, ""),
+        ("To", ""),
+        ([7], ""),
+    ],
+)
+def test_only_what_mailjet_says_of_the_writers_own_fields_is_the_writers_mistake(
+    mailjet: Any, fields: object, mistake: str
+) -> None:
+    refused = {"ErrorMessage": "It is wrong.", "ErrorRelatedTo": fields}
+    mailjet.post(URL, status=400, json={"Messages": [{"Status": "error", "Errors": [refused]}]})
+    with pytest.raises(MailjetError, match=r"It is wrong\.$") as caught:
+        send_email("ada", "Hello", "Dear Ada")
+    assert caught.value.mistake == mistake
+
+
 @pytest.mark.parametrize(("status", "requests_made"), [(429, 4), (500, 1), (400, 1)])
 def test_only_an_answer_that_took_no_mail_is_asked_again(mailjet: Any, status: int, requests_made: int) -> None:
     mailjet.post(URL, status=status, json={})
@@ -110,5 +133,5 @@ def test_a_missing_setting_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_error_survives_a_pickle() -> None:
-    error = pickle.loads(pickle.dumps(MailjetError("refused", 400)))
-    assert (str(error), error.status) == ("refused", 400)
+    error = pickle.loads(pickle.dumps(MailjetError("refused", 400, "no address")))
+    assert (str(error), error.status, error.mistake) == ("refused", 400, "no address")
