@@ -110,7 +110,7 @@ class Lists:
             body = self._trust.open_part(_part(sought.began), sought.found or b"").body
             unpacked = zlib.decompressobj().decompress(body, UNPACKED_BYTES)
             return [_machine(**told) for told in json.loads(unpacked)]
-        except (PayloadError, zlib.error, ValueError, TypeError) as exc:
+        except (PayloadError, zlib.error, ValueError, TypeError, RecursionError, MemoryError) as exc:
             log.warning("a list of the machines that was in Redis is passed over: %s", exc)
             return None
 

@@ -272,6 +272,7 @@ def forged(began):
         "of another version": OURS.seal_part(f"machines {began}", body, Encoding.TEXT),
         "no list": OURS.seal_part(f"machines {began}", module.zlib.compress(b"7"), Encoding.TEXT),
         "no JSON": OURS.seal_part(f"machines {began}", module.zlib.compress(b"]["), Encoding.TEXT),
+        "too deep": OURS.seal_part(f"machines {began}", module.zlib.compress(b"[" * 100_000), Encoding.TEXT),
         "not packed": OURS.seal_part(f"machines {began}", b"[]", Encoding.TEXT),
     }
 

@@ -228,7 +228,7 @@ def test_what_is_known_of_a_machine_whose_host_does_not_answer_is_read(api, clie
     api.get(f"{BASE}/m1", json={**MACHINE, "host_status": "unreachable", "config": None, "incomplete_config": config})
     machine = client.get("m1")
     assert (machine.host_status, machine.lane, machine.keeper) == ("unreachable", "lane", True)
-    assert machine.guest == {"memory_mb": 512}
+    assert machine.guest == {"cpu_kind": "shared", "cpus": 1, "memory_mb": 512}
 
 
 @pytest.mark.parametrize(
