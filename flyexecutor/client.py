@@ -69,7 +69,8 @@ class Client:
         self._settings = settings
         self._prices = prices
         self._lane = lane
-        self._lanes = {lane.name: lane}  # those that calls of this client use or may go to
+        # Those that calls of this client use or may go to, and the same under the other keys of the ring.
+        self._lanes = {one.name: one for one in (lane, *lane.others)}
         self._trust = trust
         self.result_ttl = result_ttl
         self.closed = False  # no further call is taken
@@ -124,7 +125,8 @@ class Client:
         lane = self._lanes.get(lane.name, lane)  # its limits may have changed
         refused = None
         self._start_threads()
-        self._fleet_of(lane.name)
+        for one in (lane, *lane.others):
+            self._fleet_of(one.name)
         with self._gate:
             self.refuse_if_closed()
             known = self._futures.get(call.id) if call.keyed else None
@@ -286,10 +288,10 @@ class Client:
 
     def know_lanes(self, lanes: Iterable[Lane]) -> None:
         """Lanes that calls of this client use, or may go to when they run out of memory; with new limits, perhaps."""
-        for lane in lanes:
-            self._lanes[lane.name] = lane
-            if fleet := self._fleets.get(lane.name):
-                fleet.change_lane(lane)
+        for one in (one for lane in lanes for one in (lane, *lane.others)):
+            self._lanes[one.name] = one
+            if fleet := self._fleets.get(one.name):
+                fleet.change_lane(one)
 
     def close(self) -> None:
         """End the threads; the last closes the connections. What is pending ends with an error that says so."""
@@ -405,13 +407,17 @@ class Client:
                 self.lists,
                 lane,
                 client=f"{self._id}.{name}",
-                known=lambda: list(self._lanes),
+                known=self._used_lanes,
                 needed=lambda: self._watcher.busy,
                 failed=self._no_machine,
             )
             self._unstarted.append((fleet.run, "fleet"))
         self._start_threads()
         return fleet
+
+    def _used_lanes(self) -> set[str]:
+        lanes = list(self._lanes.values())
+        return {lane.name for lane in lanes} - {other.name for lane in lanes for other in lane.others}
 
     def _tend_lane(self, name: str) -> None:
         """A call has gone to another lane: see that it has a machine there."""
@@ -423,6 +429,9 @@ class Client:
         fleet = self._fleets.get(lane.name)
         if fleet:
             fleet.start_soon(reservations)
+        for other in lane.others:
+            if fleet := self._fleets.get(other.name):
+                fleet.watch()
 
     def _is_unsent(self, call_id: str) -> bool:
         with self._gate:  # whoever sends it has told the watcher of it, and is about to put it into the outbox

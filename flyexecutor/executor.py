@@ -34,7 +34,7 @@ from flyexecutor.guests import SUSPEND_MB, GuestName, Prices, read_guest
 from flyexecutor.lane import Lane
 from flyexecutor.lanes import Lanes, Limits
 from flyexecutor.local import LocalError, LocalFly
-from flyexecutor.machine_config import MachineSpec, owner_of
+from flyexecutor.machine_config import MachineSpec, owners_of
 from flyexecutor.names import label
 from flyexecutor.options import (
     Options,
@@ -168,7 +168,7 @@ class FlyMachineExecutor(Executor):
                 secret=secret,
                 environ=where.environ() if where else None,
             )
-            trust = Trust(settings.key, settings.app)
+            trust = Trust(settings.key, settings.app, settings.fallbacks)
             spec = MachineSpec(
                 image=settings.image,
                 guest=read_guest(guest),
@@ -188,17 +188,15 @@ class FlyMachineExecutor(Executor):
             self._refuse_inside(on_oom=self._options.retry.on_oom == "bigger")
             prices = prices or Prices()
             limits = Limits(max_workers, max_cost_per_hour)
-            self._lanes = Lanes(
-                spec, limits, settings, trust, prices, _lane_of_this_machine(settings) if inside else None
-            )
+            self._lanes = Lanes(spec, limits, settings, prices, _lane_of_this_machine(settings) if inside else None)
             self._client = Client(settings, self._lane, trust, result_ttl=result_ttl, prices=prices)
         except BaseException:
             if close_local:
                 close_local()
             raise
-        owner = owner_of(settings)
-        self._stock = Stock(self._client, prices, owner)
-        self._schedules = Schedules(self._client, trust, owner)
+        owners = owners_of(settings)
+        self._stock = Stock(self._client, prices, owners)
+        self._schedules = Schedules(self._client, trust, owners)
         self._local = where
         self._life = _Life(self._client, close_local, own_local=local is True and where is not None)
 

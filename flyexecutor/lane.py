@@ -37,6 +37,7 @@ class Lane:
     warm: int = 1  # idle machines that are kept; the others are destroyed when they have nothing to do
     suspends: bool = True  # its keepers, when they rest; else they stop
     load_window: float = 10.0  # seconds: for so long a worker is needed after the moment in which it was
+    others: "tuple[Lane, ...]" = ()  # the same machines under the other keys of the ring
 
     def __repr__(self) -> str:
         return f"<Lane {self.name}>"

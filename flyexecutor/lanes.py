@@ -12,7 +12,6 @@ from flyexecutor.guests import Prices, guest_of, larger_guests, name_guest
 from flyexecutor.lane import Lane
 from flyexecutor.machine_config import MachineSpec, make_lane
 from flyexecutor.settings import Settings
-from flyexecutor.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +30,11 @@ class Lanes:
         spec: MachineSpec,
         limits: Limits,
         settings: Settings,
-        trust: Trust,
         prices: Prices,
         lane: Lane | None = None,
     ) -> None:
         self._spec = spec
         self._settings = settings
-        self._trust = trust
         self._prices = prices
         self.limits = limits
         self.lane = lane or self._make(spec, limits)  # given inside a machine: others see to its machines
@@ -45,7 +42,7 @@ class Lanes:
 
     def of_others(self, **needs: Any) -> "Lanes":
         """The same for machines that differ in this."""
-        return Lanes(replace(self._spec, **needs), self.limits, self._settings, self._trust, self._prices)
+        return Lanes(replace(self._spec, **needs), self.limits, self._settings, self._prices)
 
     def set_limits(self, limits: Limits) -> Sequence[Lane]:
         """From now on; answers the lanes for which they hold. Raises SettingsError, and then nothing has changed."""
@@ -66,14 +63,15 @@ class Lanes:
         return [self._make(replace(self._spec, guest=guest), limits) for guest in larger_guests(guest_of(lane.config))]
 
     def _make(self, spec: MachineSpec, limits: Limits) -> Lane:
-        lane = make_lane(spec, self._settings, self._trust, limits.max_workers)
+        lane = make_lane(spec, self._settings, limits.max_workers)
         if limits.max_cost_per_hour is None:
             return lane
         try:
             number = affordable(lane, self._prices, limits.max_cost_per_hour)
         except ValueError as exc:
             raise SettingsError(f"max_cost_per_hour is {limits.max_cost_per_hour!r}: {exc}") from None
-        return replace(lane, max_workers=min(limits.max_workers, number))
+        fewer = min(limits.max_workers, number)
+        return replace(lane, max_workers=fewer, others=tuple(replace(one, max_workers=fewer) for one in lane.others))
 
 
 def affordable(lane: Lane, prices: Prices, max_cost_per_hour: float) -> int:

@@ -33,7 +33,7 @@ from flyexecutor.settings import (
     Settings,
     redact,
 )
-from flyexecutor.trust import KEY_VARIABLE, Trust
+from flyexecutor.trust import KEY_VARIABLE, show_keys
 
 STOP_TIMEOUT = 30  # seconds that a stopped machine's worker has to hand back what it runs (Fly: stop_config.timeout)
 RESTARTS = 3  # of a machine whose worker died, by Fly and without us
@@ -59,8 +59,19 @@ class MachineSpec:
     suspend_mb: int = guests.SUSPEND_MB
 
 
-def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: int) -> Lane:
+def make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
     """The lane of this specification; its `config` is that of a machine that is no keeper yet."""
+    # One for each key that signs somewhere: a machine reads the queue of its lane alone, and its outcomes are signed
+    # with the key that the clients of that lane have for certain.
+    keys = (settings.key, *settings.fallbacks)
+    own, *others = (
+        _make_lane(spec, replace(settings, key=key, fallbacks=tuple(one for one in keys if one != key)), max_workers)
+        for key in keys
+    )
+    return replace(own, others=tuple(others))
+
+
+def _make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
     suspends = guests.can_suspend(guests.guest_of({"guest": spec.guest}), spec.suspend_mb)
     idle_timeout = (IDLE_SUSPENDED if suspends else IDLE_STOPPED) if spec.idle_timeout is None else spec.idle_timeout
     config: dict[str, Any] = {
@@ -68,7 +79,7 @@ def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: 
         "env": {
             **spec.env,
             REDIS_VARIABLE: settings.redis_url,
-            KEY_VARIABLE: trust.exported,
+            KEY_VARIABLE: settings.key.hex(),
             "FLYEXECUTOR_CONCURRENCY": str(spec.concurrency),
             "FLYEXECUTOR_IDLE_TIMEOUT": str(idle_timeout),
             "FLYEXECUTOR_MAX_LIFETIME": str(spec.max_lifetime),
@@ -84,11 +95,12 @@ def make_lane(spec: MachineSpec, settings: Settings, trust: Trust, max_workers: 
     # Not the pickle: it is not the same in two processes.
     apart = {"warmup": spec.warmup[0] if spec.warmup else "", "suspends": suspends}
     name = name_lane({**config, **apart}, settings.key)
-    env = {**config["env"], LANE_VARIABLE: name}
+    # The fallbacks are no part of the name: who has one more still uses the same machines.
+    env = {**config["env"], **show_keys((settings.key, *settings.fallbacks)), LANE_VARIABLE: name}
     if spec.warmup:
         env[WARMUP_VARIABLE] = base64.b64encode(spec.warmup[1]).decode()
     family = _family(replace(spec, idle_timeout=idle_timeout), suspends, settings.key)
-    metadata = {METADATA_KEY: name, FAMILY_KEY: family, OWNER_KEY: owner_of(settings)}
+    metadata = {METADATA_KEY: name, FAMILY_KEY: family, OWNER_KEY: owners_of(settings)[0]}
     return Lane(
         name=name,
         config={**config, "env": env, "metadata": metadata},
@@ -134,10 +146,11 @@ def config_of_machine(
     return config
 
 
-def owner_of(settings: Settings) -> str:
-    """Whose machines they are: of all who share app, key and Redis."""
-    told = f"owner\0{settings.app}\0{redact(settings.redis_url)}"
-    return hmac.new(settings.key, told.encode(), hashlib.sha256).hexdigest()[:16]
+def owners_of(settings: Settings) -> Sequence[str]:
+    """Whose machines are ours: of all who share app, Redis and a key of the ring; first that of the key that signs."""
+    told = f"owner\0{settings.app}\0{redact(settings.redis_url)}".encode()
+    keys = (settings.key, *settings.fallbacks)
+    return [hmac.new(key, told, hashlib.sha256).hexdigest()[:16] for key in keys]
 
 
 def _family(spec: MachineSpec, suspends: bool, key: bytes) -> str:

@@ -6,7 +6,7 @@ does not run is buried; a machine that runs for nobody is stopped; one of an ear
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flyexecutor.lane import Exit, Machine
@@ -137,16 +137,22 @@ def plan(seen: Snapshot) -> list[Action]:
 
 
 def retire(
-    machines: Sequence[Machine], *, owner: str, family: str, lane: str, used: frozenset[str], rested_before: float
+    machines: Sequence[Machine],
+    *,
+    kinds: Collection[tuple[str, str]],
+    lane: str,
+    used: frozenset[str],
+    rested_before: float,
 ) -> list[Machine]:
     """The machines that a deploy has left: ours, of this family, older than all of our lane, in one that nobody uses.
     Prepared ones too.
 
+    kinds: our owner and our family, for each key of the ring: a rotation leaves machines as a deploy does.
     rested_before: seconds since the epoch. Machines rest since then by Fly's word: a Redis that was emptied knows of no
     lane that is used.
     """
     deployed_at = min((m.created_at for m in machines if m.lane == lane), default=math.inf)
-    family_of = [m for m in machines if (m.owner, m.family) == (owner, family) and not m.is_scheduled]
+    family_of = [m for m in machines if (m.owner, m.family) in kinds and not m.is_scheduled]
     old = [m for m in family_of if m.created_at < deployed_at and m.lane not in used]
     return [m for m in old if m.state in RESTING and m.changed_at < rested_before]
 

@@ -60,12 +60,13 @@ class Retirement:
 
     def _search(self, lane: Lane, seen: Sequence[Machine]) -> None:
         try:
-            family, owner = lane.config["metadata"][FAMILY_KEY], lane.config["metadata"][OWNER_KEY]
-            if not self._store.try_lock(f"retire:{family}", self._client, SEARCH_EVERY):
+            told = [one.config["metadata"] for one in (lane, *lane.others)]
+            kinds = [(one[OWNER_KEY], one[FAMILY_KEY]) for one in told]
+            if not self._store.try_lock(f"retire:{told[0][FAMILY_KEY]}", self._client, SEARCH_EVERY):
                 return
             used = frozenset({*self._known(), *self._store.lanes_since(UNUSED)})
             before = self._store.now() - UNUSED
-            old = policy.retire(seen, owner=owner, family=family, lane=lane.name, used=used, rested_before=before)
+            old = policy.retire(seen, kinds=kinds, lane=lane.name, used=used, rested_before=before)
             self._destroy([machine for machine in old if not machine.prepared])
             if stay := sum(machine.prepared for machine in old):
                 log.info("prepared machines of an earlier image stay: %d; flyexecutor reap removes them", stay)

@@ -9,6 +9,9 @@ differs has another digest, over the lane and the pickled call. That is the same
 machines import, for lambdas, closures and functions of `__main__`, and for plain arguments; it is not for sets of texts
 and for classes of `__main__`. These replace an equal schedule each time: that costs a request and keeps one machine,
 while a change that went unnoticed would run what nobody wants.
+
+Ours it is under any key of the ring, and its name at Fly can't change: so it is known by its owner and the schedule's
+name, which its metadata tells. A rotation replaces what the machine runs, and leaves no second one beside it.
 """
 
 import base64
@@ -60,10 +63,10 @@ class Schedule:
 class Schedules:
     """The schedules of one executor's app."""
 
-    def __init__(self, client: Client, trust: Trust, owner: str) -> None:
+    def __init__(self, client: Client, trust: Trust, owners: Sequence[str]) -> None:
         self._client = client  # asked for its store and machines each time: after a fork it has others
         self._trust = trust
-        self._owner = owner
+        self._owners = owners
 
     def add(
         self,
@@ -129,21 +132,23 @@ class Schedules:
         return [
             machine
             for machine in self._client.lists.since()
-            if machine.is_scheduled and machine.owner == self._owner and machine.state not in ENDING
+            if machine.is_scheduled and machine.owner in self._owners and machine.state not in ENDING
         ]
 
     def _ensure(self, config: Mapping[str, Any], lane: Lane, *, at_once: bool) -> Machine:
         """The machine with this configuration: it is there, or becomes so, or is created."""
         told = config["metadata"]
-        full_name = f"fx-schedule-{hashlib.sha256(f'{self._owner} {told[SCHEDULE_KEY]}'.encode()).hexdigest()[:16]}"
-        machine = self._known(full_name)
+        # The same for both orders of a ring: processes of before and after a step of the rotation may declare at once.
+        whose = f"{min(self._owners)} {told[SCHEDULE_KEY]}"
+        full_name = f"fx-schedule-{hashlib.sha256(whose.encode()).hexdigest()[:16]}"
+        machine = self._known(full_name, told[SCHEDULE_KEY])
         if machine and machine.schedule_digest == told[SCHEDULE_DIGEST_KEY]:
             return machine
         store = self._client.store
         with store.one_at_a_time(full_name):
-            machine = self._known(full_name)
+            machine = self._known(full_name, told[SCHEDULE_KEY])
             if machine is None:
-                machine = self._create(full_name, config, lane, at_once=at_once)
+                machine = self._listed(told[SCHEDULE_KEY]) or self._create(full_name, config, lane, at_once=at_once)
                 store.note_scheduled(full_name, machine.id)
             if machine.schedule_digest != told[SCHEDULE_DIGEST_KEY]:
                 before, function = shown(machine.schedule_function), told[SCHEDULE_FUNCTION_KEY]
@@ -154,11 +159,16 @@ class Schedules:
                 machine = self._update(machine, config)
             return machine
 
-    def _known(self, full_name: str) -> Machine | None:
-        """The machine of this name, if Redis knows its id. Whoever can write there may have told another's."""
+    def _known(self, full_name: str, name: str) -> Machine | None:
+        """The machine of this schedule, if Redis knows its id. Whoever can write there may have told another's."""
         known = self._client.store.scheduled(full_name)
         machine = self._client.machines.get(known) if known else None
-        return machine if machine and machine.name == full_name and machine.state not in ENDING else None
+        ours = machine and machine.owner in self._owners and machine.schedule_name == name
+        return machine if machine and ours and machine.state not in ENDING else None
+
+    def _listed(self, name: str) -> Machine | None:
+        """The machine of this schedule, if Redis has forgotten it, or knew it by another name: see above."""
+        return next((machine for machine in self._machines() if machine.schedule_name == name), None)
 
     def _create(self, full_name: str, config: Mapping[str, Any], lane: Lane, *, at_once: bool) -> Machine:
         """Create the machine, or answer the one that has its name."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from flyexecutor.arguments import check_secrets, check_texts, check_token, read_regions
 from flyexecutor.errors import SettingsError
-from flyexecutor.trust import KEY_VARIABLE, derive_key
+from flyexecutor.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, derive_key, read_keys
 
 REDIS_VARIABLE = "FLYEXECUTOR_REDIS_URL"  # how a machine gets the address of Redis: REDIS_URL is the user's there,
 LANE_VARIABLE = "FLYEXECUTOR_LANE"  # its lane,
@@ -22,7 +22,7 @@ IDLE_VARIABLE = "FLYEXECUTOR_IDLE"  # and what it does when it has nothing to do
 SUSPEND, STOP = "suspend", "stop"
 # What a runner needs of that. It is told by its worker and not by its environment, which is that of whatever user code
 # starts, and which Linux shows to all processes of its user.
-FOR_CALLS = (KEY_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE)
+FOR_CALLS = (KEY_VARIABLE, FALLBACKS_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE)
 PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
 
 _told: dict[str, str] = {}  # by the worker of this process, if it is a runner
@@ -31,7 +31,7 @@ _environ: Mapping[str, str] = ChainMap(_told, os.environ)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Settings:
-    """Where everything is, and the key."""
+    """Where everything is, and the keys."""
 
     app: str
     token: str
@@ -39,7 +39,8 @@ class Settings:
     redis_url: str
     image: str
     regions: Sequence[str]
-    key: bytes
+    key: bytes  # that signs
+    fallbacks: tuple[bytes, ...] = ()  # keys that verify as well, before or after a rotation
 
     def __repr__(self) -> str:
         return f"<Settings app={self.app!r} api={self.api_url!r} redis={redact(self.redis_url)!r} image={self.image!r}>"
@@ -98,6 +99,7 @@ def read_settings(
         raise SettingsError(f"FLY_API_HOSTNAME is {redact(api_url)!r} with a user, a password or a query: leave it out")
     if regions is None:
         regions = [environ["FLY_REGION"]] if environ.get("FLY_REGION") else []
+    key, *fallbacks = _read_ring(app, token, secret, environ)
     return Settings(
         app=app,
         token=token,
@@ -105,7 +107,8 @@ def read_settings(
         redis_url=redis_url,
         image=image,
         regions=read_regions(regions),
-        key=_read_key(app, token, secret, environ),
+        key=key,
+        fallbacks=tuple(fallbacks),
     )
 
 
@@ -121,8 +124,9 @@ def lane_of_this_machine() -> str:
 
 def machine_settings(environ: Mapping[str, str] = _environ) -> Settings | None:
     """Inside a call on a machine of ours: where everything is, without a token; elsewhere None."""
-    if not all(environ.get(name) for name in (*FOR_CALLS, "FLY_APP_NAME")):
+    if not all(environ.get(name) for name in (KEY_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE, "FLY_APP_NAME")):
         return None
+    key, *fallbacks = read_keys(environ)
     return Settings(
         app=environ["FLY_APP_NAME"],
         token="",
@@ -130,16 +134,21 @@ def machine_settings(environ: Mapping[str, str] = _environ) -> Settings | None:
         redis_url=environ[REDIS_VARIABLE],
         image=environ.get("FLY_IMAGE_REF", ""),
         regions=(),
-        key=bytes.fromhex(environ[KEY_VARIABLE]),
+        key=key,
+        fallbacks=tuple(fallbacks),
     )
 
 
-def _read_key(app: str, token: str, secret: str | None, environ: Mapping[str, str]) -> bytes:
+def _read_ring(app: str, token: str, secret: str | None, environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    """The key that signs, then the others that verify."""
     secret = secret or environ.get("FLYEXECUTOR_SECRET")
     if not secret and KEY_VARIABLE in environ:
         # Inside a machine of ours: a call that submits calls signs with the key that its machine was given.
-        return bytes.fromhex(environ[KEY_VARIABLE])
-    return derive_key(secret or token, app)
+        return read_keys(environ)
+    # Not by spaces or commas: a token of Fly's has both.
+    others = (other.strip() for other in environ.get("FLYEXECUTOR_SECRET_FALLBACKS", "").split(";"))
+    keys = (derive_key(one, app) for one in (secret or token, *others) if one)
+    return tuple(dict.fromkeys(keys))
 
 
 def redact(url: str) -> str:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from flyexecutor import launch, policy
@@ -79,10 +79,10 @@ class MachineInfo:
 class Stock:
     """The machines of one executor's app."""
 
-    def __init__(self, client: Client, prices: Prices, owner: str) -> None:
+    def __init__(self, client: Client, prices: Prices, owners: Collection[str]) -> None:
         self._client = client  # asked for its store and machines each time: after a fork it has others
         self._prices = prices
-        self._owner = owner  # of the machines that are ours
+        self._owners = owners  # of the machines that are ours
 
     def stats(self, lane: Lane) -> Stats:
         """See `FlyMachineExecutor.stats`."""
@@ -155,7 +155,7 @@ class Stock:
         now = self._client.store.now()
         orphans = []
         for machine in self._client.lists.since():
-            if machine.is_scheduled or machine.owner != self._owner:
+            if machine.is_scheduled or machine.owner not in self._owners:
                 continue
             unused = machine.lane not in used and now - machine.changed_at > older_than
             rests = policy.rests(machine, now) and unused

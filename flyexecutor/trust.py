@@ -1,8 +1,10 @@
-"""Level 2: who may run code here. Derives the key, seals payloads, and verifies them before anyone unpickles.
+"""Level 2: who may run code here. Derives the keys, seals payloads, and verifies them before anyone unpickles.
 
 Unpickling is running code, in both directions, and Redis is only a wire: whoever can write to it must not be able to
 run anything. So every payload is sealed with HMAC-SHA256 over what it is and whom it is for; a payload moved to another
-call, another app, the other direction or another attempt does not verify. Pure functions and a key; no I/O, no pickle.
+call, another app, the other direction or another attempt does not verify. Pure functions and keys; no I/O, no pickle.
+
+The keys are a ring: the first signs, all verify. A head names its key, so that none is tried in vain.
 """
 
 import hashlib
@@ -11,12 +13,14 @@ import secrets
 import struct
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from flyexecutor.errors import PayloadError, PythonMismatchError
 
-KEY_VARIABLE = "FLYEXECUTOR_KEY"  # how a machine gets the key, at its creation
+KEY_VARIABLE = "FLYEXECUTOR_KEY"  # how a machine gets the key that signs, at its creation,
+FALLBACKS_VARIABLE = "FLYEXECUTOR_FALLBACK_KEYS"  # and those that only verify
 WARMUP = "warmup"  # the id under which the function is sealed that machines run before they are first suspended
 FORMAT = 1
 _HEAD = struct.Struct(">2sBBBB8s")  # magic, format, Python major and minor, encoding, key id
@@ -42,46 +46,52 @@ class Opened(NamedTuple):
 
 
 class Trust:
-    """The key of one app. `repr` shows its id only."""
+    """The keys of one app: one that signs, and fallbacks that verify as well. `repr` shows the id of the first only."""
 
-    def __init__(self, key: bytes, app: str) -> None:
+    def __init__(self, key: bytes, app: str, fallbacks: Sequence[bytes] = ()) -> None:
         self._key = key
         self._app = app.encode()
-        self.key_id = hashlib.sha256(b"flyexecutor key id\0" + key).digest()[:8]
+        self._ring = {name_key(one): one for one in (key, *fallbacks)}
+        self.key_id = name_key(key)
+
+    @classmethod
+    def of_machine(cls, told: Mapping[str, str], app: str) -> Self:
+        """Inside a machine: the keys that it was told."""
+        key, *fallbacks = read_keys(told)
+        return cls(key, app, fallbacks)
 
     def __repr__(self) -> str:
         return f"<Trust key {self.key_id.hex()}>"
-
-    @property
-    def exported(self) -> str:
-        """The key as text, for the environment of a machine that we create."""
-        return self._key.hex()
 
     def new_call_id(self, key: str | None = None) -> str:
         """An unguessable id (96 random bits, the time, and a tag by which we know our own: 48 hex digits).
 
         key: the same key gives the same id, to whoever has our signing key.
         """
-        if key is None:
-            body = struct.pack(">I", int(time.time())) + secrets.token_bytes(_ID_RANDOM)
-        else:
-            body = hmac.digest(self._key, b"key\0" + self._app + b"\0" + key.encode(), "sha256")[: _ID_RANDOM + 4]
-        return (body + self._tag(body)).hex()
+        if key is not None:
+            return self._keyed_id(self._key, key)
+        body = struct.pack(">I", int(time.time())) + secrets.token_bytes(_ID_RANDOM)
+        return (body + self._tag(self._key, body)).hex()
 
     def knows(self, call_id: str) -> bool:
-        """Whether the id was made with this key: tells an expired call from one that never was."""
+        """Whether the id was made with a key of ours: tells an expired call from one that never was."""
         try:
             raw = bytes.fromhex(call_id)
         except ValueError:
             return False
-        return hmac.compare_digest(raw[-_ID_TAG:], self._tag(raw[:-_ID_TAG]))
+        body, tag = raw[:-_ID_TAG], raw[-_ID_TAG:]
+        return any(hmac.compare_digest(tag, self._tag(one, body)) for one in self._ring.values())
 
     def made_at(self, call_id: str) -> float:
         """When an id of ours was made that no key has given: seconds since the epoch."""
         return float(struct.unpack_from(">I", bytes.fromhex(call_id))[0])
 
-    def _tag(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, b"id\0" + self._app + b"\0" + body, "sha256")[:_ID_TAG]
+    def _keyed_id(self, signing: bytes, key: str) -> str:
+        body = hmac.digest(signing, b"key\0" + self._app + b"\0" + key.encode(), "sha256")[: _ID_RANDOM + 4]
+        return (body + self._tag(signing, body)).hex()
+
+    def _tag(self, signing: bytes, body: bytes) -> bytes:
+        return hmac.digest(signing, b"id\0" + self._app + b"\0" + body, "sha256")[:_ID_TAG]
 
     def seal_call(self, call_id: str, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
         """Seal what a client sends to a worker."""
@@ -117,7 +127,7 @@ class Trust:
 
     def _seal(self, direction: bytes, call_id: str, attempt: int, body: bytes, encoding: Encoding) -> bytes:
         head = _HEAD.pack(b"FX", FORMAT, *sys.version_info[:2], encoding, self.key_id)
-        return b"".join((head, self._mac(head, direction, call_id, attempt, body), body))
+        return b"".join((head, self._mac(self._key, head, direction, call_id, attempt, body), body))
 
     def _open(self, direction: bytes, call_id: str, attempt: int, sealed: bytes) -> Opened:
         what = f"the {direction.decode()} payload of call {call_id}"
@@ -130,12 +140,14 @@ class Trust:
             raise PayloadError(
                 f"{what} has format {version}, this flyexecutor reads {FORMAT}: install the same version on both sides"
             )
-        if key_id != self.key_id:
+        key = self._ring.get(key_id)
+        if key is None:
+            ours = f"ours {'is' if len(self._ring) == 1 else 'are'} {', '.join(one.hex() for one in self._ring)}"
             raise PayloadError(
-                f"{what} is signed with key {key_id.hex()}, ours is {self.key_id.hex()}: give both sides the same "
-                "FLYEXECUTOR_SECRET (or the same Fly API token)"
+                f"{what} is signed with key {key_id.hex()}, {ours}: give both sides the same "
+                "FLYEXECUTOR_SECRET (or the same Fly API token), or the other's in FLYEXECUTOR_SECRET_FALLBACKS"
             )
-        if not hmac.compare_digest(mac, self._mac(head, direction, call_id, attempt, body)):
+        if not hmac.compare_digest(mac, self._mac(key, head, direction, call_id, attempt, body)):
             raise PayloadError(f"{what} does not verify: it was changed or replayed, and was not unpickled")
         if encoding != Encoding.TEXT and (major, minor) != sys.version_info[:2]:
             raise PythonMismatchError(
@@ -145,13 +157,35 @@ class Trust:
         return Opened(Encoding(encoding), body)
 
     def _mac(
-        self, head: bytes | memoryview, direction: bytes, call_id: str, attempt: int, body: bytes | memoryview
+        self,
+        key: bytes,
+        head: bytes | memoryview,
+        direction: bytes,
+        call_id: str,
+        attempt: int,
+        body: bytes | memoryview,
     ) -> bytes:
         # Every field but the last has its length in front: no two sets of fields give the same bytes.
         fields = (self._app, direction, call_id.encode(), attempt.to_bytes(4, "big"), head)
-        mac = hmac.new(self._key, b"".join(len(field).to_bytes(4, "big") + field for field in fields), "sha256")
+        mac = hmac.new(key, b"".join(len(field).to_bytes(4, "big") + field for field in fields), "sha256")
         mac.update(body)
         return mac.digest()
+
+
+def name_key(key: bytes) -> bytes:
+    """The id of a key, by which a sealed payload names it."""
+    return hashlib.sha256(b"flyexecutor key id\0" + key).digest()[:8]
+
+
+def show_keys(keys: Sequence[bytes]) -> dict[str, str]:
+    """A ring as the environment of a machine that we create tells it."""
+    key, *fallbacks = (one.hex() for one in keys)
+    return {KEY_VARIABLE: key, FALLBACKS_VARIABLE: " ".join(fallbacks)} if fallbacks else {KEY_VARIABLE: key}
+
+
+def read_keys(told: Mapping[str, str]) -> tuple[bytes, ...]:
+    """The ring that a machine was given: the key that signs, then the others."""
+    return tuple(map(bytes.fromhex, (told[KEY_VARIABLE], *told.get(FALLBACKS_VARIABLE, "").split())))
 
 
 def derive_key(secret: str, app: str) -> bytes:

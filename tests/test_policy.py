@@ -170,7 +170,7 @@ def of(name, state, lane, *, family="f", owner="o", age=700.0, created_at=5.0, *
 
 def retired(machines):
     used = frozenset({"used"})
-    return retire(machines, owner="o", family="f", lane="new", used=used, rested_before=NOW - 600.0)
+    return retire(machines, kinds=[("o", "f")], lane="new", used=used, rested_before=NOW - 600.0)
 
 
 def test_a_machine_is_named_after_its_lane_and_reservation():
@@ -193,6 +193,12 @@ def test_after_a_deploy_what_rests_of_unused_lanes_of_the_family_is_destroyed():
         of("has just come to rest", "stopped", "old", age=600.0),
     ]
     assert retired([*old, *others]) == old
+
+
+def test_what_a_rotation_of_the_key_has_left_is_destroyed_as_after_a_deploy():
+    before, others = of("before", "suspended", "old", owner="p", family="g"), of("x", "suspended", "x", owner="p")
+    kinds = [("o", "f"), ("p", "g")]
+    assert retire([before, others], kinds=kinds, lane="new", used=frozenset(), rested_before=NOW) == [before]
 
 
 def test_who_still_has_the_image_of_before_destroys_none_of_the_next_deploy():

@@ -19,12 +19,13 @@ from flyexecutor.worker.pipe import AGAIN, PIPE_BYTES, RAISED, RETURNED, FrameRe
 from flyexecutor.worker.runners import GRACE, Answer, Death, Runner
 from tests import tasks
 
-TRUST = Trust(b"k" * 32, "app")
+KEY = b"k" * 32
+TRUST = Trust(KEY, "app")
 
 
 @pytest.fixture
 def machine_environment(monkeypatch):
-    monkeypatch.setenv(KEY_VARIABLE, TRUST.exported)
+    monkeypatch.setenv(KEY_VARIABLE, KEY.hex())
     monkeypatch.setenv("FLY_APP_NAME", "app")
     monkeypatch.setenv("FLY_MACHINE_ID", "m1")
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
@@ -351,7 +352,7 @@ def test_whatever_a_call_raises_is_in_the_machines_log(runner, capfd):
         text = capfd.readouterr().err
         assert text.startswith(f"flyexecutor: call {answer.call.id} ({name_of(fn)}), attempt 1, raised {said}")
         assert len(text.splitlines()) > 1
-        assert TRUST.exported not in text
+        assert KEY.hex() not in text
         assert run(runner, tasks.print_twice, "later")[0].logs == b"later\nlater\n"
         capfd.readouterr()
 

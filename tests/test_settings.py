@@ -111,6 +111,15 @@ def test_a_machine_signs_with_the_key_that_it_was_given():
     assert read_settings(environ={**FULL, "FLYEXECUTOR_KEY": "00ff"}).key == b"\x00\xff"
 
 
+@pytest.mark.parametrize("between", [";", " ; ", ";\n"])
+def test_further_secrets_verify_too_each_in_its_place_and_once(between):
+    fallbacks = between.join(("FlyV1 fm2_c,fm2_d", "b", "FlyV1 fm2_a,fm2_b", "", "b"))
+    settings = read_settings(environ={**FULL, "FLYEXECUTOR_SECRET_FALLBACKS": fallbacks})
+    assert settings.key == read_settings(environ=FULL).key
+    assert settings.fallbacks == (derive_key("FlyV1 fm2_c,fm2_d", "tasks"), derive_key("b", "tasks"))
+    assert read_settings(environ=FULL).fallbacks == ()
+
+
 def test_a_call_that_names_another_app_uses_the_redis_of_its_machine_unless_there_is_one_of_the_users():
     here = {**FULL, "FLYEXECUTOR_REDIS_URL": "redis://of-the-machine:1"}
     assert read_settings(environ=here).redis_url == FULL["REDIS_URL"]
@@ -131,6 +140,10 @@ def test_in_a_machine_all_but_the_token_comes_from_its_environment():
     assert (settings.image, settings.regions, settings.key) == ("own-image", (), b"\x00\xff")
     assert settings.api_url == "https://api.machines.dev"
     assert machine_settings(MACHINE).image == ""
+    assert (machine_settings(MACHINE).fallbacks, read_settings(environ={**FULL, **MACHINE}).fallbacks) == ((), ())
+    ring = {**MACHINE, "FLYEXECUTOR_FALLBACK_KEYS": "01 02"}
+    for told in (machine_settings(ring), read_settings(environ={**FULL, **ring})):
+        assert (told.key, told.fallbacks) == (b"\x00\xff", (b"\x01", b"\x02"))
 
 
 @pytest.mark.parametrize("name", MACHINE)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from flyexecutor.trust import Trust
 from flyexecutor.worker.loop import Worker
 
 
@@ -17,11 +18,11 @@ def worker(redis_url, monkeypatch):
     worker = Worker(
         [],
         app="tested",
+        trust=Trust(b"k" * 32, "tested"),
         machine_id="m1",
         region="",
         lane="lane",
         redis_url=redis_url,
-        key=b"k" * 32,
         idle_timeout=1.0,
         max_lifetime=60.0,
         suspends=True,

@@ -19,7 +19,7 @@ from flyexecutor.client import Client
 from flyexecutor.errors import SettingsError
 from flyexecutor.guests import Prices
 from flyexecutor.lane import Lane
-from flyexecutor.machine_config import owner_of
+from flyexecutor.machine_config import owners_of
 from flyexecutor.names import visible
 from flyexecutor.settings import Settings, read_settings
 from flyexecutor.stock import MachineInfo, Stock
@@ -73,7 +73,7 @@ def open_client(where: Where, *, token: bool) -> Iterator[Client]:
     owner of these calls may not have set.
     """
     settings = where.settings(image=False)
-    trust = Trust(settings.key, settings.app)
+    trust = Trust(settings.key, settings.app, settings.fallbacks)
     client = Client(settings if token else replace(settings, token=""), _NO_LANE, trust, result_ttl=_RESULT_TTL)
     try:
         yield client
@@ -83,7 +83,7 @@ def open_client(where: Where, *, token: bool) -> Iterator[Client]:
 
 def stock_of(client: Client, where: Where) -> Stock:
     """The machines of the client's app."""
-    return Stock(client, Prices(), owner_of(where.settings(image=False)))
+    return Stock(client, Prices(), owners_of(where.settings(image=False)))
 
 
 def console() -> Console:

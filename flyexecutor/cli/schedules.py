@@ -21,7 +21,7 @@ from flyexecutor.cli.common import (
     where_options,
 )
 from flyexecutor.client import Client
-from flyexecutor.machine_config import owner_of
+from flyexecutor.machine_config import owners_of
 from flyexecutor.schedule import Schedule, Schedules
 from flyexecutor.trust import Trust
 
@@ -50,10 +50,10 @@ def schedules(names: Sequence[str], as_json: bool, app: str | None, redis_url: s
     """
     where = Where(app, redis_url)
     settings = where.settings(image=False)
-    trust = Trust(settings.key, settings.app)
+    trust = Trust(settings.key, settings.app, settings.fallbacks)
     names = list(dict.fromkeys(names))
     with open_client(where, token=True) as client:
-        known = Schedules(client, trust, owner_of(settings))
+        known = Schedules(client, trust, owners_of(settings))
         if names:
             known.remove(*names)
         found = [] if names else [(one, _runs_of(one, client, trust)) for one in known.list()]

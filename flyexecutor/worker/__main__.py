@@ -15,7 +15,7 @@ from flyexecutor.settings import (
     SUSPEND,
     WARMUP_VARIABLE,
 )
-from flyexecutor.trust import KEY_VARIABLE
+from flyexecutor.trust import KEY_VARIABLE, Trust
 from flyexecutor.worker.runners import Runner
 
 NEEDED = ("FLY_APP_NAME", "FLY_MACHINE_ID", REDIS_VARIABLE, LANE_VARIABLE, KEY_VARIABLE)
@@ -37,11 +37,11 @@ def main() -> int:
     worker = Worker(
         runners,
         app=os.environ["FLY_APP_NAME"],
+        trust=Trust.of_machine(os.environ, os.environ["FLY_APP_NAME"]),
         machine_id=os.environ["FLY_MACHINE_ID"],
         region=os.environ.get("FLY_REGION", ""),
         lane=os.environ[LANE_VARIABLE],
         redis_url=os.environ[REDIS_VARIABLE],
-        key=bytes.fromhex(os.environ[KEY_VARIABLE]),
         idle_timeout=float(os.environ.get("FLYEXECUTOR_IDLE_TIMEOUT", "10")),
         max_lifetime=float(os.environ.get("FLYEXECUTOR_MAX_LIFETIME", "86400")),
         suspends=os.environ.get(IDLE_VARIABLE) == SUSPEND,

@@ -56,11 +56,11 @@ class Worker:
         runners: list[Runner],
         *,
         app: str,
+        trust: Trust,
         machine_id: str,
         region: str,
         lane: str,
         redis_url: str,
-        key: bytes,
         idle_timeout: float,
         max_lifetime: float,
         suspends: bool,
@@ -71,7 +71,7 @@ class Worker:
         self._runners = runners
         self._concurrency = len(runners)
         self._app = app
-        self._trust = Trust(key, app)
+        self._trust = trust
         self._machine_id = machine_id
         self._region = region
         self._lane = lane

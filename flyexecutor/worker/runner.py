@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from flyexecutor import payload, raised
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
 from flyexecutor.settings import take_settings
-from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
+from flyexecutor.trust import WARMUP, Trust
 from flyexecutor.worker import context, failures, terminal
 from flyexecutor.worker.chunks import run_coroutine
 from flyexecutor.worker.context import Channel, CurrentCall, Stopped
@@ -295,7 +295,7 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     take_settings(told)
     terminal.take_away()
     context.channel = Channel(told_fd)
-    trust = Trust(bytes.fromhex(told[KEY_VARIABLE]), os.environ["FLY_APP_NAME"])
+    trust = Trust.of_machine(told, os.environ["FLY_APP_NAME"])
     runner = Runner(trust, context.channel, mark.encode())
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, _interrupt)
