@@ -200,7 +200,7 @@ def test_a_long_queue_hides_no_call_that_another_lane_runs(make_executor, gate, 
 def test_progress_that_somebody_else_wrote_into_redis_does_no_harm(make_executor, gate, run, run_json, local_redis):
     future = submit_at_gate(make_executor(), gate)
     key = f"fly:{{local}}:call:{future.id}"
-    for progress, shown in ((b"{", None), (b"[1]", None), (b'[1, null, "\\u001b[2J[red]x"]', " [2J[red]x")):
+    for progress, shown in ((b"{", None), (b"[1]", None), (b'[1, null, "\\u001b[2J[red]x"]', "\\x1b[2J[red]x")):
         local_redis.hset(key, "progress", progress)
         call = next(call for call in run_json("ps")[0]["calls"] if call["id"] == future.id)
         assert (call["progress"] or {}).get("note") == shown
@@ -400,7 +400,7 @@ def ids(monkeypatch):
 
         def make(self, key=None):
             body = bytes.fromhex(left.pop(0).ljust(32, "0"))
-            return (body + self._tag(body)).hex()
+            return (body + self._tag(self._key, body)).hex()
 
         monkeypatch.setattr(Trust, "new_call_id", lambda *told: make(*told) if left else trust(*told))
 

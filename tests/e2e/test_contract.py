@@ -191,7 +191,7 @@ def test_nested_calls_fan_out_without_dead_lock(make_executor):
 def test_an_executor_can_not_be_unpickled_elsewhere(executor):
     import pickle  # noqa: PLC0415
 
-    with pytest.raises(SettingsError, match="inside one of its machines only"):
+    with pytest.raises(SettingsError, match="in a call on one of its machines only"):
         pickle.loads(pickle.dumps(executor))
 
 
