@@ -25,7 +25,8 @@ class Call:
     timeout: float = 0.0  # seconds that it may run; 0: any time
     expires: float = 0.0  # seconds in which a worker must begin it; 0: any time
     expired: bytes = b""  # the sealed outcome for the case that none did
-    keyed: bool = False  # its id comes from the caller's key: it may be there already
+    keyed: bool = False  # its id comes from the caller's key: it may be there already,
+    pointers: Sequence[str] = ()  # or under the id that the key gives with another key of the ring (`Trust.pointers`)
     batch: str = ""  # the id of the batch that it belongs to
     bigger: Sequence[str] = ()  # lanes of ever larger machines, for when it runs out of memory
     parts: Sequence[Part] = ()
@@ -72,7 +73,7 @@ class Outcome:
 class Report:
     """What a running call says before it ends (step 8 and 9)."""
 
-    PROGRESS, ITEM, LOGS, MOVED = "progress", "item", "logs", "moved"
+    PROGRESS, ITEM, LOGS, MOVED, SAME = "progress", "item", "logs", "moved", "same"
 
     id: str
     attempt: int

@@ -109,6 +109,7 @@ class Client:
             result_ttl=self.result_ttl,
             unsent=self._is_unsent,
             moved=self._tend_lane,
+            same=self._is_same,
             waiting=self._tell_waiting,
         )
         self._unstarted = [(self._outbox.run, "outbox"), (self._watcher.run, "watcher")]  # what has no thread yet
@@ -190,6 +191,19 @@ class Client:
     def attach(self, call_id: str) -> FlyFuture[object]:
         """See `FlyMachineExecutor.future`."""
         self.check_id(call_id, "call")
+        try:
+            return self._attach(call_id)
+        except ExpiredCallError:
+            other = self._other_id(call_id)
+            if other is None:
+                raise
+            return self._attach(other)
+
+    def _other_id(self, call_id: str) -> str | None:
+        """Under which id a call with a key is there that is not there under this one."""
+        return self._trust.follow(call_id, self.store.pointer(call_id))
+
+    def _attach(self, call_id: str) -> FlyFuture[object]:
         with self._gate:
             known = self._futures.get(call_id)
             if known is not None and not known.unheard:
@@ -201,7 +215,7 @@ class Client:
                 self._watcher.expect(flight.future)
                 self._flights[call_id] = flight  # last: an interrupt before that leaves none that never lands
         if others is not None:
-            return others.landed.result() or self.attach(call_id)
+            return others.landed.result() or self._attach(call_id)
         try:
             self._ask_for(flight.future)
         except BaseException as exc:
@@ -334,6 +348,8 @@ class Client:
         """How a call stands; None if Redis does not know it."""
         unsent = self._outbox.holds(call_id)  # or it is stored, and has perhaps ended, but the outbox was not told yet
         told = self.store.info(call_id)
+        if told is None and not unsent and (other := self._other_id(call_id)):
+            told = self.store.info(other)  # the watcher is about to hear of that
         if told is None:
             return CallInfo(State.QUEUED, 0) if unsent else None
         lane = self._lanes.get(told.lane)
@@ -424,6 +440,11 @@ class Client:
         fleet = self._fleet_of(name)
         if fleet:
             fleet.start_soon(())
+
+    def _is_same(self, call_id: str, other: str) -> None:
+        with self._gate:  # no attach to the other is begun meanwhile
+            if future := self._watcher.rename(call_id, other):
+                self._futures[other] = future
 
     def _start_soon(self, lane: Lane, reservations: Sequence[str]) -> None:
         fleet = self._fleets.get(lane.name)

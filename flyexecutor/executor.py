@@ -578,6 +578,7 @@ class FlyMachineExecutor(Executor):
             expires=options.expires or 0.0,
             expired=self._seal_expired(call_id, name, options.expires) if options.expires else b"",
             keyed=options.key is not None,
+            pointers=self._trust.pointers(options.key) if options.key is not None else (),
             batch=batch,
             bigger=self._lanes.larger(self._client.know_lanes) if options.retry.on_oom == "bigger" else (),
             parts=parts,

@@ -118,7 +118,9 @@ class Fleet:
             if self._secured_at >= wanted_at:
                 return
         try:
-            self._see_worker()
+            asked_at = time.monotonic()
+            if not self._see_worker() and self._store.has_no_calls(self.lane):
+                self._secure(asked_at)  # they have ended, or their keys were those of calls in other lanes
         except RedisUnavailableError as exc:
             self._obstacle = exc
         with self._changed:

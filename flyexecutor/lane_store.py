@@ -144,6 +144,11 @@ class LaneStore:
         return bool(self._redis.hlen(self._key("workers", lane.name)))
 
     @translated
+    def has_no_calls(self, lane: Lane) -> bool:
+        """Whether no call waits or runs there."""
+        return not self._redis.xlen(self._key("queue", lane.name))
+
+    @translated
     def is_worker(self, lane: str, machine_id: str) -> bool:
         """Whether the worker of this machine is in its lane."""
         return bool(self._redis.hexists(self._key("workers", lane), machine_id))

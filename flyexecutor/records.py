@@ -182,6 +182,8 @@ def further_fields(call: Call) -> list[str | bytes]:
         told += ("expires", str(int(call.expires * 1000)), "expired", call.expired)
     if call.batch:
         told += ("batch", call.batch)
+    if call.pointers:
+        told += ("pointers", " ".join(call.pointers))
     if call.bigger:
         told += ("bigger", " ".join(call.bigger))
     if call.parts:

@@ -241,6 +241,12 @@ class Store(LaneStore):
         return self._records.attached(call_id, answer) if answer else None
 
     @translated
+    def pointer(self, call_id: str) -> str:
+        """Where a call with a key is that was there already under another id; unread until trust has followed it."""
+        told: Any = self._redis.get(self._key("same", call_id))
+        return (told or b"").decode(errors="replace")
+
+    @translated
     def cancel(self, call_ids: Sequence[str]) -> list[str]:
         """Take back the calls that are still queued. Answers within a fraction of a second; those that were."""
         taken = script("cancel")(self._quick, (), (self._prefix, *call_ids))

@@ -73,6 +73,21 @@ class Trust:
         body = struct.pack(">I", int(time.time())) + secrets.token_bytes(_ID_RANDOM)
         return (body + self._tag(self._key, body)).hex()
 
+    def pointers(self, key: str) -> Sequence[str]:
+        """The ids that a key gives under the other keys of the ring, each with a proof for who has the first one's."""
+        call_id, *others = (self._keyed_id(one, key) for one in self._ring.values())
+        return [other + self._proof(self._key, call_id, other).hex() for other in others]
+
+    def follow(self, call_id: str, pointer: str) -> str | None:
+        """The id that a pointer gives for this one, if somebody made it who has a key of ours."""
+        other = pointer[: len(call_id)]
+        proofs = (self._proof(one, call_id, other).hex() for one in self._ring.values())
+        proven = any(hmac.compare_digest(pointer.encode(), (other + proof).encode()) for proof in proofs)
+        return other if proven else None
+
+    def _proof(self, signing: bytes, call_id: str, other: str) -> bytes:
+        return hmac.digest(signing, b"\0".join((b"same", self._app, call_id.encode(), other.encode())), "sha256")
+
     def knows(self, call_id: str) -> bool:
         """Whether the id was made with a key of ours: tells an expired call from one that never was."""
         try:

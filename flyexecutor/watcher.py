@@ -49,6 +49,7 @@ class Watcher:
         result_ttl: float,
         unsent: Callable[[str], bool],
         moved: Callable[[str], None],
+        same: Callable[[str, str], None],
         waiting: Callable[[str, bool], None],
     ) -> None:
         self._store = store
@@ -57,6 +58,7 @@ class Watcher:
         self._result_ttl = result_ttl
         self._unsent = unsent
         self._moved = moved  # a call went to another lane
+        self._same = same  # a call is there under another id
         self._waiting = waiting  # a call is pending, or no longer
         self._streams: dict[str, Callable[[int, int, bytes], None]] = {}  # who takes the items of a call
         self._reader = store.outcomes(client)
@@ -108,6 +110,19 @@ class Watcher:
                 self._submitted -= not future.attached
         if future:
             self._waiting(call_id, False)
+        return future
+
+    def rename(self, call_id: str, other: str) -> FlyFuture[object] | None:
+        """A call is there under another id: expect that from now on. Answers its future; None if that one is expected
+        already, by another: this one is looked up when that has ended.
+        """
+        with self._changed:
+            if other in self._pending or call_id not in self._pending:
+                return None
+            self._waiting(other, True)
+            future = self._pending[other] = self._pending.pop(call_id)
+            future.id = other
+        self._waiting(call_id, False)
         return future
 
     def fail(self, call_ids: Iterable[str], error: FlyExecutorError) -> None:
@@ -210,6 +225,8 @@ class Watcher:
     def _look_up(self, call_id: str) -> None:
         """End the future of a call that has ended, or is nowhere."""
         found = self._store.attach(call_id, self._client)
+        if found is None and (other := self._follow(call_id, self._store.pointer(call_id))):
+            call_id, found = other, self._store.attach(other, self._client)
         if found:
             if found.progress:
                 self.progress(call_id, found.progress)
@@ -227,6 +244,12 @@ class Watcher:
                 ),
             )
 
+    def _follow(self, call_id: str, pointer: str) -> str | None:
+        other = self._trust.follow(call_id, pointer)
+        if other:
+            self._same(call_id, other)
+        return other
+
     def _hear(self, news: Outcome | Report) -> None:
         if isinstance(news, Outcome):
             self.resolve(news)
@@ -234,6 +257,8 @@ class Watcher:
             self.progress(news.id, news.body)
         elif news.kind == Report.MOVED:
             self._moved(news.body.decode())
+        elif news.kind == Report.SAME:
+            self._follow(news.id, news.body.decode(errors="replace"))
         elif take := self._streams.get(news.id):
             take(news.attempt, news.number, news.body)
             if len(news.body) > INLINE_BYTES:

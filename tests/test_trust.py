@@ -110,6 +110,28 @@ def test_a_ring_signs_with_its_first_key_and_opens_what_any_of_them_has_signed()
             ours.open_call("id", Trust(KEY, "app").seal_call("id", b"body"))
 
 
+def test_a_key_points_to_its_ids_under_the_other_keys_and_nobody_without_one_can_point():
+    one, two, three = (derive_key(secret, "app") for secret in ("one", "two", "three"))
+    trust = Trust(one, "app", [two, three])
+    call_id = trust.new_call_id("k")
+    found = [trust.follow(call_id, pointer) for pointer in trust.pointers("k")]
+    assert found == [Trust(key, "app").new_call_id("k") for key in (two, three)]
+    pointer = trust.pointers("k")[0]
+    assert Trust(two, "app", [one]).follow(call_id, pointer) == found[0]
+    other_id, other_app, stranger = trust.new_call_id("l"), Trust(one, "other"), Trust(two, "app")
+    for somebody, asked, told in (
+        (trust, other_id, pointer),
+        (trust, call_id, found[1] + pointer[48:]),
+        (trust, call_id, pointer[:-1]),
+        (trust, call_id, ""),
+        (trust, call_id, "\u20ac"),
+        (other_app, call_id, pointer),
+        (stranger, call_id, pointer),
+    ):
+        assert somebody.follow(asked, told) is None
+    assert Trust(one, "app").pointers("k") == []
+
+
 def test_a_ring_reaches_a_machine_in_its_order():
     ring = (b"k" * 32, b"l" * 32, b"m" * 32)
     assert read_keys(show_keys(ring)) == ring

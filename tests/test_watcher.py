@@ -45,6 +45,7 @@ class Client:
             result_ttl=result_ttl,
             unsent=lambda _: False,
             moved=lambda _: None,
+            same=lambda *_: None,
             waiting=lambda *_: None,
         )
         self._batches = 0

@@ -7,15 +7,17 @@
 -- a large payload is no longer there.
 -- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
 -- and left no record, and answers the reservations that were granted the first time. A call with a key may be there from
--- another client: this one then hears of its outcome too.
+-- another client: this one then hears of its outcome too. It may be there under the id that another key of the ring gives:
+-- this one is then told which, before anything else of that call.
 local queue, workers, starts = KEYS[1], KEYS[2], KEYS[3]
 local prefix, lane, at, ttl = ARGV[1], ARGV[2], now_ms(), ARGV[9]
 local sent = prefix .. ':sent:' .. ARGV[7]
 need_queue(queue)
-local n, there = 11, {}
+local n, there, pointers = 11, {}, {}
 while n <= #ARGV do
   there[ARGV[n + 3]] = 0
   for m = n + 7, n + 6 + ARGV[n + 6], 2 do
+    if ARGV[m] == 'pointers' then pointers[ARGV[n]] = ARGV[m + 1] end
     if ARGV[m] == 'parts' then
       for part in string.gmatch(ARGV[m + 1], '%S+') do there[part] = 0 end
     end
@@ -31,6 +33,19 @@ redis.call('SET', sent, ARGV[6], 'EX', 300)
 while n <= #ARGV do
   local id, retries, keep, chunks, body, name, further = unpack(ARGV, n, n + 6)
   local key = prefix .. ':call:' .. id
+  if pointers[id] and not again and redis.call('EXISTS', key) == 0 then
+    local same = prefix .. ':same:' .. id
+    redis.call('DEL', same)
+    for pointer in string.gmatch(pointers[id], '%S+') do
+      local other = string.sub(pointer, 1, #id)
+      if redis.call('EXISTS', prefix .. ':call:' .. other) == 1 then
+        redis.call('SET', same, pointer, 'EX', ttl + ARGV[8])
+        tell(prefix, ARGV[7], ARGV[8], 'report', id .. ' 0 same 0 -', 'body', pointer)
+        id, key = other, prefix .. ':call:' .. other
+        break
+      end
+    end
+  end
   if not again and redis.call('HSETNX', key, 'state', 'QUEUED') == 1 then
     redis.call('HSET', key, 'lane', lane, 'entry', redis.call('XADD', queue, '*', 'id', id), 'queued', at,
       'attempt', 0, 'losses', 0, 'retries', retries, 'keep', keep, 'ttl', ARGV[8], 'watch', ARGV[7],

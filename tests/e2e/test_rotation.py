@@ -2,7 +2,7 @@
 
 import pytest
 
-from flyexecutor import FlyMachineExecutor, State, UnknownCallError
+from flyexecutor import ExpiredCallError, FlyMachineExecutor, State, UnknownCallError
 from tests import tasks
 
 WAIT = 30.0
@@ -121,3 +121,70 @@ def test_machines_of_each_key_of_the_ring_are_ours_and_those_of_before_are_retir
     until(
         lambda: executor.submit(tasks.increment, 1).result(WAIT) and machine not in [m.id for m in executor.machines()]
     )
+
+
+@pytest.fixture(params=[1, -1], ids=["the new key signs", "the old key signs, as before"])
+def two_orders(request):
+    """The secrets of a process of before a step, and of one after it: which goes first is no matter."""
+    return [[OLD, NEW], [NEW, OLD]][:: request.param]
+
+
+def test_a_key_names_one_call_whichever_key_of_the_ring_signs(ring, two_orders, tmp_path):
+    first, second = (ring(*secrets) for secrets in two_orders)
+    gate = tasks.Gate.make(tmp_path)
+    submitted = first.with_options(key="once").submit(gate.enter)
+    gate.wait_for_entry()
+    again = second.with_options(key="once").submit(gate.enter)
+    own_id = again.id
+    assert second.with_options(key="once").submit(gate.enter) is again
+    second.flush(WAIT)
+    assert again.state() is State.RUNNING
+    attached = ring(*two_orders[1]).future(own_id)  # another process, which has kept the id that it saw first
+    gate.open()
+    assert again.result(WAIT) == attached.result(WAIT) == submitted.result(WAIT)
+    assert own_id != again.id == attached.id == submitted.id
+    assert again.attempt == 1
+    late = second.with_options(key="once").submit(gate.enter)
+    assert late.result(WAIT) == submitted.result()
+
+
+def test_a_future_of_the_same_call_does_not_lose_the_one_that_comes_by_its_key(ring, tmp_path, monkeypatch):
+    monkeypatch.setattr("flyexecutor.watcher.READ_FOR", 0.5)
+    gate = tasks.Gate.make(tmp_path)
+    submitted = ring(OLD, NEW).with_options(key="twice").submit(gate.enter)
+    gate.wait_for_entry()
+    executor = ring(NEW, OLD)
+    attached = executor.future(submitted.id)
+    by_key = executor.with_options(key="twice").submit(gate.enter)
+    executor.flush(WAIT)
+    assert by_key.state() is State.RUNNING
+    gate.open()
+    assert by_key.result(WAIT) == attached.result(WAIT) == submitted.result(WAIT)
+
+
+def test_a_key_whose_call_has_expired_runs_anew_and_what_pointed_there_is_gone(ring, local_redis):
+    one = ring(OLD, NEW).with_options(key="again").submit(tasks.increment, 1)
+    assert one.result(WAIT) == 2
+    executor = ring(NEW, OLD).with_options(key="again")
+    two = executor.submit(tasks.increment, 2)
+    own_id = two.id
+    assert two.result(WAIT) == 2
+    (pointer,) = local_redis.keys(f"*:same:{own_id}")
+    assert local_redis.ttl(pointer) > 0
+    local_redis.delete(*local_redis.keys(f"*:call:{one.id}"))
+    three = ring(NEW, OLD).with_options(key="again").submit(tasks.increment, 3)
+    assert (three.result(WAIT), three.id) == (4, own_id)
+    assert not local_redis.exists(pointer)
+
+
+def test_who_writes_into_redis_points_no_future_to_another_call(ring, local_redis):
+    executor = ring(NEW, OLD)
+    ended = executor.submit(tasks.increment, 1)
+    assert ended.result(WAIT) == 2
+    own_id = executor._trust.new_call_id("mine")
+    true = executor._trust.pointers("mine")[0]
+    (call,) = local_redis.keys(f"*:call:{ended.id}")
+    for forged in (ended.id, ended.id + true[48:], ended.id + "0" * 64, "x", "\u20ac" * 112):
+        local_redis.set(call.replace(f":call:{ended.id}", f":same:{own_id}"), forged)
+        with pytest.raises(ExpiredCallError):
+            ring(NEW, OLD).future(own_id)
