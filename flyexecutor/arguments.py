@@ -3,11 +3,14 @@ value; the value of what may be a secret is never told.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 from flyexecutor.errors import SettingsError
 
+SECRET_LENGTH = 22  # characters: 128 random bits, as secrets.token_urlsafe(16) writes them
+SECRET_VARIETY = 16  # different pairs of steps from character to character: 200,000 random ones had 18 and more
 MOST = 10**9  # of what is measured: 30 years, if it is seconds; below what clocks, threads and Redis take
 
 
@@ -49,6 +52,20 @@ def check_secrets(**values: object) -> None:
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
             raise SettingsError(f"{name} is of the type {type(value).__name__}: it must be a text")
+
+
+def check_strength(name: str, secret: str) -> None:
+    """A secret that is not to be guessed by trial: long, and neither a repetition nor a row like 123 or cba."""
+    steps = [ord(after) - ord(before) for before, after in pairwise(secret)]
+    why = ""
+    if len(secret) < SECRET_LENGTH:
+        why = f"has {len(secret)} characters, of at least {SECRET_LENGTH}"
+    elif len(set(pairwise(steps))) < SECRET_VARIETY:
+        why = "repeats itself or counts, so that it can be guessed"
+    elif ";" in secret:
+        why = "holds a ; which stands between two secrets in FLYEXECUTOR_SECRET_FALLBACKS"
+    if why:
+        raise SettingsError(f'{name} {why}: make one with python -c "import secrets; print(secrets.token_urlsafe(32))"')
 
 
 def check_token(token: str) -> None:

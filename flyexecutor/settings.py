@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flyexecutor.arguments import check_secrets, check_texts, check_token, read_regions
+from flyexecutor.arguments import check_secrets, check_strength, check_texts, check_token, read_regions
 from flyexecutor.errors import SettingsError
 from flyexecutor.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, derive_key, read_keys
 
@@ -145,9 +145,14 @@ def _read_ring(app: str, token: str, secret: str | None, environ: Mapping[str, s
     if not secret and KEY_VARIABLE in environ:
         # Inside a machine of ours: a call that submits calls signs with the key that its machine was given.
         return read_keys(environ)
+    if secret:
+        check_strength("FLYEXECUTOR_SECRET", secret)
     # Not by spaces or commas: a token of Fly's has both.
-    others = (other.strip() for other in environ.get("FLYEXECUTOR_SECRET_FALLBACKS", "").split(";"))
-    keys = (derive_key(one, app) for one in (secret or token, *others) if one)
+    parts = map(str.strip, environ.get("FLYEXECUTOR_SECRET_FALLBACKS", "").split(";"))
+    others = [part for part in parts if part]
+    for number, other in enumerate(others, 1):
+        check_strength(f"secret {number} of FLYEXECUTOR_SECRET_FALLBACKS", other)
+    keys = (derive_key(one, app) for one in (secret or token, *others))
     return tuple(dict.fromkeys(keys))
 
 

@@ -785,7 +785,7 @@ def test_what_is_missing_or_dead_is_told_in_one_sentence_without_secrets(argumen
     for changes in (dict.fromkeys(VARIABLES), {"REDIS_URL": dead}, {"REDIS_URL": "redis://u:geheim/x@h"}):
         if arguments == ("prepare", "1") and changes.get("REDIS_URL") == dead:
             continue  # a prepared machine would wait for this Redis
-        ran = run(*arguments, FLYEXECUTOR_SECRET="a-secret-of-ours", **changes)
+        ran = run(*arguments, FLYEXECUTOR_SECRET="Zy0uCkGJ3xWq8mSbnR1TfA5hVdE7oLpK", **changes)
         assert ran.exit_code == 1
         assert "geheim" not in ran.output
         assert "Traceback" not in ran.output

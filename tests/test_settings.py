@@ -1,3 +1,8 @@
+import base64
+import os
+import secrets
+import uuid
+
 import pytest
 
 from flyexecutor.errors import SettingsError
@@ -6,15 +11,18 @@ from flyexecutor.trust import derive_key
 
 FULL = {
     "FLY_TASKS_APP": "tasks",
-    "FLY_API_TOKEN": "FlyV1 fm2_a,fm2_b",
+    "FLY_API_TOKEN": "FlyV1 fm2_a9fK2mQx7,fm2_bW4tZ8c",
     "REDIS_URL": "redis://default:geheim@host:6379/0",
     "FLY_IMAGE_REF": "own-image",
 }
 
 
+GOOD, OTHER = "Zy0uCkGJ3xWq8mSbnR1TfA5hVdE7oLpK", "b4b5cf6e-93f1-4f0e-8d3b-0c6a2a9b7c11"
+
+
 def test_everything_can_come_from_the_environment():
     settings = read_settings(environ={**FULL, "FLY_REGION": "fra"})
-    assert (settings.app, settings.token, settings.image) == ("tasks", "FlyV1 fm2_a,fm2_b", "own-image")
+    assert (settings.app, settings.token, settings.image) == ("tasks", FULL["FLY_API_TOKEN"], "own-image")
     assert (settings.api_url, settings.regions) == ("https://api.machines.dev", ("fra",))
     assert settings.redis_url == FULL["REDIS_URL"]
 
@@ -101,10 +109,10 @@ def test_what_is_no_text_and_may_be_a_secret_is_told_with_its_type(name):
 def test_the_key_depends_on_the_token_unless_there_is_a_secret():
     key = read_settings(environ=FULL).key
     assert key != read_settings(environ={**FULL, "FLY_API_TOKEN": "other"}).key
-    with_secret = {**FULL, "FLYEXECUTOR_SECRET": "s"}
+    with_secret = {**FULL, "FLYEXECUTOR_SECRET": GOOD}
     assert read_settings(environ=with_secret).key == read_settings(environ={**with_secret, "FLY_API_TOKEN": "x"}).key
-    given = read_settings(secret="mine", environ={**with_secret, "FLYEXECUTOR_KEY": "00ff"})
-    assert given.key == derive_key("mine", "tasks")
+    given = read_settings(secret=OTHER, environ={**with_secret, "FLYEXECUTOR_KEY": "00ff"})
+    assert given.key == derive_key(OTHER, "tasks")
 
 
 def test_a_machine_signs_with_the_key_that_it_was_given():
@@ -113,10 +121,11 @@ def test_a_machine_signs_with_the_key_that_it_was_given():
 
 @pytest.mark.parametrize("between", [";", " ; ", ";\n"])
 def test_further_secrets_verify_too_each_in_its_place_and_once(between):
-    fallbacks = between.join(("FlyV1 fm2_c,fm2_d", "b", "FlyV1 fm2_a,fm2_b", "", "b"))
+    token = "FlyV1 fm2_lJPECAAAAA,fm2_lJPETjgyNz"
+    fallbacks = between.join((token, GOOD, FULL["FLY_API_TOKEN"], "", GOOD))
     settings = read_settings(environ={**FULL, "FLYEXECUTOR_SECRET_FALLBACKS": fallbacks})
     assert settings.key == read_settings(environ=FULL).key
-    assert settings.fallbacks == (derive_key("FlyV1 fm2_c,fm2_d", "tasks"), derive_key("b", "tasks"))
+    assert settings.fallbacks == (derive_key(token, "tasks"), derive_key(GOOD, "tasks"))
     assert read_settings(environ=FULL).fallbacks == ()
 
 
@@ -124,6 +133,40 @@ def test_a_call_that_names_another_app_uses_the_redis_of_its_machine_unless_ther
     here = {**FULL, "FLYEXECUTOR_REDIS_URL": "redis://of-the-machine:1"}
     assert read_settings(environ=here).redis_url == FULL["REDIS_URL"]
     assert read_settings(environ={**here, "REDIS_URL": ""}).redis_url == "redis://of-the-machine:1"
+
+
+WEAK = {
+    "geheim": "has 6 characters, of at least 22:",
+    "changeme": "has 8",
+    "0123456789012345678901": "repeats itself or counts,",
+    "abcdefghijklmnopqrstuvwxyz": "repeats itself",
+    "zyxwvutsrqponmlkjihgfedcba": "repeats itself",
+    "a" * 64: "repeats itself",
+    "geheim" * 8: "repeats itself",
+    f"{GOOD};": "holds a ; which stands between two secrets",
+}
+
+
+@pytest.mark.parametrize("weak", WEAK)
+def test_a_secret_that_can_be_guessed_is_refused_with_how_to_make_one_and_not_shown(weak):
+    remedy = r'make one with python -c "import secrets; print\(secrets\.token_urlsafe\(32\)\)"$'
+    wrong = [
+        ("FLYEXECUTOR_SECRET", {"secret": weak}),
+        ("FLYEXECUTOR_SECRET", {"environ": {"FLYEXECUTOR_SECRET": weak}}),
+    ]
+    if ";" not in weak:
+        fallbacks = {"FLYEXECUTOR_SECRET_FALLBACKS": f"{GOOD};{weak}"}
+        wrong.append(("secret 2 of FLYEXECUTOR_SECRET_FALLBACKS", {"environ": fallbacks}))
+    for name, told in wrong:
+        with pytest.raises(SettingsError, match=f"^{name} {WEAK[weak]}.*{remedy}") as refused:
+            read_settings(**{**told, "environ": {**FULL, **told.get("environ", {})}})
+        assert weak not in str(refused.value)
+
+
+def test_what_people_generate_is_taken():
+    made = (secrets.token_hex(16), secrets.token_urlsafe(16), secrets.token_urlsafe(32), str(uuid.uuid4()))
+    for secret in (*made, base64.b64encode(os.urandom(24)).decode(), "correct horse battery staple"):
+        assert read_settings(environ={**FULL, "FLYEXECUTOR_SECRET": secret}).key == derive_key(secret, "tasks")
 
 
 MACHINE = {
