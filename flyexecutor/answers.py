@@ -32,7 +32,7 @@ from flyexecutor.lane import (
     Exit,
     Machine,
 )
-from flyexecutor.names import shown
+from flyexecutor.names import shown, visible
 
 MOST_LIST = 32 * 1024 * 1024  # bytes: a machine has some 4 kB, and an organisation some hundred
 MOST = 4 * 1024 * 1024  # of any other answer: that about one machine repeats its configuration
@@ -135,14 +135,14 @@ def read_free_volumes(told: object, name: str) -> list[tuple[str, str]]:
 
 
 def read_error(told: object) -> str:
-    """Fly's words about an error, on one line."""
+    """Fly's words about an error, as they came."""
     words = (told.get("error"), told.get("message")) if isinstance(told, dict) else ()
-    return in_a_line(next((one for one in words if one and isinstance(one, str)), ""))
+    return next((one for one in words if one and isinstance(one, str)), "")
 
 
 def in_a_line(text: str) -> str:
     """What others have written, as it may stand in an error's text."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:MOST_ERROR])
+    return visible(text[:MOST_ERROR], lines=False)
 
 
 def _whole(digits: str) -> float:

@@ -93,7 +93,7 @@ class Client:
         self._fleets: dict[str, Fleet] = {}
         settings = self._settings
         self.store = Store(settings.redis_url, settings.app)
-        self.machines = MachinesClient(settings.api_url, settings.app, settings.token)
+        self.machines = MachinesClient(settings.api_url, settings.app, settings.token, secrets=settings.secrets)
         self.lists = Lists(self.store, self.machines, self._trust)
         self._outbox = Outbox(
             self.store,

@@ -20,7 +20,7 @@ from flyexecutor.listing import Listing
 from flyexecutor.reader import BLOCK_LIMIT, CONNECT_TIMEOUT
 from flyexecutor.records import Records
 from flyexecutor.scripts import script, translated
-from flyexecutor.settings import redact
+from flyexecutor.secrecy import Address
 
 RESERVATION_TTL = 15.0  # seconds in which a client must turn it into a machine, or renew it: it may have died
 GIVE_UP_WITHIN = 15.0  # seconds after boot_timeout in which whoever started a machine gives it up and says so
@@ -83,7 +83,7 @@ class LaneStore:
     """The records of one app in one Redis. Safe to use from several threads, and after a fork."""
 
     def __init__(self, redis_url: str, app: str) -> None:
-        self.address = redact(redis_url)
+        self.address = Address(redis_url)
         self._prefix = f"fly:{{{app}}}"  # braces: the hash tag of Redis Cluster
         self._redis = self._connect(redis_url, ANSWER_TIMEOUT)
         self._slow = self._connect(redis_url, BULK_TIMEOUT)

@@ -14,6 +14,7 @@ import redis
 
 from flyexecutor.names import read_name
 from flyexecutor.scripts import translated
+from flyexecutor.secrecy import Address
 from flyexecutor.states import State
 
 CLOCK_TRIPS = 5
@@ -80,7 +81,7 @@ class Overview:
 class Listing:
     """The records of one app, as a list."""
 
-    def __init__(self, client: "redis.Redis", prefix: str, address: str) -> None:
+    def __init__(self, client: "redis.Redis", prefix: str, address: Address) -> None:
         self.address = address
         self._redis = client
         self._prefix = prefix

@@ -23,6 +23,7 @@ from flyexecutor.lane import (
     Lane,
     name_lane,
 )
+from flyexecutor.secrecy import redact
 from flyexecutor.settings import (
     IDLE_VARIABLE,
     LANE_VARIABLE,
@@ -31,7 +32,6 @@ from flyexecutor.settings import (
     SUSPEND,
     WARMUP_VARIABLE,
     Settings,
-    redact,
 )
 from flyexecutor.trust import KEY_VARIABLE, show_keys
 

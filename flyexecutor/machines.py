@@ -10,8 +10,9 @@ import contextlib
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -20,6 +21,7 @@ from flyexecutor import answers
 from flyexecutor.errors import MachinesError
 from flyexecutor.lane import Machine
 from flyexecutor.names import shown
+from flyexecutor.secrecy import passwords_of, redact, scrub
 
 ANSWER_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
@@ -44,7 +46,10 @@ _CAPACITY_WORDS = ("insufficient", "could not reserve resource", "no capacity", 
 class MachinesClient:
     """The machines of one app."""
 
-    def __init__(self, api_url: str, app: str, token: str) -> None:
+    def __init__(self, api_url: str, app: str, token: str, *, secrets: Iterable[str] = ()) -> None:
+        """secrets: what its machines know, which an answer may quote."""
+        self._secrets = frozenset({*secrets, token, *re.split("[ ,]", token)})
+        self._env: dict[str, str] = {}  # of machines, as it was sent
         self._base = f"{api_url}/v1/apps/{app}"
         self._api_url = api_url
         self._app = app
@@ -162,6 +167,7 @@ class MachinesClient:
         most: int = answers.MOST,
     ) -> bytes:
         """Ask, and again while that may help. Answers the body: an order that was carried out needs no words."""
+        self._env = {**self._env, **((body or {}).get("config") or {}).get("env", {})}
         # The API waits for up to `timeout` seconds before it answers a wait.
         patience = ANSWER_TIMEOUT + float((params or {}).get("timeout", 0))
         for pause in (*pauses(attempts), None):
@@ -173,9 +179,10 @@ class MachinesClient:
                     params=params,
                     timeout=(CONNECT_TIMEOUT, patience),
                     stream=True,
+                    allow_redirects=False,  # it would take the token along, and make a GET of a POST
                 )
                 with response:
-                    if response.ok:
+                    if response.status_code < 300:
                         return answers.read_body(response, most, patience)
                     error = self._refused(method, path, response)
             except _BROKEN as exc:
@@ -195,11 +202,12 @@ class MachinesClient:
         )
 
     def _refused(self, method: str, path: str, response: requests.Response) -> MachinesError:
-        text = answers.in_a_line(str(response.reason))
+        text = str(response.reason)
         with contextlib.suppress(answers.OddAnswerError, *_BROKEN):  # its status is what counts
             text = (
                 answers.read_error(answers.read_json(answers.read_body(response, answers.MOST, ANSWER_TIMEOUT))) or text
             )
+        text = answers.in_a_line(self._scrub(text))  # in this order: a part of a secret would not be known
         request_id: str | None = response.headers.get("fly-request-id", "")
         if not answers.is_word(request_id):
             request_id = None
@@ -210,6 +218,9 @@ class MachinesClient:
             404: f"check that the app {self._app!r} exists (fly apps list) and that FLY_TASKS_APP names it",
             422: "check the image (WORKER_IMAGE), the guest and the environment",
         }.get(response.status_code)
+        if response.status_code < 400:
+            where = redact(urljoin(response.url, response.headers.get("location", "")))
+            remedy = f"it points to {where}, where our token does not go: check FLY_API_HOSTNAME"
         if response.status_code in {400, 404, 422}:  # by Fly's words, which may change: then it is told as before
             if any(words in text.lower() for words in _LIMIT_WORDS):
                 remedy = "flyexecutor reap may remove some; a trial organisation has 10 (https://fly.io/trial)"
@@ -222,6 +233,10 @@ class MachinesClient:
             response.status_code,
             request_id,
         )
+
+    def _scrub(self, text: str) -> str:
+        passwords = {one for value in self._env.values() for one in passwords_of(value) if "://" in value}
+        return scrub(text, self._secrets | passwords, self._env)
 
 
 def is_transient(error: MachinesError) -> bool:

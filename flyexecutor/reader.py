@@ -14,6 +14,7 @@ import redis
 
 from flyexecutor.call import Outcome, Report
 from flyexecutor.errors import RedisUnavailableError
+from flyexecutor.secrecy import Address
 
 CONNECT_TIMEOUT = 5.0
 BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask again
@@ -52,8 +53,9 @@ class Delivered:
     call_id: bytes
 
 
-def unavailable(address: str, exc: redis.RedisError) -> RedisUnavailableError:
-    """An error of redis-py as ours: with the server's address, which holds no password."""
+def unavailable(address: Address, exc: redis.RedisError) -> RedisUnavailableError:
+    """An error of redis-py as ours: with the server's address, and without the password that it may quote."""
+    said = address.scrub(exc)
     refused = isinstance(exc, redis.AuthenticationError | redis.ResponseError)
     refused = refused and not any(word in str(exc) for word in PASSING)
     login = isinstance(exc, redis.AuthenticationError)
@@ -61,11 +63,11 @@ def unavailable(address: str, exc: redis.RedisError) -> RedisUnavailableError:
         told = next(
             (told for words, told in _LOGIN.items() if words in str(exc)), "REDIS_URL has a wrong user or password"
         )
-        error = RedisUnavailableError(f"Redis at {address} refuses us: {told} ({exc})")
+        error = RedisUnavailableError(f"Redis at {address} refuses us: {told} ({said})")
     elif refused:
-        error = RedisUnavailableError(f"Redis at {address} refused the request ({exc}): check its limits and its ACL")
+        error = RedisUnavailableError(f"Redis at {address} refused the request ({said}): check its limits and its ACL")
     else:
-        error = RedisUnavailableError(f"Redis at {address} can't be reached ({exc}): check REDIS_URL and that it runs")
+        error = RedisUnavailableError(f"Redis at {address} can't be reached ({said}): check REDIS_URL and that it runs")
     error.permanent, error.login = refused, login
     error.lane_gone = "NOGROUP" in str(exc) or "UNBLOCKED" in str(exc)
     return error
@@ -78,7 +80,9 @@ class BlockingReader:
     ends a wait in `answer`, with RedisUnavailableError. No wait is longer than what was asked for, and LATE.
     """
 
-    def __init__(self, client: "redis.Redis", address: str, commands: Callable[[int], Sequence[Sequence[Any]]]) -> None:
+    def __init__(
+        self, client: "redis.Redis", address: Address, commands: Callable[[int], Sequence[Sequence[Any]]]
+    ) -> None:
         self._address = address
         self._commands = commands  # to send, by the milliseconds that the last of them may block
         # Any: redis-py types its clients, hardly its connections.
@@ -144,7 +148,7 @@ class BlockingReader:
 class OrderReader(BlockingReader):
     """The calls that this machine's worker shall kill."""
 
-    def __init__(self, client: "redis.Redis", address: str, stream: str) -> None:
+    def __init__(self, client: "redis.Redis", address: Address, stream: str) -> None:
         self._last = b"0-0"
 
         def commands(block_ms: int) -> Sequence[Sequence[Any]]:
@@ -166,7 +170,7 @@ class OutcomeReader(BlockingReader):
     def __init__(
         self,
         client: "redis.Redis",
-        address: str,
+        address: Address,
         stream: str,
         parse: Callable[[Sequence[Mapping[bytes, bytes]]], Iterator[Outcome | Report | None]],
     ) -> None:

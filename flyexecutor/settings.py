@@ -4,7 +4,6 @@ Reads the variables that a Fly app has or its owner sets. Never prints a token, 
 """
 
 import os
-import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from flyexecutor.arguments import check_secrets, check_strength, check_texts, check_token, read_regions
 from flyexecutor.errors import SettingsError
+from flyexecutor.secrecy import passwords_of, redact
 from flyexecutor.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, derive_key, read_keys
 
 REDIS_VARIABLE = "FLYEXECUTOR_REDIS_URL"  # how a machine gets the address of Redis: REDIS_URL is the user's there,
@@ -44,6 +44,11 @@ class Settings:
 
     def __repr__(self) -> str:
         return f"<Settings app={self.app!r} api={self.api_url!r} redis={redact(self.redis_url)!r} image={self.image!r}>"
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What others must not be quoted with."""
+        return passwords_of(self.redis_url) | {self.token} | {key.hex() for key in (self.key, *self.fallbacks)}
 
 
 def read_settings(
@@ -154,20 +159,6 @@ def _read_ring(app: str, token: str, secret: str | None, environ: Mapping[str, s
         check_strength(f"secret {number} of FLYEXECUTOR_SECRET_FALLBACKS", other)
     keys = (derive_key(one, app) for one in (secret or token, *others))
     return tuple(dict.fromkeys(keys))
-
-
-def redact(url: str) -> str:
-    """The address of a server without its password: `redis://host:6379/0`.
-
-    Whatever stands before the last @ goes, and what follows a ?, where redis-py takes a password too. Not `urlsplit`:
-    it ends the host at a / or # that somebody forgot to encode, and takes what follows for a path.
-    """
-    found = re.match(r"\w+://", url)  # at the beginning only: a password may hold :// too
-    scheme = found[0] if found else ""
-    before, _, address = url[len(scheme) :].rpartition("@")
-    if "?" in before:
-        address = "..."  # the @ may belong to a password that follows the ?
-    return scheme + address.partition("?")[0]
 
 
 def _has_good_port(url: str) -> bool:
