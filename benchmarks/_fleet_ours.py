@@ -15,6 +15,7 @@ from benchmarks._fleet_fly import SimulatedFly
 from benchmarks._fleet_redis import SimulatedRedis
 from flyexecutor import policy
 from flyexecutor.errors import MachinesError
+from flyexecutor.fleet import FIRST_PAUSE as FIRST_LOOK_PAUSE
 from flyexecutor.fleet import LOOK_EVERY, OVERDUE
 from flyexecutor.lane import Exit, Machine
 from flyexecutor.launch import AVOID_FOR, CREATE_BURST
@@ -53,6 +54,8 @@ class SimulatedFleet:
         self._avoid: dict[str, float] = {}
         self._creates: deque[policy.Create] = deque()
         self._creating: dict[str, policy.Create] = {}
+        self._starting: set[str] = set()
+        self._pause = FIRST_LOOK_PAUSE
         self._create_at: float | None = None
         self._program = Program(clock, self._run())
 
@@ -88,7 +91,8 @@ class SimulatedFleet:
 
     def _tend(self, owed: Sequence[str]) -> Generator[Pause, None, float]:
         self.looks += 1
-        held = [*owed, *self._creating, *(create.reservation for create in self._creates)]
+        creating, starting = [*self._creating.values(), *self._creates], frozenset(self._starting)
+        held = [*owed, *(create.reservation for create in creating)]
         look = self._lane.look(f"look{self.looks}", held)
         reservations = [*owed, *look.reservations]
         self._booting = {name: since for name, since in self._booting.items() if name in look.starts}
@@ -104,15 +108,14 @@ class SimulatedFleet:
                 self._lane.release(reservation)
             self.troubles += 1
             return LOOK_EVERY
-        creating = [*self._creating.values(), *self._creates]
         now = self._clock.now
         seen = policy.Snapshot(
             machines=machines,
             workers=look.workers,
             starts=look.starts,
             reservations=reservations,
-            creating=len(creating),
-            creating_keepers=sum(create.keeper for create in creating),
+            creating=creating,
+            starting=starting,
             booting={machine_id: exit_before for machine_id, (_, exit_before) in booting.items()},
             max_workers=self._lane.rules.max_workers,
             overdue=frozenset(name for name, (since, _) in booting.items() if now - since > OVERDUE),
@@ -121,13 +124,16 @@ class SimulatedFleet:
             now=now,
             patience=self._lane.rules.boot_timeout,
         )
-        freed = False
+        again = LOOK_EVERY
         for action in policy.plan(seen):
-            freed |= yield from self._act(action)
+            again = min(again, (yield from self._act(action)))
+        if again == self._pause:
+            self._pause = min(LOOK_EVERY, self._pause * 2)
         self._give_up_slow_boots(booting)
-        return 0.0 if freed else LOOK_EVERY
+        return again
 
-    def _act(self, action: policy.Action) -> Generator[Pause, None, bool]:
+    def _act(self, action: policy.Action) -> Generator[Pause, None, float]:
+        """Answers the seconds until the next look."""
         match action:
             case policy.Start():
                 if self._start_cost:
@@ -135,19 +141,22 @@ class SimulatedFleet:
                 self._start(action)
             case policy.Create():
                 self._creates.append(action)
+            case policy.GiveBack(reservation):
+                self._lane.release(reservation)
+                return self._pause
             case policy.Bury(machine_id, joined, machine):
                 machine = machine or self._fly.get(machine_id)
                 if machine is None or machine.state in policy.GONE:
                     self.buried += 1
-                    return self._lane.bury(machine_id, joined) > 0
+                    return 0.0 if self._lane.bury(machine_id, joined) > 0 else LOOK_EVERY
             case policy.GiveUp(machine_id, _, again):
                 self._forget(machine_id)
                 self.troubles += 1
-                return again
+                return 0.0 if again else LOOK_EVERY
             case policy.Stop(machine):
                 self._forget(machine.id)
                 self._fly.stop(machine.id)
-        return False
+        return LOOK_EVERY
 
     # launch.py
 
@@ -160,16 +169,20 @@ class SimulatedFleet:
         Program(self._clock, self._start_thread(machine.id, awaits_rest=machine.state in policy.LEAVING))
 
     def _start_thread(self, machine_id: str, *, awaits_rest: bool) -> Steps:
+        self._starting.add(machine_id)
         try:
             if awaits_rest:
                 while (machine := self._fly.get(machine_id)) and machine.state in policy.LEAVING:
                     yield Pause(0.05)
             yield from self._request(lambda: self._fly.start(machine_id))
+            self._pause = FIRST_LOOK_PAUSE
         except MachinesError as exc:
             if is_capacity(exc):
                 self._avoid[machine_id] = self._clock.now + AVOID_FOR
             self._forget(machine_id)
             self.troubles += 1
+        finally:
+            self._starting.discard(machine_id)
 
     def _create(self) -> float | None:
         """Create what may be created now. Answers when the next may be."""
@@ -194,6 +207,7 @@ class SimulatedFleet:
             self._lane.release(action.reservation)
             self.troubles += 1
         else:
+            self._pause = FIRST_LOOK_PAUSE
             self._booting[machine_id] = (self._clock.now, None)
             if not self._lane.assign(action.reservation, machine_id):
                 self._lane.release(action.reservation)

@@ -203,11 +203,12 @@ class Fleet:
             owed = set(self._owed)
         self._looks += 1
         self._launcher.lane = self.lane
-        creating = self._launcher.creating
+        # Before the list begins: what ends meanwhile is in the one or in the other.
+        creating, starting = self._launcher.creating, self._launcher.starting
         under_way = {create.reservation for create in creating}
         began, boots = time.monotonic(), self._launcher.boots
         look = self._store.look(self.lane, f"{self._client}.look{self._looks}", [*owed, *under_way])
-        self._launcher.keep_creates(look.starts)
+        dropped = self._launcher.keep_creates(look.starts)
         # Also those of earlier looks, which failed or whose answer was lost. What has expired was granted anew.
         ours = {name for name in look.starts if name in owed or name.startswith(f"{self._client}.look")}
         reservations = sorted(ours - under_way)
@@ -219,7 +220,8 @@ class Fleet:
         try:
             # One client looks for all, unless there is something to start: then each must see for itself.
             if reservations or booting or self._store.try_lock(self._look_lock, self._client, LOOK_EVERY * 0.9):
-                self._plan(look, reservations, [one for one in creating if one.reservation in look.starts], booting)
+                creating = [create for create in creating if create not in dropped]
+                self._plan(look, reservations, creating, starting, booting)
         except MachinesError as exc:
             for reservation in reservations:
                 self._store.release(self.lane, reservation)
@@ -235,24 +237,20 @@ class Fleet:
         look: LaneLook,
         reservations: Sequence[str],
         creating: Sequence[policy.Create],
+        starting: frozenset[str],
         booting: dict[str, tuple[float, Exit | None]],
     ) -> None:
         of_the_app = self._lists.since(look.at)
         self._now = min(time.time(), look.at / 1000)  # one clock that is ahead buries and stops nothing
         machines = [machine for machine in of_the_app if machine.lane == self.lane.name]
         self._reached = True
-        # One that has just been created may be in the list already: counted once.
-        listed = {machine.name for machine in machines}
-        creating = [
-            create for create in creating if policy.name_machine(self.lane.name, create.reservation) not in listed
-        ]
         seen = policy.Snapshot(
             machines=machines,
             workers=look.workers,
             starts=look.starts,
             reservations=reservations,
-            creating=len(creating),
-            creating_keepers=sum(create.keeper for create in creating),
+            creating=creating,
+            starting=starting,
             booting={machine_id: exit_before for machine_id, (_, exit_before) in booting.items()},
             max_workers=self.lane.max_workers,
             overdue=frozenset(name for name, (since, _) in booting.items() if time.monotonic() - since > OVERDUE),
@@ -278,6 +276,13 @@ class Fleet:
                 return not self._launcher.start(action)  # somebody else has it: there may be another
             case policy.Create():
                 self._launcher.create_soon(action)
+            case policy.GiveBack(reservation):
+                self._store.release(self.lane, reservation)
+                self._obstacle = MachineStartError(
+                    f"as many machines as max_workers allows ({self.lane.max_workers}) are awake already, and their "
+                    "workers are not in Redis yet"
+                )
+                self._look_soon()
             case policy.Bury(machine_id, joined, machine):
                 return self._bury(machine_id, joined, machine)
             case policy.GiveUp(machine_id, machine, again):

@@ -128,15 +128,14 @@ class LaneStore:
         return LaneLook(texts_of(granted), joined, frozenset(texts_of(starts)), seconds_of(due), at)
 
     @translated
-    def assign(self, lane: Lane, reservation: str, machine_id: str) -> bool:
-        """Turn a reservation into a machine that is about to start; False if another client has it."""
-        return bool(
-            script("assign")(
-                self._redis,
-                self._lane_keys(lane.name)[1:],
-                (self._prefix, lane.name, reservation, machine_id, int((lane.boot_timeout + GIVE_UP_WITHIN) * 1000)),
-            )
-        )
+    def assign(self, lane: Lane, reservation: str, machine_id: str, *, reserved: bool = False) -> bool:
+        """Turn a reservation into a machine that is about to start; False if another client has it.
+
+        reserved: only if Redis has that reservation still. (A machine that was made for it is there in any case.)
+        """
+        counted_for = int((lane.boot_timeout + GIVE_UP_WITHIN) * 1000)
+        told = (self._prefix, lane.name, reservation, machine_id, counted_for, int(reserved))
+        return bool(script("assign")(self._redis, self._lane_keys(lane.name)[1:], told))
 
     @translated
     def has_workers(self, lane: Lane) -> bool:

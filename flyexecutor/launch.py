@@ -79,6 +79,12 @@ class Launcher:
             return [*(one for one in self._under_way.values() if isinstance(one, policy.Create)), *self._creates]
 
     @property
+    def starting(self) -> frozenset[str]:
+        """Machines whose start we ask for just now."""
+        with self._lock:
+            return frozenset(one.machine.id for one in self._under_way.values() if isinstance(one, policy.Start))
+
+    @property
     def avoid(self) -> frozenset[str]:
         """Machines that could not be started just now."""
         now = time.monotonic()
@@ -99,17 +105,20 @@ class Launcher:
         """
         with self._lock:
             self._booting = {m: since for m, since in self._booting.items() if m in starts or m not in before}
-            asked = {one.machine.id for one in self._under_way.values() if isinstance(one, policy.Start)}
-            return {machine_id: since for machine_id, since in self._booting.items() if machine_id not in asked}
+            booting = self._booting
+        starting = self.starting
+        return {machine_id: since for machine_id, since in booting.items() if machine_id not in starting}
 
     # Starts
 
     def start(self, action: policy.Start) -> bool:
-        """Start a machine for a reservation, in a thread. False: somebody else has it, and the reservation is free."""
+        """Start a machine for a reservation, in a thread. False: somebody else has it, and the reservation is free; or
+        there is no reservation any longer.
+        """
         # Noted first: if the answer of assign is lost, this is given up like a start that came to nothing. Assigned
         # before it is started: two clients must not count on the same machine.
         self._note_boot(action.machine.id, action.machine.exit)
-        if not self._store.assign(self.lane, action.reservation, action.machine.id):
+        if not self._store.assign(self.lane, action.reservation, action.machine.id, reserved=True):
             self._drop_boot(action.machine.id)
             self._store.release(self.lane, action.reservation)
             return False
@@ -176,10 +185,12 @@ class Launcher:
             waiting, self._creates = self._creates, deque()
             return [action.reservation for action in waiting]
 
-    def keep_creates(self, starts: frozenset[str]) -> None:
-        """Drop the creates whose reservation has expired: others have been granted in its place."""
+    def keep_creates(self, starts: frozenset[str]) -> list[policy.Create]:
+        """Drop the creates whose reservation has expired: others have been granted in its place. Answers them."""
         with self._lock:
+            dropped = [action for action in self._creates if action.reservation not in starts]
             self._creates = deque(action for action in self._creates if action.reservation in starts)
+            return dropped
 
     def next_create(self) -> float | None:
         """Seconds until `create_next` may be called; None: nothing is to be created. Takes the moment in Redis."""
@@ -197,10 +208,11 @@ class Launcher:
         with self._lock:
             action = self._creates.popleft()
             self._create_at = None
-        if needed:
-            self._in_thread(self._create, action)
-        else:
+        if not needed:
             self._store.release(self.lane, action.reservation)
+        # It may have waited for long. A Redis that was emptied meanwhile has granted others in its place.
+        elif self._store.is_counted_on(self.lane.name, action.reservation):
+            self._in_thread(self._create, action)
 
     def _create(self, action: policy.Create) -> None:
         asked_at = time.monotonic()

@@ -3,6 +3,9 @@
 A reservation becomes a machine that rests (suspended before stopped: what is soonest there), else one that is about to
 rest, else a new one: a keeper while fewer than `warm` are kept, else one that destroys itself. A worker whose machine
 does not run is buried; a machine that runs for nobody is stopped; one of an earlier configuration is destroyed.
+
+Redis counts workers and starts when it grants reservations. An emptied one has forgotten them, so what Fly lists and
+what we have asked for count, too: no machine is started or created beyond `max_workers` that are awake.
 """
 
 import math
@@ -29,12 +32,12 @@ class Snapshot:
     workers: Mapping[str, str]  # machine -> time of its join, opaque
     starts: frozenset[str]  # reservations and machines on their way
     reservations: Sequence[str]  # ours, not yet a machine
-    creating: int  # of our machines, asked for and not in the list
+    creating: Sequence["Create"]  # under way, or waiting for their moment; the list may have their machines already
     booting: Mapping[str, Exit | None]  # machines that we started and that had not joined: the exit they had before
     max_workers: int
     overdue: frozenset[str] = frozenset()  # of those booting, the ones whose start was asked for a while ago
     warm: int = 1  # idle machines that are kept
-    creating_keepers: int = 0
+    starting: frozenset[str] = frozenset()  # machines whose start we ask for just now, whatever Redis knows of it
     avoid: frozenset[str] = frozenset()  # machines that could not be started just now
     now: float = 0.0  # seconds since the epoch
     patience: float = 120.0  # seconds that a machine may run without a worker
@@ -54,6 +57,13 @@ class Create:
 
     reservation: str
     keeper: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """There may be no machine for this reservation now: as many as may be are awake."""
+
+    reservation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +91,7 @@ class Stop:
     machine: Machine
 
 
-Action = Start | Create | Bury | GiveUp | Stop
+Action = Start | Create | GiveBack | Bury | GiveUp | Stop
 
 
 def name_machine(lane: str, reservation: str) -> str:
@@ -94,6 +104,11 @@ def name_machine(lane: str, reservation: str) -> str:
 
 def plan(seen: Snapshot) -> list[Action]:
     """What to do now."""
+    return [*_lose(seen), *_supply(seen)]
+
+
+def _lose(seen: Snapshot) -> list[Action]:
+    """What follows from machines that do not run."""
     by_id = {machine.id: machine for machine in seen.machines}
     actions: list[Action] = []
     for machine_id, joined in seen.workers.items():
@@ -108,25 +123,45 @@ def plan(seen: Snapshot) -> list[Action]:
             actions.append(GiveUp(machine_id, machine, again=_passes(machine.exit)))
         elif machine_id in seen.overdue:  # before that the start, or a list that has it, may be on its way
             actions.append(GiveUp(machine_id, machine, again=machine is None or machine.state != "failed"))
+    return actions
 
+
+def _supply(seen: Snapshot) -> list[Action]:
+    """Machines for reservations, and what runs for nobody."""
+    actions: list[Action] = []
     ours = [m for m in seen.machines if not m.is_scheduled]  # the others are Fly's to start
     # One that has been created and is not assigned yet is known by its name.
-    taken = seen.starts | seen.workers.keys() | {name_machine(m.lane, name) for m in ours[:1] for name in seen.starts}
-    free = [m for m in ours if m.id not in taken and m.name not in taken and m.host_status == "ok"]
+    named = {machine.name: machine.id for machine in ours}
+    creating = frozenset(create.reservation for create in seen.creating)
+
+    def machine_of(start: str) -> str:
+        return named.get(name_machine(ours[0].lane, start), start) if ours else start
+
+    known = seen.starts | seen.workers.keys() | seen.starting | creating
+    taken = {machine_of(start) for start in known}
+    free = [m for m in ours if m.id not in taken and m.host_status == "ok"]
     ready = [m for m in free if m.state in STARTABLE and not _boots(m) and m.id not in seen.avoid]
     ready.sort(key=lambda m: (STARTABLE.index(m.state), not m.keeper), reverse=True)
     leaving = [m for m in free if m.state in LEAVING and m.keeper and not lost(m, seen.now) and m.id not in seen.avoid]
-    made = len(ours) + seen.creating
-    kept = sum(1 for m in ours if m.keeper) + seen.creating_keepers
+    fresh = [create for create in seen.creating if machine_of(create.reservation) == create.reservation]
+    made = len(ours) + len(fresh)
+    kept = sum(m.keeper for m in ours) + sum(create.keeper for create in fresh)
+    awake = {machine_of(start) for start in known - set(seen.reservations)}
+    awake |= {machine.id for machine in ours if _is_awake(machine, seen.now)}
+    room = seen.max_workers - len(awake)
     for reservation in seen.reservations:
-        if ready:
+        if room > 0 and ready:
             actions.append(Start(reservation, ready.pop()))
-        elif made < seen.max_workers or not leaving:
+            room -= 1
+        elif room > 0 and (made < seen.max_workers or not leaving):
             actions.append(Create(reservation, keeper=kept < seen.warm))
             made += 1
             kept += 1
-        else:
+            room -= 1
+        elif leaving:
             actions.append(Start(reservation, leaving.pop(0)))
+        else:
+            actions.append(GiveBack(reservation))
     awaited = {action.machine.id for action in actions if isinstance(action, Start)}
     actions += [
         Stop(m)
@@ -167,6 +202,16 @@ def lost(machine: Machine, now: float) -> bool:
     limit = UPDATE_STUCK_AFTER if machine.state == "updating" else STUCK_AFTER
     stuck = (machine.state in PASSING or _boots(machine)) and now - machine.changed_at > limit
     return machine.host_status == "unreachable" or stuck
+
+
+def _is_awake(machine: Machine, now: float) -> bool:
+    """Whether it runs, or will by itself, as far as Fly tells. On one that is lost nobody counts any longer."""
+    if machine.state in GONE or lost(machine, now):
+        return False
+    if machine.state == "created":
+        return machine.launches
+    # A word that Fly has not had before may be one for rest.
+    return machine.state == "started" or machine.state in PASSING or now - machine.changed_at <= STUCK_AFTER
 
 
 def _passes(end: Exit | None) -> bool:

@@ -366,6 +366,49 @@ def test_a_worker_that_no_list_shows_is_buried_when_its_host_does_not_answer(run
     until(lambda: not store.is_worker("lane", "lost"))
 
 
+def at_work(name):
+    """A machine that runs, and that Redis has forgotten."""
+    return Machine(name, name, "started", "iad", "1", "ok", None, "lane", changed_at=time.time())
+
+
+def test_while_as_many_as_may_are_awake_reservations_are_given_back_and_calls_wait(run, monkeypatch, store, until):
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
+    one = run("m1", max_workers=2)
+    one.machines.there += [at_work("w1"), at_work("w2")]
+    one.submit(5)
+    until(lambda: one.machines.count("list") > 5)
+    with pytest.raises(MachineStartError, match=r"as many machines as max_workers allows \(2\) are awake"):
+        one.fleet.secure(0.01)
+    assert (one.told, one.machines.count("start"), one.machines.count("create")) == ([], 0, 0)
+    one.machines.there.pop()  # one has ended
+    one.fleet.secure(WAIT)
+    assert one.machines.count("start") == 1
+    store.join("lane", "m1", first=True)
+    store.join("lane", "w1", first=True)
+    until(lambda: not one.starts)
+
+
+def test_reservations_that_redis_has_lost_are_none(run, monkeypatch, store, until):
+    look = store.look
+
+    def lose(*told):
+        seen = look(*told)
+        if seen.starts and not one.machines.count("start"):
+            lost.append(seen.starts)
+            store._redis.delete(store._key("starts", "lane"))
+        return seen
+
+    lost = []
+    one = run("m1")
+    monkeypatch.setattr(store, "look", lose)
+    one.submit()
+    until(lambda: len(lost) > 2)
+    assert one.machines.count("start") == 0
+    monkeypatch.undo()
+    one.fleet.secure(WAIT)
+    assert one.machines.count("start") == 1
+
+
 FOR_NOBODY = Machine("m1", "m1", "started", "iad", "1", "ok", None, "lane", keeper=True)  # since 1970
 
 

@@ -21,7 +21,7 @@ class Fake:
 
     def __init__(self):
         self.asked = []
-        self.answers = {"assign": [True], "is_worker": [False]}
+        self.answers = {"assign": [True], "is_worker": [False], "is_counted_on": [True]}
 
     def __getattr__(self, verb):
         def ask(*told, **_):
@@ -108,6 +108,14 @@ def test_a_lane_without_regions_lets_fly_choose(make):
     one = make()
     one.create()
     assert regions_asked(one) == [None]
+
+
+def test_a_create_whose_reservation_was_lost_while_it_waited_is_none(make):
+    one = make()
+    one.fly.answers["is_counted_on"] = [False]
+    one.launcher.create_soon(policy.Create("r", keeper=True))
+    one.launcher.create_next(True)
+    assert (one.launcher.busy, one.fly.of("create"), one.fly.of("release")) == (False, [], [])
 
 
 def test_a_created_machine_that_has_joined_already_gives_its_reservation_back(make):

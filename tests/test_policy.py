@@ -1,9 +1,11 @@
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flyexecutor.lane import Exit, Machine
-from flyexecutor.policy import Bury, Create, GiveUp, Snapshot, Start, Stop, name_machine, plan, rests, retire
+from flyexecutor.policy import Bury, Create, GiveBack, GiveUp, Snapshot, Start, Stop, name_machine, plan, rests, retire
 
 NOW = 1_000_000.0
 
@@ -13,10 +15,13 @@ def machine(id_, state, *, name="", exit_=None, host="ok", keeper=True, age=1.0,
     return Machine(id_, name, state, "iad", "01", host, exit_, keeper=keeper, changed_at=NOW - age, **more)
 
 
-def snapshot(machines=(), *, workers=(), starts=(), reservations=(), creating=0, booting=None, max_workers=10, **more):
+def snapshot(machines=(), *, workers=(), starts=(), reservations=(), creating=(), booting=None, max_workers=10, **more):
     joined = dict.fromkeys(workers, "7")
     told = (machines, joined, frozenset(starts), reservations, creating, booting or {}, max_workers)
     return Snapshot(*told, **{"now": NOW, **more})
+
+
+MADE = [Create("made", keeper=True)]
 
 
 def test_nothing_to_do_is_no_action():
@@ -50,7 +55,7 @@ def test_at_the_limit_one_that_is_leaving_is_awaited_instead_of_creating_one_too
     leaving = machine("a", state)
     assert plan(snapshot([leaving], reservations=["r"], max_workers=1)) == [Start("r", leaving)]
     assert plan(snapshot([leaving], reservations=["r"], max_workers=2)) == [Create("r", keeper=False)]
-    assert plan(snapshot([leaving], reservations=["r"], creating=1, max_workers=2)) == [Start("r", leaving)]
+    assert plan(snapshot([leaving], reservations=["r"], creating=MADE, max_workers=2)) == [Start("r", leaving)]
 
 
 def test_what_is_created_now_counts_towards_the_limit_and_what_fly_starts_does_not():
@@ -63,19 +68,54 @@ def test_what_is_created_now_counts_towards_the_limit_and_what_fly_starts_does_n
 
 
 def test_a_machine_that_was_created_to_boot_by_itself_is_not_started():
-    assert plan(snapshot([machine("a", "created")], reservations=["r"], max_workers=1)) == [Create("r", keeper=False)]
+    assert plan(snapshot([machine("a", "created")], reservations=["r"], max_workers=2)) == [Create("r", keeper=False)]
 
 
-@pytest.mark.parametrize("state", ["failed", "creating", "starting", "restarting", "destroying", "replacing"])
-def test_at_the_limit_what_will_not_rest_soon_is_not_awaited(state):
+@pytest.mark.parametrize("state", ["failed", "destroying", "destroyed", "launch_failed"])
+def test_at_the_limit_what_has_ended_is_neither_awaited_nor_counted(state):
     seen = snapshot([machine("a", state)], reservations=["r"], max_workers=1)
     assert plan(seen) == [Create("r", keeper=False)]
+
+
+COMING = ["creating", "created", "starting", "restarting", "replacing", "updating", "a word of tomorrow"]
+
+
+@pytest.mark.parametrize("state", COMING)
+def test_at_the_limit_what_runs_soon_is_not_awaited_and_no_machine_is_made_beside_it(state):
+    rested = machine("b", "suspended")
+    asked = {"reservations": ["r"], "max_workers": 1}
+    assert plan(snapshot([machine("a", state), rested], **asked)) == [GiveBack("r")]
+    assert plan(snapshot([machine("a", state, age=601), rested], **asked)) == [Start("r", rested)]  # it is lost
+    assert plan(snapshot([machine("a", state, schedule="daily"), rested], **asked)) == [Start("r", rested)]
+
+
+@pytest.mark.parametrize("known", ["workers", "starts", "starting"])
+def test_what_redis_or_we_know_to_come_counts_whatever_fly_says(known):
+    rested = [machine("a", "suspended"), machine("b", "suspended")]
+    asked = {"reservations": ["r"], "max_workers": 1}
+    assert GiveBack("r") in plan(snapshot(rested, **asked, **{known: frozenset("a")}))
+    assert GiveBack("r") in plan(snapshot(rested[1:], **asked, **{known: frozenset("a")}))
+    assert GiveBack("r") not in plan(snapshot(rested, **asked))
+
+
+def test_one_that_is_being_created_counts_once_whether_fly_lists_it_and_redis_knows_it_or_not():
+    fresh, name = machine("a", "created", name="fx-l-made", lane="l"), ["made"]
+    for there, starts in itertools.product(([], [fresh]), ([], name)):
+        asked = {"starts": [*starts, "r1", "r2"], "reservations": ["r1", "r2"], "creating": MADE}
+        seen = snapshot(there, max_workers=2, **asked)
+        assert plan(seen) == [Create("r1", keeper=False), GiveBack("r2")]
+
+
+def test_the_reservations_of_others_count():
+    asked = {"starts": ["theirs", "r"], "reservations": ["r"]}
+    assert plan(snapshot(**asked, max_workers=1)) == [GiveBack("r")]
+    assert plan(snapshot(**asked, max_workers=2)) == [Create("r", keeper=True)]
 
 
 def test_each_machine_that_leaves_is_awaited_once_and_is_not_stopped_meanwhile():
     first, second = machine("a", "started", age=130), machine("b", "suspending")
     seen = snapshot([first, second], reservations=["r1", "r2", "r3"], max_workers=2)
-    assert plan(seen) == [Start("r1", first), Start("r2", second), Create("r3", keeper=False)]
+    assert plan(seen) == [Start("r1", first), Start("r2", second), GiveBack("r3")]
 
 
 GONE = ["stopped", "suspended", "failed", "destroyed", "destroying", "replaced", "migrated", "launch_failed"]
@@ -112,7 +152,7 @@ def test_a_start_is_given_up_when_the_machine_has_ended_anew_and_not_for_its_ear
 def test_a_machine_is_made_to_be_kept_while_fewer_than_warm_are():
     made = plan(snapshot([machine("a", "started")], workers=["a"], reservations=["r1", "r2", "r3"], warm=3))
     assert [action.keeper for action in made] == [True, True, False]
-    asked = plan(snapshot(reservations=["r1", "r2"], warm=2, creating=1, creating_keepers=1))
+    asked = plan(snapshot(reservations=["r1", "r2"], warm=2, creating=MADE))
     assert [action.keeper for action in asked] == [True, False]
     assert [action.keeper for action in plan(snapshot(reservations=["r"], warm=0))] == [False]
 
@@ -125,7 +165,8 @@ def test_of_machines_that_rest_alike_the_keepers_are_started_first(order):
 
 
 def test_a_machine_that_destroys_itself_is_not_waited_for():
-    assert plan(snapshot([machine("a", "started", keeper=False)], reservations=["r"], max_workers=1)) == [
+    assert plan(snapshot([machine("a", "started", keeper=False)], reservations=["r"], max_workers=1)) == [GiveBack("r")]
+    assert plan(snapshot([machine("a", "destroying", keeper=False)], reservations=["r"], max_workers=1)) == [
         Create("r", keeper=True)
     ]
 
@@ -139,7 +180,7 @@ def test_a_machine_whose_host_had_no_room_is_avoided_for_a_while():
 def test_a_machine_that_does_not_come_to_rest_is_awaited_no_longer_and_stopped_in_time():
     hung = machine("a", "started", age=130)
     seen = snapshot([hung], reservations=["r"], max_workers=1, avoid=frozenset("a"))
-    assert plan(seen) == [Create("r", keeper=False), Stop(hung)]
+    assert plan(seen) == [GiveBack("r"), Stop(hung)]
 
 
 def test_a_machine_that_runs_for_nobody_is_stopped_once_it_had_time_to_join():
@@ -223,7 +264,9 @@ def test_what_rests_does_nothing_and_will_not_begin_to(state, launches, age, tol
 
 def test_a_machine_that_is_being_created_for_a_reservation_is_not_taken_for_another():
     fresh = machine("a", "created", name="fx-l-c-1-1", lane="l")
-    asked = snapshot([fresh], starts=["c.1:1", "c.2:1"], reservations=["c.2:1"], creating=1)
+    asked = snapshot(
+        [fresh], starts=["c.1:1", "c.2:1"], reservations=["c.2:1"], creating=[Create("c.1:1", keeper=True)]
+    )
     assert plan(asked) == [Create("c.2:1", keeper=False)]
 
 
@@ -273,3 +316,60 @@ def test_a_machine_that_joined_in_the_meantime_is_not_given_up_and_the_next_one_
 def test_what_is_no_fault_of_the_image_is_tried_again(end, again):
     ended, earlier = machine("a", "stopped", exit_=end), Exit(0, -1, False, 1)
     assert plan(snapshot([ended], starts=["a"], booting={"a": earlier})) == [GiveUp("a", ended, again=again)]
+
+
+STATES = [
+    "created",
+    "starting",
+    "started",
+    "stopping",
+    "stopped",
+    "suspending",
+    "suspended",
+    "destroying",
+    "failed",
+    "?",
+]
+AWAKE = {"created", "starting", "started", "stopping", "suspending", "?"}
+NAMES = st.frozensets(st.sampled_from("abcdefgh"), max_size=4)
+
+
+@st.composite
+def anything_seen(draw):
+    """Machines as Fly lists them, and any word of Redis and of ours."""
+    told = {"keeper": st.booleans(), "launches": st.just(True), "age": st.sampled_from([1.0, 200.0])}
+    there = [
+        machine(
+            name, draw(st.sampled_from(STATES)), lane="l", name=f"fx-l-{name}", **{k: draw(v) for k, v in told.items()}
+        )
+        for name in sorted(draw(NAMES))
+    ]
+    reservations = [f"r{n}" for n in range(draw(st.integers(0, 5)))]
+    return snapshot(
+        there,
+        workers=draw(NAMES),
+        starts=draw(NAMES) | frozenset(reservations),
+        reservations=reservations,
+        creating=[Create(name, keeper=True) for name in draw(NAMES)],
+        starting=draw(NAMES),
+        max_workers=draw(st.integers(0, 5)),
+        avoid=draw(NAMES),
+    )
+
+
+@given(anything_seen())
+def test_whatever_redis_says_no_more_machines_are_awake_than_may_be_unless_they_were_before(seen):
+    actions = plan(seen)
+    awake = {m.id for m in seen.machines if m.state in AWAKE} | seen.starting
+    awake |= {create.reservation for create in seen.creating}
+    before = len(awake)
+    for action in actions:
+        if isinstance(action, Start):
+            awake.add(action.machine.id)
+        elif isinstance(action, Create):
+            awake.add(action.reservation)
+    assert len(awake) <= max(before, seen.max_workers)
+    answered = [a.reservation for a in actions if isinstance(a, Start | Create | GiveBack)]
+    assert answered == list(seen.reservations)  # each is used or given back
+    started = [a.machine.id for a in actions if isinstance(a, Start)]
+    assert len(started) == len(set(started))

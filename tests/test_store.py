@@ -148,6 +148,16 @@ def test_a_machine_is_assigned_once_and_join_takes_it_off_the_way(any_store):
     assert not any_store.assign(lane(), two, "m1")
 
 
+def test_a_machine_is_started_for_a_reservation_that_is_there_still(any_store):
+    (one,) = enqueue(any_store, calls("a"))
+    any_store.release(lane(), one)
+    assert not any_store.assign(lane(), one, "m1", reserved=True)
+    assert any_store.look(lane(), "x").starts == {"x:1"}
+    assert any_store.assign(lane(), "x:1", "m1", reserved=True)
+    assert any_store.assign(lane(), one, "m2")  # made for it, and there
+    assert any_store.look(lane(), "x").starts == {"m1", "m2"}
+
+
 def test_a_machine_is_counted_on_from_its_start_to_its_end_and_no_longer_than_its_boot_may_take(store, raw_redis):
     (one,) = enqueue(store, calls("a"))
     assert not store.is_counted_on("lane", "m1")
