@@ -291,20 +291,20 @@ def test_who_submits_a_key_whose_call_has_ended_keeps_what_it_is_told_for_result
     assert 0 < raw_redis.ttl(store._key("outcomes", "c2")) <= 60
 
 
-def test_a_call_that_is_there_under_another_id_of_its_key_is_that_one_and_is_told_once(any_store):
-    enqueue(any_store, calls("a1"))
+def test_a_call_that_is_there_under_another_id_of_its_key_is_that_one_and_is_told_once(store):
+    enqueue(store, calls("a1"))
     again = [Call("b1", b"sealed", keyed=True, pointers=["x1proof", "a1proof", "c1proof"])]
     for _ in range(2):
-        enqueue(any_store, again, client="c2")  # the second after a lost answer
-    (claimed,) = claim(any_store, 5)
-    assert (claimed.id, any_store.info("b1"), any_store.pointer("b1")) == ("a1", None, "a1proof")
-    finish(any_store, claimed)
-    told, outcome = news(any_store, "c2")
+        enqueue(store, again, client="c2")  # the second after a lost answer
+    (claimed,) = claim(store, 5)
+    assert (claimed.id, store.info("b1"), store.pointer("b1")) == ("a1", None, "a1proof")
+    finish(store, claimed)
+    told, outcome = news(store, "c2")
     assert told == Report("b1", 0, Report.SAME, 0, b"a1proof")
     assert (outcome.id, outcome.sealed) == ("a1", b"value")
-    any_store._redis.delete(any_store._key("call", "a1"))
-    any_store.enqueue(lane(), again, client="c2", result_ttl=60, reservation="c2.2")
-    assert ([one.id for one in claim(any_store, 5)], any_store.pointer("b1")) == (["b1"], "")
+    store._redis.delete(store._key("call", "a1"))
+    store.enqueue(lane(), again, client="c2", result_ttl=60, reservation="c2.2")
+    assert ([one.id for one in claim(store, 5)], store.pointer("b1")) == (["b1"], "")
 
 
 def test_reservations_whose_answer_was_lost_are_answered_again(store):
