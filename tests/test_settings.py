@@ -5,6 +5,8 @@ import uuid
 
 import pytest
 
+from flyexecutor.cli.checks import check_settings
+from flyexecutor.cli.common import Where
 from flyexecutor.errors import SettingsError
 from flyexecutor.settings import machine_settings, read_settings
 from flyexecutor.trust import derive_key
@@ -133,6 +135,15 @@ def test_a_call_that_names_another_app_uses_the_redis_of_its_machine_unless_ther
     here = {**FULL, "FLYEXECUTOR_REDIS_URL": "redis://of-the-machine:1"}
     assert read_settings(environ=here).redis_url == FULL["REDIS_URL"]
     assert read_settings(environ={**here, "REDIS_URL": ""}).redis_url == "redis://of-the-machine:1"
+
+
+def test_doctor_says_where_the_key_comes_from_and_how_many_others_verify(monkeypatch):
+    for name, value in {**FULL, "FLYEXECUTOR_SECRET_FALLBACKS": f"{GOOD};{OTHER}"}.items():
+        monkeypatch.setenv(name, value)
+    check = check_settings(Where(None, None))
+    assert check.detail.endswith("the signing key comes from the token; further keys that verify: 2")
+    monkeypatch.delenv("FLYEXECUTOR_SECRET_FALLBACKS")
+    assert check_settings(Where(None, None)).detail.endswith("the signing key comes from the token")
 
 
 WEAK = {

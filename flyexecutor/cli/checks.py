@@ -79,7 +79,8 @@ def check_settings(where: Where) -> Check:
     except SettingsError as exc:
         return Check("settings", False, str(exc), "set what is missing or wrong, on Fly with fly secrets set")
     key = "FLYEXECUTOR_SECRET" if os.environ.get("FLYEXECUTOR_SECRET") else "the token"
-    return Check("settings", True, f"complete; the app is {settings.app}, the signing key comes from {key}")
+    more = f"; further keys that verify: {len(settings.fallbacks)}" if settings.fallbacks else ""
+    return Check("settings", True, f"complete; the app is {settings.app}, the signing key comes from {key}{more}")
 
 
 def check_image() -> Check:
