@@ -6,7 +6,7 @@ Owns the connections of the store, which stands upon it, and no thread.
 import contextlib
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.lock import Lock
 from redis.retry import Retry
 
+from flyexecutor.damage import tell_once
 from flyexecutor.lane import Lane
 from flyexecutor.listing import Listing
-from flyexecutor.reader import BLOCK_LIMIT, CONNECT_TIMEOUT
+from flyexecutor.reader import BLOCK_LIMIT, CONNECT_TIMEOUT, is_damage
 from flyexecutor.records import Records
 from flyexecutor.scripts import script, translated
 from flyexecutor.secrecy import Address
@@ -140,7 +141,7 @@ class LaneStore:
     @translated
     def has_workers(self, lane: Lane) -> bool:
         """Whether any worker is there."""
-        return bool(self._redis.hlen(self._key("workers", lane.name)))
+        return bool(self._if_sound(lambda: self._redis.hlen(self._key("workers", lane.name)), 0))
 
     @translated
     def has_no_calls(self, lane: Lane) -> bool:
@@ -150,12 +151,12 @@ class LaneStore:
     @translated
     def is_worker(self, lane: str, machine_id: str) -> bool:
         """Whether the worker of this machine is in its lane."""
-        return bool(self._redis.hexists(self._key("workers", lane), machine_id))
+        return bool(self._if_sound(lambda: self._redis.hexists(self._key("workers", lane), machine_id), False))
 
     @translated
     def is_counted_on(self, lane: str, machine_id: str) -> bool:
         """Whether the worker of this machine is in its lane, or somebody waits for it to join."""
-        expires = self._redis.zscore(self._key("starts", lane), machine_id) or 0
+        expires = self._if_sound(lambda: self._redis.zscore(self._key("starts", lane), machine_id), 0) or 0
         return bool(expires > self._seconds_now() * 1000) or self.is_worker(lane, machine_id)
 
     @translated
@@ -204,7 +205,7 @@ class LaneStore:
     def await_list(self, name: str, last: bytes, seconds: float) -> None:
         """Block until somebody has published a list after this entry, or given up; or for so long, or a few seconds."""
         block = max(1, int(min(seconds, ANSWER_TIMEOUT - 1.0) * 1000))
-        self._redis.xread({self._list_keys(name)[0]: last}, count=1, block=block)
+        self._if_sound(lambda: self._redis.xread({self._list_keys(name)[0]: last}, count=1, block=block), None)
 
     @translated
     def meter(self, lane: str) -> Meter:
@@ -224,7 +225,7 @@ class LaneStore:
     def lanes_since(self, seconds: float) -> set[str]:
         """The lanes of the app that had a call in the last so many seconds."""
         at = self._seconds_now() - seconds
-        found: Any = self._redis.zrangebyscore(f"{self._prefix}:lanes", at * 1000, "+inf")
+        found = self._if_sound(lambda: self._redis.zrangebyscore(f"{self._prefix}:lanes", at * 1000, "+inf"), [])
         return set(texts_of(found))
 
     def _seconds_now(self) -> float:
@@ -248,10 +249,8 @@ class LaneStore:
     @translated
     def note_run(self, schedule: str, call_id: str) -> None:
         """Remember a run of a schedule; the last RUNS_KEPT are."""
-        pipe = self._redis.pipeline()
         key = self._key("runs", schedule)
-        pipe.lpush(key, call_id).ltrim(key, 0, RUNS_KEPT - 1).expire(key, RUNS_TTL)  # type: ignore[attr-defined]
-        pipe.execute()
+        script("note_run")(self._redis, (key,), (call_id, RUNS_KEPT, RUNS_TTL))
 
     @translated
     def note_scheduled(self, machine_name: str, machine_id: str) -> None:
@@ -261,19 +260,18 @@ class LaneStore:
     @translated
     def scheduled(self, machine_name: str) -> str:
         """The machine of a schedule; it may be gone, or be another. Empty: not known."""
-        told: Any = self._redis.get(self._key("scheduled", machine_name))
+        told = self._if_sound(lambda: self._redis.get(self._key("scheduled", machine_name)), b"")
         return (told or b"").decode(errors="replace")
 
     @translated
     def runs(self, schedule: str) -> Sequence[str]:
         """The last runs of a schedule, the newest first: ids of calls."""
-        told: Any = self._redis.lrange(self._key("runs", schedule), 0, -1)
-        return texts_of(told)
+        return texts_of(self._if_sound(lambda: self._redis.lrange(self._key("runs", schedule), 0, RUNS_KEPT - 1), []))
 
     @translated
     def try_lock(self, name: str, owner: str, seconds: float) -> bool:
         """Whether the asker may do, for so long, what one client does for all."""
-        return bool(self._redis.set(self._key("lock", name), owner, nx=True, px=int(seconds * 1000)))
+        return bool(script("lock")(self._redis, (self._key("lock", name),), (owner, int(seconds * 1000))))
 
     @contextlib.contextmanager
     def one_at_a_time(self, name: str) -> Iterator[None]:
@@ -294,6 +292,17 @@ class LaneStore:
     @translated
     def _acquire(self, lock: Lock) -> bool:
         return bool(lock.acquire())
+
+    @staticmethod
+    def _if_sound(ask: Callable[[], Any], instead: Any) -> Any:
+        """What Redis answers; something else if the key has another type than it should have."""
+        try:
+            return ask()
+        except redis.ResponseError as exc:
+            if not is_damage(exc):
+                raise
+            tell_once("what lies in Redis beside the calls", exc)
+            return instead
 
     def _client(self, size: int) -> "redis.Redis":
         """For a request of so many bytes."""
@@ -318,4 +327,4 @@ def seconds_of(milliseconds: int) -> float | None:
 
 
 def texts_of(answer: Sequence[bytes]) -> list[str]:
-    return [part.decode() for part in answer]
+    return [part.decode(errors="replace") for part in answer]

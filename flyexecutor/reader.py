@@ -13,7 +13,8 @@ from typing import Any, cast
 import redis
 
 from flyexecutor.call import Outcome, Report
-from flyexecutor.errors import RedisUnavailableError
+from flyexecutor.damage import tell_once, word
+from flyexecutor.errors import FlyExecutorError, PayloadError, RedisUnavailableError
 from flyexecutor.secrecy import Address
 
 CONNECT_TIMEOUT = 5.0
@@ -35,6 +36,18 @@ PASSING = (
     "NOREPLICAS",
 )
 
+# What it answers to a command on a key of another type, or with another kind of value in it, or if a script met that.
+_DAMAGE = (
+    "WRONGTYPE",
+    "wrong kind of value",
+    "not an integer",
+    "not a valid float",
+    "overflow",
+    "attempt to ",
+    "bad argument",
+)
+_LAST_ID = b"18446744073709551615-18446744073709551615"  # of an entry: nothing can be put behind it
+
 _CLOSED = (OSError, ValueError, AttributeError)  # what redis-py raises when close() has taken its socket from under it
 
 _LOGIN = {  # what Redis says, and what that means
@@ -53,8 +66,23 @@ class Delivered:
     call_id: bytes
 
 
-def unavailable(address: Address, exc: redis.RedisError) -> RedisUnavailableError:
+def is_damage(exc: BaseException) -> bool:
+    """Whether an error says that what lies in Redis is not what it should be: Redis is there."""
+    told = str(exc)
+    passing = any(word in told for word in PASSING)
+    return isinstance(exc, redis.ResponseError) and not passing and any(word in told for word in _DAMAGE)
+
+
+def translate(address: Address, exc: redis.RedisError) -> FlyExecutorError:
     """An error of redis-py as ours: with the server's address, and without the password that it may quote."""
+    if is_damage(exc):
+        said = address.scrub(exc)
+        return PayloadError(f"damaged: what lies in Redis at {address} is not what we put there ({said})")
+    return unavailable(address, exc)
+
+
+def unavailable(address: Address, exc: redis.RedisError) -> RedisUnavailableError:
+    """That Redis can't be reached, or refuses us."""
     said = address.scrub(exc)
     refused = isinstance(exc, redis.AuthenticationError | redis.ResponseError)
     refused = refused and not any(word in str(exc) for word in PASSING)
@@ -77,12 +105,15 @@ class BlockingReader:
     """A blocking read on a connection of its own, in two halves, so that its owner can wait for other things too.
 
     `ask` sends, `answer` receives; in between `fileno` becomes readable. `close` may be called by another thread and
-    ends a wait in `answer`, with RedisUnavailableError. No wait is longer than what was asked for, and LATE.
+    ends a wait in `answer`, with RedisUnavailableError. No wait is longer than what was asked for, and LATE. What is in
+    the place of the stream, and is none, goes.
     """
 
     def __init__(
-        self, client: "redis.Redis", address: Address, commands: Callable[[int], Sequence[Sequence[Any]]]
+        self, client: "redis.Redis", address: Address, stream: str, commands: Callable[[int], Sequence[Sequence[Any]]]
     ) -> None:
+        self._client = client
+        self._stream = stream
         self._address = address
         self._commands = commands  # to send, by the milliseconds that the last of them may block
         # Any: redis-py types its clients, hardly its connections.
@@ -122,7 +153,7 @@ class BlockingReader:
 
     def answer(self) -> list[Delivered]:
         """Receive what was asked for. Empty if there was nothing."""
-        return [Delivered(entry, fields[1]) for entry, fields in self._receive()]
+        return [Delivered(entry, _id_in(fields)) for entry, fields in self._receive()]
 
     def _receive(self) -> Sequence[tuple[bytes, list[bytes]]]:
         asked, self._asked = self._asked, 0
@@ -134,10 +165,20 @@ class BlockingReader:
             read = self._connection.read_response()
         except redis.RedisError as exc:
             self._connection.disconnect()
-            raise unavailable(self._address, exc) from None
+            if not is_damage(exc):
+                raise unavailable(self._address, exc) from None
+            self._begin_anew(exc)
+            return ()
         except _CLOSED as exc:
             raise unavailable(self._address, redis.ConnectionError(str(exc))) from None
         return read[0][1] if read else ()
+
+    def _begin_anew(self, why: object) -> None:
+        tell_once(f"the stream {self._stream}", why)
+        try:
+            self._client.unlink(self._stream)
+        except redis.RedisError as exc:
+            raise unavailable(self._address, exc) from None
 
     def close(self) -> None:
         """Close the connection; a thread that waits in `answer` is woken."""
@@ -154,14 +195,14 @@ class OrderReader(BlockingReader):
         def commands(block_ms: int) -> Sequence[Sequence[Any]]:
             return [("XREAD", "BLOCK", block_ms, "STREAMS", stream, self._last)]
 
-        super().__init__(client, address, commands)
+        super().__init__(client, address, stream, commands)
 
     def orders(self) -> list[str]:
         """Receive what was asked for: ids of calls."""
         entries = self._receive()
         if entries:
             self._last = entries[-1][0]
-        return [fields[1].decode() for _, fields in entries]
+        return [_id_in(fields).decode() for _, fields in entries]
 
 
 class OutcomeReader(BlockingReader):
@@ -185,7 +226,7 @@ class OutcomeReader(BlockingReader):
             count = ("COUNT", self._count, "BLOCK", block_ms)
             return [*trim, ("XREAD", *count, "STREAMS", stream, self._last)]
 
-        super().__init__(client, address, commands)
+        super().__init__(client, address, stream, commands)
 
     def rewind(self) -> None:
         """Read from the beginning: the stream is another one."""
@@ -205,11 +246,22 @@ class OutcomeReader(BlockingReader):
             try:
                 one = next(news)
             except redis.RedisError as exc:
-                raise unavailable(self._address, exc) from None
+                raise translate(self._address, exc) from None
             self._last = entry
             if one is not None:
                 yield one
+        if self._last == _LAST_ID:
+            self._begin_anew("an entry has the last id that there is")
+            self.rewind()
         self._count = min(OUTCOMES_PER_READ, asked * 2)
+
+
+def _id_in(fields: Sequence[bytes] | None) -> bytes:
+    """The id in an entry {id}; empty: there is none. The script that takes it removes such an entry."""
+    try:
+        return word(fields[1], "id").encode() if fields and len(fields) == 2 and fields[0] == b"id" else b""
+    except PayloadError:
+        return b""
 
 
 def _after(entry: bytes) -> str:

@@ -5,17 +5,17 @@ and fetched by itself, and again if the connection breaks, so that a bad link co
 connections of its store, which translates their errors.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
+from flyexecutor import damage
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report, Times
 from flyexecutor.names import read_name
+from flyexecutor.reader import is_damage
 from flyexecutor.scripts import script
-from flyexecutor.states import State
 
 INLINE_BYTES = 256 * 1024  # a larger payload has its own keys, so that no entry of a stream is large
 CHUNK_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
@@ -24,8 +24,6 @@ UNTAKEN_TTL = 300  # seconds that a large payload is kept until a script takes i
 CHUNK_TTL = 30  # and for each of its pieces, since the first must live until the last is stored
 SENT_AT_LEAST = 64 * 1024  # bytes that are noted for the bill at a time: a lone small outcome costs no command for that
 BODIES_AT_ONCE = 16  # bodies that are fetched from records in one round trip
-
-log = logging.getLogger("flyexecutor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +87,14 @@ class Records:
         claimed = []
         fetched = dict(known)
         for head, body, name in answer:
+            # What the script has claimed it has checked.
             call_id, attempt, chunks, timeout, raised, *parts = head.decode().split()
             for told in parts:
-                part_id = told.split(":")[0]
+                part_id, _ = damage.pieces(told)
                 if part_id not in fetched:
                     fetched[part_id] = Part(part_id, self._get(told, b""))
             sealed = self._get(chunks, body)
-            shared = [fetched[told.split(":")[0]] for told in parts]
+            shared = [fetched[damage.pieces(told)[0]] for told in parts]
             claimed.append(
                 ClaimedCall(call_id, int(attempt), sealed, float(timeout), int(raised), shared, read_name(name))
             )
@@ -114,48 +113,49 @@ class Records:
             for call_id in kept:
                 pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome", "finished"])
             bodies = dict(zip(kept, pipe.execute(raise_on_error=False), strict=True)) if kept else {}
-            for fields, words in zip(some, heads, strict=True):
+            for fields in some:
                 one: Outcome | Report | None = None
                 try:
-                    one = self._report(fields) if b"report" in fields else self._ended(fields, words, bodies)
-                except Exception as exc:
-                    if isinstance(exc, redis.RedisError) and "WRONGTYPE" not in str(exc):
+                    one = self._report(fields) if b"report" in fields else self._ended(fields, bodies)
+                except Exception as exc:  # whoever wrote it must not stop this client from reading on
+                    if isinstance(exc, redis.RedisError) and not is_damage(exc):
                         raise
-                    # Whoever wrote it must not be able to stop this client from reading on.
-                    log.error("an entry of the outcome stream is not an outcome and is passed over: %r", exc)
+                    damage.tell_once("an entry of an outcome stream", exc)
                 yield one
 
     def _report(self, fields: Mapping[bytes, bytes]) -> Report:
-        call_id, attempt, kind, number, chunks = fields[b"report"].decode().split()
-        return Report(call_id, int(attempt), kind, int(number), self._get(chunks, fields[b"body"]))
+        call_id, attempt, kind, number, chunks = damage.words(fields[b"report"], "report", 5)
+        body = self._get(chunks, fields[b"body"])
+        return Report(call_id, _attempt(attempt), kind, damage.whole(number, "number of an item"), body)
 
-    def _ended(self, fields: Mapping[bytes, bytes], head: Sequence[str], kept: Mapping[str, Any]) -> Outcome:
-        call_id, *words = head
+    def _ended(self, fields: Mapping[bytes, bytes], kept: Mapping[str, Any]) -> Outcome:
+        call_id, *words = damage.words(fields.get(b"head"), "outcome", 9)
         body = fields[b"body"]
         if call_id in kept:
             found = kept[call_id]
             if isinstance(found, redis.RedisError):
                 raise found
             chunks, body, finished = (part or b"" for part in found)
-            if finished.decode() != words[-1]:
+            if finished.decode(errors="replace") != words[-1]:
                 chunks, body = b"", b""  # it has expired meanwhile, and its key may name another call
-            words[4] = chunks.decode() or "-"
+            words[4] = damage.word(chunks, "chunks") or "-"
         return self._outcome(call_id, words, body, fields.get(b"logs", b""))
 
     def attached(self, call_id: str, answer: Sequence[bytes]) -> Attached:
         """A call as the script `attach` tells it."""
         head, body, logs, progress, lane, name = answer
-        words = head.decode().split()
-        outcome = self._outcome(call_id, words, body, logs) if State(words[0]).final else None
+        words = damage.words(head, "record", 8)
         state, attempt, machine_id, region, _, *times = words
         where = (_text(machine_id), _text(region))
-        info = CallInfo(State(state), int(attempt), *where, read_times(times), name=read_name(name))
-        return Attached(info, outcome, progress, lane.decode())
+        info = CallInfo(damage.state(state), _attempt(attempt), *where, read_times(times), name=read_name(name))
+        outcome = self._outcome(call_id, words, body, logs) if info.state.final else None
+        return Attached(info, outcome, progress, damage.word(lane, "lane"))
 
     def _outcome(self, call_id: str, words: Sequence[str], body: bytes, logs: bytes) -> Outcome:
         state, attempt, machine_id, region, chunks, *times = words
         where = (_text(machine_id), _text(region))
-        return Outcome(call_id, int(attempt), State(state), *where, self._get(chunks, body), logs, read_times(times))
+        sealed, ended = self._get(chunks, body), damage.state(state)
+        return Outcome(call_id, _attempt(attempt), ended, *where, sealed, logs, read_times(times))
 
     def _get(self, chunks: str, inline: bytes) -> bytes:
         if chunks == "-":
@@ -163,14 +163,20 @@ class Records:
         # One at a time: together they may be larger than what a provider answers in one go.
         pieces: list[Any] = []
         for key in self._keys(chunks):
-            pieces.append(self._bulk.get(key))
-            if pieces[-1] is None:
-                return b""  # it has expired: no payload is empty
+            try:
+                piece: Any = self._bulk.getrange(key, 0, CHUNK_BYTES)  # one byte more than a piece of ours has
+            except redis.ResponseError as exc:
+                if not is_damage(exc):
+                    raise
+                piece = b""
+            if not piece or len(piece) > CHUNK_BYTES:
+                return b""  # it has expired, or is somebody else's: no payload is empty
+            pieces.append(piece)
         return b"".join(pieces)
 
     def _keys(self, chunks: str) -> Iterator[str]:
-        name, _, number = chunks.rpartition(":")
-        return (f"{self._prefix}:chunk:{name}:{n}" for n in range(1, int(number) + 1))
+        name, number = damage.pieces(chunks)
+        return (f"{self._prefix}:chunk:{name}:{n}" for n in range(1, number + 1))
 
 
 def further_fields(call: Call) -> list[str | bytes]:
@@ -208,7 +214,11 @@ def count_chunks(sealed: bytes) -> int:
 
 def read_times(milliseconds: Sequence[bytes | str | None]) -> Times:
     """Times as Redis keeps them."""
-    return Times(*(int(at or 0) / 1000 for at in milliseconds))
+    return Times(*map(damage.seconds, milliseconds))
+
+
+def _attempt(told: str) -> int:
+    return damage.whole(told, "attempt", damage.MOST_ATTEMPTS)
 
 
 def _text(word: str) -> str:

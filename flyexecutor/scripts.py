@@ -3,12 +3,15 @@
 import functools
 import hashlib
 import importlib.resources
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import redis
 
-from flyexecutor.reader import unavailable
+from flyexecutor.damage import MOST_ATTEMPTS, MOST_PIECES
+from flyexecutor.reader import translate
+
+COMMON = ("sound", "lib")  # before each script
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,17 +26,21 @@ def translated(fn: Callable[P, T]) -> Callable[P, T]:
             return fn(*args, **kwargs)
         except redis.RedisError as exc:
             store = args[0]
-            raise unavailable(store.address, exc) from None  # type: ignore[attr-defined]
+            raise translate(store.address, exc) from None  # type: ignore[attr-defined]
 
     return verb
 
 
 class Script:
-    """One Lua file with `lib.lua` before it, by EVALSHA; sent whole only if the server does not have it yet."""
+    """One Lua file with what all have before it, by EVALSHA; sent whole only if the server does not have it yet."""
 
     def __init__(self, name: str) -> None:
         folder = importlib.resources.files("flyexecutor") / "lua"
-        self._text = (folder / "lib.lua").read_text() + (folder / f"{name}.lua").read_text()
+        self.assemble({part: (folder / f"{part}.lua").read_text() for part in (*COMMON, name)})
+
+    def assemble(self, parts: Mapping[str, str]) -> None:
+        """Be made of these, in order."""
+        self._text = f"local MOST_PIECES, MOST_ATTEMPTS = {MOST_PIECES}, {MOST_ATTEMPTS}\n" + "".join(parts.values())
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: "redis.Redis", keys: Sequence[str], args: Sequence[Any]) -> Any:

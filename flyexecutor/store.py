@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report
+from flyexecutor.damage import MOST_ATTEMPTS, whole, word
+from flyexecutor.damage import state as state_of
 from flyexecutor.lane import Lane
 from flyexecutor.lane_store import RESERVATION_TTL, LaneStore, seconds_of, texts_of
 from flyexecutor.names import read_name
@@ -116,7 +118,7 @@ class Store(LaneStore):
             group = ("GROUP", "workers", machine_id, "COUNT", 1, "BLOCK", block_ms)
             return [("XREADGROUP", *group, "STREAMS", queue, ">")]
 
-        return BlockingReader(self._blocking, self.address, commands)
+        return BlockingReader(self._blocking, self.address, queue, commands)
 
     @translated
     def claim(
@@ -256,7 +258,7 @@ class Store(LaneStore):
     def kill(self, call_id: str) -> State | None:
         """Have the worker stop a running call; takes back a queued one. Answers its state before that."""
         state = script("kill")(self._quick, (self._key("call", call_id),), (self._prefix, call_id))
-        return State(state.decode()) if state else None
+        return state_of(state) if state else None
 
     @translated
     def info(self, call_id: str) -> CallInfo | None:
@@ -267,15 +269,15 @@ class Store(LaneStore):
         (state, attempt, machine_id, region, lane, name, *times), left = told.execute()
         if not state:
             return None
-        final = State(state.decode()).final
+        stands = state_of(state)
         return CallInfo(
-            State(state.decode()),
-            int(attempt),
-            (machine_id or b"").decode(),
-            (region or b"").decode(),
+            stands,
+            whole(attempt, "attempt", MOST_ATTEMPTS),
+            word(machine_id, "machine"),
+            word(region, "region"),
             read_times(times),
-            time.time() + left / 1000 if final else None,
-            (lane or b"").decode(),
+            time.time() + left / 1000 if stands.final else None,
+            word(lane, "lane"),
             name=read_name(name),
         )
 
@@ -290,7 +292,7 @@ class Store(LaneStore):
         """The calls of a batch, in order, with their states; None for one that is no longer known."""
         ids, states = script("batch")(self._redis, (self._key("batch", batch_id),), (self._prefix,))
         return [
-            (call_id.decode(), State(state.decode()) if state else None)
+            (word(call_id, "id"), state_of(state) if state else None)
             for call_id, state in zip(ids, states, strict=True)
         ]
 
@@ -298,7 +300,7 @@ class Store(LaneStore):
     def standing(self, call_ids: Sequence[str]) -> list[bool]:
         """Whether each call is known and has not ended."""
         keys = [self._key("call", call_id) for call_id in call_ids]
-        return list(map(bool, script("standing")(self._redis, keys, ())))
+        return list(map(bool, script("standing")(self._redis, keys, (self._prefix,))))
 
     @translated
     def drop_outcome(self, outcome: Outcome) -> None:

@@ -6,7 +6,6 @@ collected the tests. Two of these run at a time, each with a Redis of its own.
 """
 
 import argparse
-import hashlib
 import os
 import re
 import signal
@@ -22,11 +21,17 @@ import pytest
 from _pytest.main import pytest_runtestloop as run_collected_tests  # by its own name it would be a hook of this plugin
 
 from flyexecutor.local.redis import start_server
-from flyexecutor.scripts import script
+from flyexecutor.scripts import COMMON, script
 
 FOLDER = Path(__file__).parent.parent / "flyexecutor" / "lua"
 EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants.md"
-TESTS = ("tests/test_store.py", "tests/test_states.py", "tests/test_call_machine.py", "tests/test_lists.py")
+TESTS = (
+    "tests/test_store.py",
+    "tests/test_store_damage.py",
+    "tests/test_states.py",
+    "tests/test_call_machine.py",
+    "tests/test_lists.py",
+)
 OPTIONS = (
     "-x",
     "-s",
@@ -233,10 +238,8 @@ def put_in(mutant: Mutant) -> None:
     lines = texts[mutant.file.removesuffix(".lua")].splitlines()
     lines[mutant.line - 1] = mutant.after
     texts[mutant.file.removesuffix(".lua")] = "\n".join(lines) + "\n"
-    for name in texts.keys() - {"lib"}:
-        one = script(name)
-        one._text = texts["lib"] + texts[name]
-        one._sha = hashlib.sha1(one._text.encode(), usedforsecurity=False).hexdigest()
+    for name in texts.keys() - set(COMMON):
+        script(name).assemble({part: texts[part] for part in (*COMMON, name)})
 
 
 def main() -> int:

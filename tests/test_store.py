@@ -374,7 +374,7 @@ def test_outcomes_that_could_not_be_fetched_whole_are_read_again(store, monkeypa
     finish(store, *claim(store), sealed=bytes(INLINE_BYTES + 1))
     reader = store.outcomes("c1")
     with monkeypatch.context() as away:
-        away.setattr(store._bulk, "get", lambda _key: (_ for _ in ()).throw(redis.ConnectionError("away")))
+        away.setattr(store._bulk, "getrange", lambda *_: (_ for _ in ()).throw(redis.ConnectionError("away")))
         with pytest.raises(RedisUnavailableError):
             list(reader.read(5.0))
     assert [len(outcome.sealed) for outcome in reader.read(5.0)] == [INLINE_BYTES + 1]

@@ -6,5 +6,5 @@ local is = redis.pcall('HMGET', KEYS[1], 'state', 'attempt', 'machine', 'region'
   'queued', 'started', 'finished', 'logs', 'progress', 'lane', 'keep', 'name')
 if not is[1] then return nil end  -- what is no hash is no call either
 if is[1] == 'QUEUED' or is[1] == 'RUNNING' then add_watcher(KEYS[1], is[7], ARGV[1], is[14]) end
-local words = {is[1], is[2], word(is[3]), word(is[4]), word(is[5]), is[8], is[9] or 0, is[10] or 0}
+local words = {word(is[1]), word(is[2]), word(is[3]), word(is[4]), word(is[5]), count(is[8]), count(is[9]), count(is[10])}
 return {table.concat(words, ' '), is[6] or '', is[11] or '', is[12] or '', is[13], is[15]}

@@ -3,7 +3,7 @@
 -- Answers for each 1 if the call was still queued (or is cancelled already), else 0 and nothing has changed.
 local answers = {}
 for n = 2, #ARGV do
-  local state = redis.call('HGET', ARGV[1] .. ':call:' .. ARGV[n], 'state')
+  local state = fields_of(ARGV[1], ARGV[n], 'state')[1]
   if state == 'QUEUED' then
     settle(ARGV[1], ARGV[n], read_record(ARGV[1], ARGV[n]), 'CANCELLED', 0, '', '', '-', '', '')
   end

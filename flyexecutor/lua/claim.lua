@@ -2,7 +2,8 @@
 -- KEYS: 1 queue   ARGV: 1 prefix  2 machine  3 region  4 further calls wanted, then per delivered entry: entry id
 -- Answers {head body name} of each call claimed. A worker that was buried gets none, and an error that has it join again: its
 -- machine was suspended or cut off for a while, and nobody counts on it.
-if redis.call('HEXISTS', ARGV[1] .. ':workers:' .. lane_of(ARGV[1], KEYS[1]), ARGV[2]) == 0 then
+if mend('HEXISTS', ARGV[1] .. ':workers:' .. lane_of(ARGV[1], KEYS[1]), ARGV[2]) == 0 then
+  need_queue(KEYS[1])
   -- Only what is still its own: what it was told of has perhaps ended since, or runs elsewhere.
   for _, pending in ipairs(claimed_by(KEYS[1], ARGV[2])) do queue_again(ARGV[1], KEYS[1], pending[1], pending[2]) end
   redis.call('XGROUP', 'DELCONSUMER', KEYS[1], GROUP, ARGV[2])

@@ -28,7 +28,7 @@ for chunks in pairs(there) do
   if not all_there(prefix, chunks) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
 end
 n = 11
-local again = redis.call('GET', sent) == ARGV[6]
+local again = mend('GET', sent) == ARGV[6]
 redis.call('SET', sent, ARGV[6], 'EX', 300)
 while n <= #ARGV do
   local id, retries, keep, chunks, body, name, further = unpack(ARGV, n, n + 6)
@@ -40,14 +40,14 @@ while n <= #ARGV do
       local other = string.sub(pointer, 1, #id)
       if redis.call('EXISTS', prefix .. ':call:' .. other) == 1 then
         redis.call('SET', same, pointer, 'EX', ttl + ARGV[8])
-        tell(prefix, ARGV[7], ARGV[8], 'report', id .. ' 0 same 0 -', 'body', pointer)
+        tell(prefix, ARGV[7], tonumber(ARGV[8]), 'report', id .. ' 0 same 0 -', 'body', pointer)
         id, key = other, prefix .. ':call:' .. other
         break
       end
     end
   end
-  if not again and redis.call('HSETNX', key, 'state', 'QUEUED') == 1 then
-    redis.call('HSET', key, 'lane', lane, 'entry', redis.call('XADD', queue, '*', 'id', id), 'queued', at,
+  if not again and mend('HSETNX', key, 'state', 'QUEUED') == 1 then
+    redis.call('HSET', key, 'lane', lane, 'entry', put_into(queue, id), 'queued', at,
       'attempt', 0, 'losses', 0, 'retries', retries, 'keep', keep, 'ttl', ARGV[8], 'watch', ARGV[7],
       'chunks', chunks, 'call', body, 'name', name)
     redis.call('EXPIRE', key, ttl)
@@ -58,11 +58,11 @@ while n <= #ARGV do
       if is[1] then
         local due = prefix .. ':due:' .. lane
         redis.call('HSET', key, 'expires', at + is[1])
-        redis.call('ZADD', due, at + is[1], 'x ' .. id)
+        mend('ZADD', due, at + is[1], 'x ' .. id)
         redis.call('EXPIRE', due, ttl)
       end
       if is[2] then
-        redis.call('RPUSH', prefix .. ':batch:' .. is[2], id)
+        mend('RPUSH', prefix .. ':batch:' .. is[2], id)
         redis.call('EXPIRE', prefix .. ':batch:' .. is[2], ttl)
       end
       if is[3] then use_parts(prefix, is[3], ttl) end
@@ -72,14 +72,14 @@ while n <= #ARGV do
       'started', 'finished', 'outcome', 'chunks', 'progress')
     if is[9] or is[11] ~= chunks then drop_chunks(prefix, chunks) end
     if is[12] and not again then
-      tell(prefix, ARGV[7], ARGV[8], 'report', table.concat({id, is[3], 'progress', 0, '-'}, ' '), 'body', is[12])
+      tell(prefix, ARGV[7], tonumber(ARGV[8]), 'report', table.concat({id, word(is[3]), 'progress', 0, '-'}, ' '), 'body', is[12])
     end
     if again then
       -- It has been told all there is.
     elseif is[9] then
-      local words = table.concat({id, is[1], is[3], word(is[4]), word(is[5])}, ' ')
-      local times = table.concat({is[7], is[8] or 0, is[9]}, ' ')
-      tell_outcome(prefix, ARGV[7], ARGV[8], '1', words, is[6], times, is[10], '')
+      local words = table.concat({id, word(is[1]), word(is[3]), word(is[4]), word(is[5])}, ' ')
+      local times = table.concat({count(is[7]), count(is[8]), count(is[9])}, ' ')
+      tell_outcome(prefix, ARGV[7], tonumber(ARGV[8]), '1', words, word(is[6]), times, is[10] or '', '')
     else
       add_watcher(key, is[2], ARGV[7], '1')
     end
@@ -87,13 +87,13 @@ while n <= #ARGV do
   n = n + 7 + further
 end
 redis.call('EXPIRE', queue, ttl)
-redis.call('ZADD', prefix .. ':lanes', at, lane)
+mend('ZADD', prefix .. ':lanes', at, lane)
 redis.call('ZREMRANGEBYSCORE', prefix .. ':lanes', '-inf', at - 30 * DAY * 1000)
 redis.call('EXPIRE', prefix .. ':lanes', 30 * DAY)
-note_load(prefix, lane, redis.call('XLEN', queue), tonumber(ARGV[10]), at)
+note_load(prefix, lane, length(queue), tonumber(ARGV[10]), at)
 if again then
   local held = {}
-  for _, name in ipairs(redis.call('ZRANGE', starts, 0, -1)) do
+  for _, name in ipairs(mend('ZRANGE', starts, 0, -1)) do
     if string.find(name, ARGV[6] .. ':', 1, true) == 1 then held[#held + 1] = name end
   end
   if #held > 0 then return held end

@@ -2,6 +2,6 @@
 -- KEYS: 1 queue   ARGV: 1 prefix, then per call: id attempt
 for n = 2, #ARGV, 2 do
   local id = ARGV[n]
-  local is = redis.call('HMGET', ARGV[1] .. ':call:' .. id, 'state', 'attempt', 'entry')
-  if is[1] == 'RUNNING' and is[2] == ARGV[n + 1] then queue_again(ARGV[1], KEYS[1], is[3], id) end
+  local is = fields_of(ARGV[1], id, 'state', 'attempt', 'entry')
+  if is[1] == 'RUNNING' and is[2] == ARGV[n + 1] then queue_again(ARGV[1], KEYS[1], is[3] or '', id) end
 end

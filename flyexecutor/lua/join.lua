@@ -7,7 +7,7 @@
 -- the machine: it may be that it is not suspended yet.
 need_queue(KEYS[1])
 local lane, at = lane_of(ARGV[1], KEYS[1]), now_ms()
-if ARGV[4] == '2' and not redis.call('ZSCORE', KEYS[3], ARGV[2]) then return -2 end
+if ARGV[4] == '2' and not mend('ZSCORE', KEYS[3], ARGV[2]) then return -2 end
 if ARGV[4] == '1' then
   lose_calls(ARGV[1], KEYS[1], ARGV[2], 'the machine restarted while it ran the call', false)
 else
@@ -17,8 +17,8 @@ else
     if not held[pending[2]] then queue_again(ARGV[1], KEYS[1], pending[1], pending[2]) end
   end
 end
-redis.call('HSET', KEYS[2], ARGV[2], at)
-if redis.call('HEXISTS', ARGV[1] .. ':awake:' .. lane, ARGV[2]) == 0 then open_bill(ARGV[1], lane, ARGV[2], at) end
+mend('HSET', KEYS[2], ARGV[2], at)
+if mend('HEXISTS', ARGV[1] .. ':awake:' .. lane, ARGV[2]) == 0 then open_bill(ARGV[1], lane, ARGV[2], at) end
 redis.call('EXPIRE', KEYS[2], ARGV[3])
-redis.call('ZREM', KEYS[3], ARGV[2])
+mend('ZREM', KEYS[3], ARGV[2])
 return tend_due(ARGV[1], KEYS[1])

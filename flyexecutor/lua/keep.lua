@@ -2,8 +2,7 @@
 -- KEYS: its parts (strings)   ARGV: 1 for how long at least (s)
 -- Answers 1 if all of it is there, else 0.
 for _, key in ipairs(KEYS) do
-  local left = redis.call('TTL', key)
-  if left == -2 then return 0 end
-  if left < tonumber(ARGV[1]) then redis.call('EXPIRE', key, ARGV[1]) end
+  if redis.call('TYPE', key).ok ~= 'string' then return 0 end
+  if redis.call('TTL', key) < tonumber(ARGV[1]) then redis.call('EXPIRE', key, ARGV[1]) end
 end
 return 1

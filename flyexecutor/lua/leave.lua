@@ -12,17 +12,17 @@ if ARGV[8] ~= '' then lose_calls(ARGV[1], KEYS[1], ARGV[2], ARGV[8], false) end
 for _, pending in ipairs(claimed_by(KEYS[1], ARGV[2])) do queue_again(ARGV[1], KEYS[1], pending[1], pending[2]) end
 if ARGV[3] == '0' then
   local due, left, pause = tend_due(ARGV[1], KEYS[1]), tonumber(ARGV[5]), tonumber(ARGV[7])
-  if redis.call('XLEN', KEYS[1]) > running(KEYS[1]) then return {0, 'needed'} end
+  if length(KEYS[1]) > running(KEYS[1]) then return {0, 'needed'} end
   if due >= 0 and due <= tonumber(ARGV[4]) then return {due, 'due'} end
   if left > 0 and not spare(ARGV[1], KEYS[1], lane, tonumber(ARGV[6]), at) then return {left, 'needed'} end
   if pause > 0 then
     local key = ARGV[1] .. ':suspends'
-    local turn = math.max(at, tonumber(redis.call('GET', key) or 0))
+    local turn = full_at(key, at, 6000 * pause)
     redis.call('SET', key, turn + pause, 'PX', math.ceil(turn + pause - at))
     if turn > at then return {math.ceil(turn - at), 'turn'} end
   end
 end
 redis.call('XGROUP', 'DELCONSUMER', KEYS[1], GROUP, ARGV[2])
-redis.call('HDEL', KEYS[2], ARGV[2])
+mend('HDEL', KEYS[2], ARGV[2])
 close_bill(ARGV[1], lane, ARGV[2], at)
 return -1

@@ -7,10 +7,10 @@
 local MOST = 60000  -- ms that one may have to wait: what says more was told by a clock that was set back
 local at, after = now_ms(), tonumber(ARGV[1])
 if after == 0 then after = at end
-local newest, last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1], '0-0'
+local newest, last = mend('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1], '0-0'
 if newest then
   last = newest[1]
-  local began = tonumber(newest[2][2]) or 0
+  local began = count(newest[2][2])
   -- One of the future is nobody's of ours.
   if began >= after and began <= at and (newest[2][4] or '') ~= '' then return {after, 'found', began, newest[2][4]} end
 end
