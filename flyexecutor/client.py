@@ -113,6 +113,7 @@ class Client:
             waiting=self._tell_waiting,
         )
         self._unstarted = [(self._outbox.run, "outbox"), (self._watcher.run, "watcher")]  # what has no thread yet
+        self._broken: FlyExecutorError | None = None  # why no call can come to anything any more
 
     # The way of a call
 
@@ -153,6 +154,8 @@ class Client:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._broken:
+            raise self._broken
 
     def stop_sending(self) -> list[FlyFuture[object]]:
         """Take no further call; answers the futures that have not ended."""
@@ -172,6 +175,8 @@ class Client:
         """See `FlyMachineExecutor.flush`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self._outbox.flush(timeout)
+        if self._broken:
+            raise self._broken
         for fleet in list(self._fleets.values()):
             fleet.secure(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
@@ -205,6 +210,8 @@ class Client:
 
     def _attach(self, call_id: str) -> FlyFuture[object]:
         with self._gate:
+            if self._broken:
+                raise self._broken
             known = self._futures.get(call_id)
             if known is not None and not known.unheard:
                 return known
@@ -328,6 +335,9 @@ class Client:
             self.close()
             then()
 
+        if self._broken:
+            close()
+            return
         self._start_threads()
         self._watcher.when_drained(close)
 
@@ -389,6 +399,8 @@ class Client:
         def run_and_end() -> None:
             try:
                 run()
+            except BaseException as exc:  # noqa: BLE001 - whatever it was: futures wait for this thread
+                self._break(name, exc)
             finally:
                 self._thread_ended()
 
@@ -400,6 +412,22 @@ class Client:
         except BaseException:
             self._thread_ended()
             raise
+
+    def _break(self, name: str, exc: BaseException) -> None:
+        """A thread has died, which none should. Nobody is to wait for it."""
+        what = (
+            f"the {name} thread of the executor has died ({exc!r}): its calls may run on, attach to them with a new one"
+        )
+        log.critical("%s", what, exc_info=exc)
+        error = FlyExecutorError(what)
+        with self._gate:  # who sends either finds this, or is found among the pending
+            self._broken = error
+            pending = self._watcher.pending()
+        self._outbox.give_up(error)
+        for fleet in list(self._fleets.values()):
+            fleet.close()
+        self._watcher.fail([future.id for future in pending], error)
+        self._watcher.close()
 
     def _thread_ended(self) -> None:
         with self._starting:
@@ -463,7 +491,7 @@ class Client:
         if context.channel:
             context.channel.waits((self._id, call_id), waiting)
 
-    def _not_stored(self, calls: Sequence[Call], error: RedisUnavailableError) -> None:
+    def _not_stored(self, calls: Sequence[Call], error: FlyExecutorError) -> None:
         self._watcher.fail([call.id for call in calls], error)
 
     def _no_machine(self, lane: Lane, error: MachineStartError) -> None:
@@ -493,7 +521,7 @@ def _leave_running_at_exit() -> None:
         client.stop_sending()  # what came after the flush would be lost without a word
         try:
             client.leave_running()
-        except RedisUnavailableError as exc:
+        except FlyExecutorError as exc:
             log.error("calls that were submitted before the exit are not stored: %s", exc)
 
 

@@ -6,7 +6,6 @@ through the `Control` that the client gives it. Never unpickles.
 
 import asyncio
 import functools
-import json
 import logging
 import threading
 from collections.abc import Callable, Generator
@@ -16,9 +15,9 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from flyexecutor import raised
+from flyexecutor import damage, raised
 from flyexecutor.call import CallInfo, Outcome
-from flyexecutor.errors import CallForgottenError, CallKilledError, RedisUnavailableError
+from flyexecutor.errors import CallForgottenError, CallKilledError, PayloadError, RedisUnavailableError
 from flyexecutor.names import label
 from flyexecutor.states import State
 
@@ -123,7 +122,7 @@ class FlyFuture(Future[T]):
         """Whether a worker runs the call now; False as well if Redis does not say."""
         try:
             return not self.done() and self.state() is State.RUNNING
-        except (RedisUnavailableError, CallForgottenError) as exc:
+        except (RedisUnavailableError, CallForgottenError, PayloadError) as exc:
             log.warning("can't tell whether a call runs: %s", exc)
             return False
 
@@ -239,8 +238,8 @@ class FlyFuture(Future[T]):
                 self.set_running_or_notify_cancel()
 
     def tell_progress(self, body: bytes) -> None:
-        """The call has said how far it is."""
-        self._progress = progress = Progress(*json.loads(body))
+        """The call has said how far it is. Raises PayloadError if these are no two numbers and a note."""
+        self._progress = progress = Progress(*damage.progress(body))
         for fn in self._progress_callbacks or ():
             try:
                 fn(progress)

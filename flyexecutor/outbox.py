@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from flyexecutor import outage
 from flyexecutor.call import Call, Part
-from flyexecutor.errors import RedisUnavailableError
+from flyexecutor.errors import FlyExecutorError, RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.records import UNTAKEN_TTL
 from flyexecutor.store import BATCH_BYTES, Store
@@ -36,7 +36,7 @@ class Outbox:
         client: str,
         result_ttl: float,
         stored: Callable[[Lane, Sequence[str]], None],
-        failed: Callable[[Sequence[Call], RedisUnavailableError], None],
+        failed: Callable[[Sequence[Call], FlyExecutorError], None],
     ) -> None:
         self._store = store
         self._client = client
@@ -52,7 +52,7 @@ class Outbox:
         self._reached = False  # Redis has answered once
         self._down_since: float | None = None
         self._error: RedisUnavailableError | None = None  # why Redis can't be reached now
-        self._last_failure: tuple[int, RedisUnavailableError] | None = None  # of a call that was given up
+        self._last_failure: tuple[int, FlyExecutorError] | None = None  # of a call that was given up
         self._reported = 0  # up to this number flush has told of failures
         self._unused: list[Part] = []  # what calls shared that have ended
         self._parts: dict[str, float] = {}  # what calls share and is stored, and when it was needed; the thread's own
@@ -118,6 +118,15 @@ class Outbox:
         oldest = next(iter(self._sending.values()), None) or next(iter(self._waiting.values()), None)
         return oldest is None or oldest[0] > target
 
+    def give_up(self, error: FlyExecutorError) -> None:
+        """Nobody sends any longer: what waits is dropped, and who waits for that in `flush` is told."""
+        with self._changed:
+            self._last_failure = (self._number, error)
+            self._waiting.clear()
+            self._sending.clear()
+            self._closed = True
+            self._changed.notify_all()
+
     def close(self) -> None:
         """End the thread once all is sent."""
         with self._changed:
@@ -176,6 +185,12 @@ class Outbox:
                     return
                 self._pause(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
+            except Exception as exc:  # what lies in Redis is damaged, or memory is short: it costs this batch
+                log.exception("%d calls could not be stored", len(batch))
+                error = FlyExecutorError(f"the call could not be stored: {exc!r}")
+                self._done(batch, error)
+                self._failed(batch, error)
+                return
             else:
                 self._reached, self._down_since = True, None
                 self._stored(lane, reservations)  # before flush returns: who exits then waits for the fleet too
@@ -194,7 +209,7 @@ class Outbox:
             if self._parts.pop(part.id, None) is not None:
                 try:
                     self._store.drop_part(part)
-                except RedisUnavailableError as exc:
+                except FlyExecutorError as exc:
                     log.info("what calls shared stays in Redis for some minutes: %s", exc)
 
     def _send_parts(self, batch: Sequence[Call]) -> None:
@@ -213,11 +228,11 @@ class Outbox:
         patience = OUTAGE if self._reached else FIRST_CONTACT
         return error.permanent or now - self._down_since > patience
 
-    def _done(self, batch: Sequence[Call], failure: RedisUnavailableError | None) -> None:
+    def _done(self, batch: Sequence[Call], failure: FlyExecutorError | None) -> None:
         with self._changed:
             if failure:
                 self._last_failure = (max(number for number, *_ in self._sending.values()), failure)
-            self._error = failure
+            self._error = failure if isinstance(failure, RedisUnavailableError) else None
             self._sending.clear()
             self._held_bytes -= sum(len(call.sealed) for call in batch)
             self._changed.notify_all()

@@ -245,7 +245,7 @@ class Store(LaneStore):
     @translated
     def pointer(self, call_id: str) -> str:
         """Where a call with a key is that was there already under another id; unread until trust has followed it."""
-        told: Any = self._redis.get(self._key("same", call_id))
+        told = self._if_sound(lambda: self._redis.get(self._key("same", call_id)), b"")
         return (told or b"").decode(errors="replace")
 
     @translated

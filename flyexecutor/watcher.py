@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from flyexecutor import outage, payload, raised
 from flyexecutor.call import Outcome, Report
+from flyexecutor.damage import tell_once, word
 from flyexecutor.errors import (
     CallForgottenError,
     CallKilledError,
@@ -21,10 +22,11 @@ from flyexecutor.errors import (
     FlyExecutorError,
     MachineLostError,
     OutOfMemoryError,
+    PayloadError,
     RedisUnavailableError,
 )
 from flyexecutor.future import FlyFuture
-from flyexecutor.names import label
+from flyexecutor.names import label, visible
 from flyexecutor.records import INLINE_BYTES
 from flyexecutor.states import State
 from flyexecutor.store import Store
@@ -33,6 +35,8 @@ from flyexecutor.trust import Trust
 READ_FOR = 15.0  # seconds that one read waits, and after which the watcher asks how its calls stand
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds
 CHECK_AT_ONCE = 1000
+MOST_REASON = 1000  # bytes of why a call was lost or killed
+DAMAGED = b"damaged: "  # how the reason of a call begins whose record was (lua/lib.lua)
 
 log = logging.getLogger("flyexecutor")
 
@@ -161,7 +165,9 @@ class Watcher:
                         self._check()
                     self._read(self._check_at - time.monotonic())
                 self._pause = FIRST_PAUSE
-            except RedisUnavailableError:
+            except Exception as exc:  # noqa: BLE001 - damage in Redis, or too little memory for it: what comes after is heard
+                if not isinstance(exc, RedisUnavailableError):
+                    tell_once("what the watcher has read", repr(exc))
                 self._check_at = 0.0  # as soon as it is there again
                 self._wait_out()
                 self._pause = min(LONGEST_PAUSE, self._pause * 2)
@@ -216,6 +222,8 @@ class Watcher:
                     self._look_up(call_id)
                 except RedisUnavailableError:
                     raise
+                except PayloadError as exc:
+                    self.fail([call_id], PayloadError(f"the record of call {call_id} is {exc}"))
                 except BaseException as exc:
                     log.exception("the record of call %s can't be read", self._label(call_id))
                     self.fail([call_id], FlyExecutorError(f"the record of call {call_id} can't be read: {exc!r}"))
@@ -256,10 +264,10 @@ class Watcher:
         elif news.kind == Report.PROGRESS:
             self.progress(news.id, news.body)
         elif news.kind == Report.MOVED:
-            self._moved(news.body.decode())
+            self._moved(word(news.body, "lane"))
         elif news.kind == Report.SAME:
             self._follow(news.id, news.body.decode(errors="replace"))
-        elif take := self._streams.get(news.id):
+        elif news.kind == Report.ITEM and (take := self._streams.get(news.id)):
             take(news.attempt, news.number, news.body)
             if len(news.body) > INLINE_BYTES:
                 self._drop(functools.partial(self._store.drop_item, news))
@@ -270,8 +278,8 @@ class Watcher:
         if future:
             try:
                 future.tell_progress(body)
-            except (ValueError, TypeError) as exc:
-                log.error("the progress of call %s can't be read: %r", self._label(call_id), exc)
+            except PayloadError as exc:
+                tell_once("what a call has told of its progress", exc)
 
     def _label(self, call_id: str) -> str:
         future = self._pending.get(call_id)
@@ -296,12 +304,8 @@ class Watcher:
             self._drop(functools.partial(self._store.drop_outcome, outcome))
 
     def _open(self, outcome: Outcome) -> payload.Result:
-        if outcome.state is State.LOST:
-            return payload.Result(exception=_lost(outcome))
-        if outcome.state is State.KILLED:
-            reason = outcome.sealed.decode(errors="replace")
-            asked = "somebody asked for that (future.kill(), its stream's close(), or flyexecutor kill)"
-            return payload.Result(exception=CallKilledError(f"the call {outcome.id} was {reason}: {asked}"))
+        if error := _plainly_told(outcome):
+            return payload.Result(exception=error)
         if not outcome.sealed:
             return payload.Result(exception=_expired(outcome.id, "before it could be fetched"))
         try:
@@ -318,7 +322,7 @@ class Watcher:
     def _drop(drop: Callable[[], None]) -> None:
         try:
             drop()
-        except RedisUnavailableError as exc:
+        except FlyExecutorError as exc:
             log.info("what was delivered stays in Redis until it expires: %s", exc)
 
 
@@ -326,8 +330,24 @@ def _expired(call_id: str, when: str) -> ExpiredCallError:
     return ExpiredCallError(f"the outcome of the call {call_id} has expired (result_ttl) {when}")
 
 
+def _plainly_told(outcome: Outcome) -> FlyExecutorError | None:
+    """What needs no seal, since anybody who can write to Redis can end a call so; None for another outcome."""
+    if outcome.sealed.startswith(DAMAGED):  # a script found that; no payload of ours begins so
+        return PayloadError(f"the record of call {outcome.id} is {_reason(outcome)}")
+    if outcome.state is State.LOST:
+        return _lost(outcome)
+    if outcome.state is State.KILLED:
+        asked = "somebody asked for that (future.kill(), its stream's close(), or flyexecutor kill)"
+        return CallKilledError(f"the call {outcome.id} was {_reason(outcome)}: {asked}")
+    return None
+
+
+def _reason(outcome: Outcome) -> str:
+    return visible(outcome.sealed[:MOST_REASON].decode(errors="replace"), lines=False)
+
+
 def _lost(outcome: Outcome) -> MachineLostError:
-    reason = outcome.sealed.decode(errors="replace")
+    reason = _reason(outcome)
     if reason.startswith("oom: "):
         return OutOfMemoryError(
             f"the call ran out of memory on machine {outcome.machine_id}: {reason[5:]}; give it a larger guest, or let "

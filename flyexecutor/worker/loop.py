@@ -21,6 +21,7 @@ from redis.backoff import EqualJitterBackoff
 
 from flyexecutor import outage
 from flyexecutor.call import ClaimedCall, Outcome, Part
+from flyexecutor.damage import tell_once
 from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
 from flyexecutor.names import label
 from flyexecutor.reader import BLOCK_LIMIT, BUSY_BLOCK
@@ -43,6 +44,7 @@ OUTAGE_WITH_OUTCOMES = 600.0
 LONGEST_PAUSE = 5.0
 WAKE_PATIENCE = 20.0  # seconds of being awake after a suspension was asked for; it takes up to 15 (Fly's users)
 OVERTIME = 30.0  # seconds after max_lifetime, if the worker itself hangs
+DAMAGE_PAUSE = 1.0  # seconds before it joins again after an answer that makes no sense
 BAD_STARTS = 3  # runners in a row that died before their first call
 
 log = logging.getLogger("flyexecutor.worker")
@@ -123,8 +125,12 @@ class Worker:
                     if self._may_end() and not self._rests():
                         return 0
                     self._turn()
-                except RedisUnavailableError as exc:
-                    outage.note(self._store.address, exc)
+                except (RedisUnavailableError, PayloadError) as exc:
+                    if isinstance(exc, RedisUnavailableError):
+                        outage.note(self._store.address, exc)
+                    else:
+                        tell_once("what this worker was answered", exc)
+                        self._pause(DAMAGE_PAUSE)
                     self._reader.close()
                     self._guard.close()
                     self._store.close()  # what has died of its connections has died of the others, most likely
