@@ -31,7 +31,7 @@ class ScriptedStore:
         self.asked.append((lane.name, client, result_ttl, reservation))
         assert len(self.asked) < 1000, "it tries again and again without a pause"
         step = self.steps.pop(0) if self.steps else None
-        if isinstance(step, Exception):
+        if isinstance(step, BaseException):
             raise step
         if step:
             step()

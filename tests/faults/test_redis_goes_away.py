@@ -42,10 +42,10 @@ def test_worker_and_client_go_on_after_an_emptied_redis(make_executor, admin):
     assert (again.result(WAIT), again.attempt) == (worker, 1)  # not a new process in the same machine
 
 
-def test_a_call_after_redis_was_emptied_does_not_wait_for_the_only_machine_that_runs_a_forgotten_one(
+def test_a_call_after_redis_was_emptied_does_not_wait_for_the_machine_that_runs_a_forgotten_one(
     make_executor, tmp_path, admin, quick_fleet
 ):
-    executor = make_executor(max_workers=1)
+    executor = make_executor(max_workers=2)
     gate = tasks.Gate.make(tmp_path)
     executor.submit(gate.enter)
     busy = gate.wait_for_entry()
