@@ -534,11 +534,10 @@ class FlyMachineExecutor(Executor):
             futures = [future for future in self._client.stop_sending() if not future.attached]
             self._client.cancel_all(futures)
             left = [future for future in futures if not future.done()]
-            if futures:
+            cancelled = sum(future.cancelled() for future in futures)  # others may have ended by themselves meanwhile
+            if cancelled or left:
                 name = self._local.name if self._local else None
-                log.warning(
-                    tell_of_calls(len(futures) - len(left), left, own_local=self._life.own_local, local_name=name)
-                )
+                log.warning(tell_of_calls(cancelled, left, own_local=self._life.own_local, local_name=name))
             # A signal that comes just before CPython begins to wait for a lock does not end that wait.
             while concurrent.futures.wait(left, INTERRUPTED_WITHIN).not_done:
                 pass

@@ -137,17 +137,23 @@ def test_calls_that_are_just_on_their_way_to_redis_are_cancelled_too(make_execut
     assert [future.cancelled() for future in futures] == [True] * 3
 
 
-def test_with_nothing_to_cancel_only_what_runs_is_told(make_executor, gate, caplog, monkeypatch):
-    executor = make_executor(max_workers=1)
-    future = executor.submit(gate.enter)
-    gate.wait_for_entry()
+@pytest.fixture
+def opened_once_told(gate, monkeypatch):
+    """The gate opens as soon as it was told what still runs."""
 
-    def wait(*given):  # as soon as it has been told
+    def wait(*given):
         monkeypatch.undo()
         gate.open()
         return concurrent.futures.wait(*given)
 
     monkeypatch.setattr("concurrent.futures.wait", wait)
+
+
+@pytest.mark.usefixtures("opened_once_told")
+def test_with_nothing_to_cancel_only_what_runs_is_told(make_executor, gate, caplog):
+    executor = make_executor(max_workers=1)
+    future = executor.submit(gate.enter)
+    gate.wait_for_entry()
     with pytest.raises(KeyboardInterrupt), executor:
         raise KeyboardInterrupt
     (told,) = caplog.messages
@@ -155,13 +161,25 @@ def test_with_nothing_to_cancel_only_what_runs_is_told(make_executor, gate, capl
     assert told == f"1 call (Gate.enter) still runs and is waited for: {how}"
 
 
+def test_what_ends_by_itself_meanwhile_is_not_told_as_cancelled(make_executor, gate, caplog):
+    executor = make_executor(max_workers=1)
+    ends = executor.submit(gate.enter)
+    gate.wait_for_entry()
+    waits = executor.submit(abs, -1)
+    waits.add_done_callback(lambda _: (gate.open(), ends.result(WAIT)))
+    with pytest.raises(KeyboardInterrupt), executor:
+        raise KeyboardInterrupt
+    assert waits.cancelled()
+    assert caplog.messages == ["1 call that had not begun is cancelled"]
+
+
+@pytest.mark.usefixtures("opened_once_told")
 def test_a_task_that_is_cancelled_as_asyncio_does_on_ctrl_c_cancels_what_has_not_begun(make_executor, gate, caplog):
     async def work():
         with make_executor(max_workers=1) as ex:
             calls.append(ex.submit(gate.enter))
             gate.wait_for_entry()
             calls.append(ex.submit(abs, -1))
-            calls[1].add_done_callback(lambda _: gate.open())
             asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
             await calls[0]
 
