@@ -17,6 +17,7 @@ from flyexecutor.lane import Lane
 from flyexecutor.machines import MachinesClient
 from flyexecutor.settings import LANE_VARIABLE, REDIS_VARIABLE
 from flyexecutor.store import Store
+from flyexecutor.terms import new_terms
 from flyexecutor.trust import KEY_VARIABLE, Trust
 
 ROUNDS = 9
@@ -48,7 +49,8 @@ class BareWorker:
         """Queue a call, once the worker before has ended. The call's function needs no import of its own."""
         self.close()
         call_id = self._trust.new_call_id()
-        sealed = self._trust.seal_call(call_id, payload.dump_call(abs, (1,), {}).body)
+        terms = new_terms((LANE.name,), result_ttl=60.0)
+        sealed = self._trust.seal_call(call_id, terms, payload.dump_call(abs, (1,), {}).body)
         call = Call(call_id, sealed, 0, True)
         self._store.enqueue(LANE, [call], client="bench", result_ttl=60.0, reservation=call_id)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flyexecutor.states import State
+from flyexecutor.terms import UNREAD, CallTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,6 @@ class Call:
     sealed: bytes  # unread until a runner has verified it
     retries: int = 0  # further attempts after a machine was lost
     keep: bool = True  # False: the record goes as soon as the outcome is published (`map`)
-    timeout: float = 0.0  # seconds that it may run; 0: any time
     expires: float = 0.0  # seconds in which a worker must begin it; 0: any time
     expired: bytes = b""  # the sealed outcome for the case that none did
     keyed: bool = False  # its id comes from the caller's key: it may be there already,
@@ -40,7 +40,8 @@ class ClaimedCall:
     id: str
     attempt: int  # fencing number, 1 on the first run
     sealed: bytes
-    timeout: float = 0.0
+    terms: CallTerms = UNREAD  # as the worker has read them, unverified: a runner verifies before anything runs
+    losses: int = 0  # attempts whose machine was lost
     raised: int = 0  # attempts that ended with an exception which is retried
     parts: Sequence[Part] = ()
     name: str = ""

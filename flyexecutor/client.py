@@ -33,6 +33,7 @@ from flyexecutor.outbox import Outbox
 from flyexecutor.settings import Settings
 from flyexecutor.states import State
 from flyexecutor.store import Store
+from flyexecutor.terms import UNREAD, answer_to
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.watcher import Watcher
 from flyexecutor.worker import context
@@ -497,8 +498,10 @@ class Client:
     def _no_machine(self, lane: Lane, error: MachineStartError) -> None:
         """Fail the calls of a lane that still wait; those that a worker has are not touched."""
         told = plain.dump(error)
+        # Whoever has attached to a call does not know its nonce.
+        terms = answer_to(UNREAD._replace(result_ttl=self.result_ttl), State.FAILED)
         waiting = [future.id for future in self._watcher.pending()]
-        sealed = [(call_id, self._trust.seal_outcome(call_id, 0, told, Encoding.TEXT)) for call_id in waiting]
+        sealed = [(call_id, self._trust.seal_outcome(call_id, 0, terms, told, Encoding.TEXT)) for call_id in waiting]
         for at in range(0, len(sealed), AT_ONCE):
             self.store.fail(lane.name, sealed[at : at + AT_ONCE])
 

@@ -48,9 +48,11 @@ from flyexecutor.schedule import Schedule, Schedules
 from flyexecutor.settings import Settings, lane_of_this_machine, machine_settings, read_settings
 from flyexecutor.sharing import Sharing, dump_function
 from flyexecutor.signatures import typed_map, typed_schedule, typed_starmap, typed_submit_batch
+from flyexecutor.states import State
 from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
 from flyexecutor.stream import ItemStream
 from flyexecutor.terminal import showing, tell_of_calls, tell_of_machines
+from flyexecutor.terms import UNFINISHED_TTL, CallTerms, answer_to, new_terms
 from flyexecutor.trust import Encoding, Trust
 
 P = ParamSpec("P")
@@ -568,18 +570,25 @@ class FlyMachineExecutor(Executor):
             payload.check_size(dumped, "the call with its arguments", options.max_payload)
         except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
             return self._client.failed(call_id, name, exc)
-        call = Call(
-            call_id,
-            self._trust.seal_call(call_id, dumped.body, dumped.encoding),
-            options.retry.lost,
-            keep,
+        bigger = self._lanes.larger(self._client.know_lanes) if options.retry.on_oom == "bigger" else ()
+        terms = new_terms(
+            (self._lane.name, *bigger),
+            result_ttl=self._client.result_ttl,
+            retries=options.retry.lost,
             timeout=options.timeout or 0.0,
             expires=options.expires or 0.0,
-            expired=self._seal_expired(call_id, name, options.expires) if options.expires else b"",
+        )
+        call = Call(
+            call_id,
+            self._trust.seal_call(call_id, terms, dumped.body, dumped.encoding),
+            options.retry.lost,
+            keep,
+            expires=terms.expires,
+            expired=self._seal_expired(call_id, name, terms) if terms.expires else b"",
             keyed=options.key is not None,
             pointers=self._trust.pointers(options.key) if options.key is not None else (),
             batch=batch,
-            bigger=self._lanes.larger(self._client.know_lanes) if options.retry.on_oom == "bigger" else (),
+            bigger=bigger,
             parts=parts,
             name=name,
         )
@@ -627,10 +636,12 @@ class FlyMachineExecutor(Executor):
                 why = f"max_cost_per_hour lets {most} of max_workers={wanted}, and no more machines"
             raise SettingsError(f"number is {number}: {why} run at a time: prepare up to {most}, or raise that limit")
 
-    def _seal_expired(self, call_id: str, name: str, expires: float) -> bytes:
+    def _seal_expired(self, call_id: str, name: str, terms: CallTerms) -> bytes:
         called = label(call_id, name)
-        error = NotStartedError(f"no worker began the call {called} within {expires:g} s (expires): it never ran")
-        return self._trust.seal_outcome(call_id, 0, plain.dump(error), Encoding.TEXT)
+        error = NotStartedError(f"no worker began the call {called} within {terms.expires:g} s (expires): it never ran")
+        # Nobody may be there to notice it for as long as the call is kept.
+        answer = answer_to(terms._replace(result_ttl=UNFINISHED_TTL + terms.result_ttl), State.FAILED)
+        return self._trust.seal_outcome(call_id, 0, answer, plain.dump(error), Encoding.TEXT)
 
 
 class _Life:

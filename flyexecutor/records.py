@@ -19,7 +19,6 @@ from flyexecutor.scripts import script
 
 INLINE_BYTES = 256 * 1024  # a larger payload has its own keys, so that no entry of a stream is large
 CHUNK_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
-UNFINISHED_TTL = 7 * 86400  # seconds that a call which never ends, and an unused queue, are kept
 UNTAKEN_TTL = 300  # seconds that a large payload is kept until a script takes it: whoever stored it may have died,
 CHUNK_TTL = 30  # and for each of its pieces, since the first must live until the last is stored
 SENT_AT_LEAST = 64 * 1024  # bytes that are noted for the bill at a time: a lone small outcome costs no command for that
@@ -88,7 +87,7 @@ class Records:
         fetched = dict(known)
         for head, body, name in answer:
             # What the script has claimed it has checked.
-            call_id, attempt, chunks, timeout, raised, *parts = head.decode().split()
+            call_id, attempt, chunks, losses, raised, *parts = head.decode().split()
             for told in parts:
                 part_id, _ = damage.pieces(told)
                 if part_id not in fetched:
@@ -96,7 +95,15 @@ class Records:
             sealed = self._get(chunks, body)
             shared = [fetched[damage.pieces(told)[0]] for told in parts]
             claimed.append(
-                ClaimedCall(call_id, int(attempt), sealed, float(timeout), int(raised), shared, read_name(name))
+                ClaimedCall(
+                    call_id,
+                    int(attempt),
+                    sealed,
+                    losses=int(losses),
+                    raised=int(raised),
+                    parts=shared,
+                    name=read_name(name),
+                )
             )
         return claimed
 
@@ -182,8 +189,6 @@ class Records:
 def further_fields(call: Call) -> list[str | bytes]:
     """What the record of a call holds beside what all have: names and values."""
     told: list[str | bytes] = []
-    if call.timeout:
-        told += ("timeout", str(call.timeout))
     if call.expires:
         told += ("expires", str(int(call.expires * 1000)), "expired", call.expired)
     if call.batch:

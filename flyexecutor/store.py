@@ -24,9 +24,10 @@ from flyexecutor.reader import (
     OrderReader,
     OutcomeReader,
 )
-from flyexecutor.records import UNFINISHED_TTL, Attached, further_fields, name_of, read_times
+from flyexecutor.records import Attached, further_fields, name_of, read_times
 from flyexecutor.scripts import script, translated
 from flyexecutor.states import State
+from flyexecutor.terms import UNFINISHED_TTL
 
 BATCH_BYTES = 8 * 1024 * 1024  # of payloads in one script call: Upstash refuses a request over 10 MB
 SUSPEND_EVERY = 0.01  # seconds between two machines of an app: Fly advises against many at once, and names no number

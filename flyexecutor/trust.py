@@ -1,8 +1,9 @@
 """Level 2: who may run code here. Derives the keys, seals payloads, and verifies them before anyone unpickles.
 
 Unpickling is running code, in both directions, and Redis is only a wire: whoever can write to it must not be able to
-run anything. So every payload is sealed with HMAC-SHA256 over what it is and whom it is for; a payload moved to another
-call, another app, the other direction or another attempt does not verify. Pure functions and keys; no I/O, no pickle.
+run anything. So every payload is sealed with HMAC-SHA256 over what it is, whom it is for and on which terms; a payload
+moved to another call, another app, the other direction or another attempt does not verify. Pure functions and keys; no
+I/O, no pickle.
 
 The keys are a ring: the first signs, all verify. A head names its key, so that none is tried in vain.
 """
@@ -18,12 +19,14 @@ from enum import IntEnum
 from typing import NamedTuple, Self
 
 from flyexecutor.errors import PayloadError, PythonMismatchError
+from flyexecutor.terms import CallTerms, OutcomeTerms
 
 KEY_VARIABLE = "FLYEXECUTOR_KEY"  # how a machine gets the key that signs, at its creation,
 FALLBACKS_VARIABLE = "FLYEXECUTOR_FALLBACK_KEYS"  # and those that only verify
 WARMUP = "warmup"  # the id under which the function is sealed that machines run before they are first suspended
-FORMAT = 1
-_HEAD = struct.Struct(">2sBBBB8s")  # magic, format, Python major and minor, encoding, key id
+FORMAT = 2
+_MAGIC = b"FX"
+_HEAD = struct.Struct(">2sBBBBB8sH")  # magic, format, Python (2), encoding, flags, key id, length of terms
 _MAC_BYTES = 32
 _OVERHEAD = _HEAD.size + _MAC_BYTES
 _ID_RANDOM = 12
@@ -41,6 +44,22 @@ class Encoding(IntEnum):
 class Opened(NamedTuple):
     """A verified payload."""
 
+    encoding: Encoding
+    body: memoryview
+
+
+class OpenedCall(NamedTuple):
+    """A verified call."""
+
+    terms: CallTerms
+    encoding: Encoding
+    body: memoryview
+
+
+class OpenedOutcome(NamedTuple):
+    """A verified outcome."""
+
+    terms: OutcomeTerms
     encoding: Encoding
     body: memoryview
 
@@ -108,21 +127,35 @@ class Trust:
     def _tag(self, signing: bytes, body: bytes) -> bytes:
         return hmac.digest(signing, b"id\0" + self._app + b"\0" + body, "sha256")[:_ID_TAG]
 
-    def seal_call(self, call_id: str, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
+    def seal_call(self, call_id: str, terms: CallTerms, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
         """Seal what a client sends to a worker."""
-        return self._seal(b"call", call_id, 0, body, encoding)
+        return self._seal(b"call", call_id, 0, body, encoding, terms.pack())
 
-    def open_call(self, call_id: str, sealed: bytes) -> Opened:
+    def open_call(self, call_id: str, sealed: bytes) -> OpenedCall:
         """Verify what a client sent. Raises PayloadError, before anything is unpickled."""
-        return self._open(b"call", call_id, 0, sealed)
+        terms, encoding, body = self._open(b"call", call_id, 0, sealed)
+        return OpenedCall(CallTerms.unpack(terms), encoding, body)
 
-    def seal_outcome(self, call_id: str, attempt: int, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
+    def unverified_terms(self, sealed: bytes) -> CallTerms | None:
+        """The terms of a call that nobody has verified: good enough to refuse it. None if there are none to be read."""
+        try:
+            magic, version, *_, key_id, length = _HEAD.unpack_from(sealed)
+            if magic == _MAGIC and version == FORMAT and key_id in self._ring:
+                return CallTerms.unpack(memoryview(sealed)[_OVERHEAD : _OVERHEAD + length])
+        except (struct.error, ValueError):
+            pass
+        return None
+
+    def seal_outcome(
+        self, call_id: str, attempt: int, terms: OutcomeTerms, body: bytes, encoding: Encoding = Encoding.PICKLE
+    ) -> bytes:
         """Seal what a worker sends back for this attempt."""
-        return self._seal(b"outcome", call_id, attempt, body, encoding)
+        return self._seal(b"outcome", call_id, attempt, body, encoding, terms.pack())
 
-    def open_outcome(self, call_id: str, attempt: int, sealed: bytes) -> Opened:
+    def open_outcome(self, call_id: str, attempt: int, sealed: bytes) -> OpenedOutcome:
         """Verify what a worker sent back. Raises PayloadError, before anything is unpickled."""
-        return self._open(b"outcome", call_id, attempt, sealed)
+        terms, encoding, body = self._open(b"outcome", call_id, attempt, sealed)
+        return OpenedOutcome(OutcomeTerms.unpack(terms), encoding, body)
 
     def seal_part(self, part_id: str, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
         """Seal what several calls share."""
@@ -130,7 +163,7 @@ class Trust:
 
     def open_part(self, part_id: str, sealed: bytes) -> Opened:
         """Verify what several calls share. Raises PayloadError, before anything is unpickled."""
-        return self._open(b"part", part_id, 0, sealed)
+        return Opened(*self._open(b"part", part_id, 0, sealed)[1:])
 
     def seal_item(self, call_id: str, attempt: int, number: int, body: bytes, encoding: Encoding) -> bytes:
         """Seal an item that a generator yielded."""
@@ -138,20 +171,24 @@ class Trust:
 
     def open_item(self, call_id: str, attempt: int, number: int, sealed: bytes) -> Opened:
         """Verify an item. Raises PayloadError, before anything is unpickled."""
-        return self._open(b"item %d" % number, call_id, attempt, sealed)
+        return Opened(*self._open(b"item %d" % number, call_id, attempt, sealed)[1:])
 
-    def _seal(self, direction: bytes, call_id: str, attempt: int, body: bytes, encoding: Encoding) -> bytes:
-        head = _HEAD.pack(b"FX", FORMAT, *sys.version_info[:2], encoding, self.key_id)
-        return b"".join((head, self._mac(self._key, head, direction, call_id, attempt, body), body))
+    def _seal(
+        self, direction: bytes, call_id: str, attempt: int, body: bytes, encoding: Encoding, terms: bytes = b""
+    ) -> bytes:
+        head = _HEAD.pack(_MAGIC, FORMAT, *sys.version_info[:2], encoding, 0, self.key_id, len(terms))
+        return b"".join((head, self._mac(self._key, head, direction, call_id, attempt, terms, body), terms, body))
 
-    def _open(self, direction: bytes, call_id: str, attempt: int, sealed: bytes) -> Opened:
+    def _open(
+        self, direction: bytes, call_id: str, attempt: int, sealed: bytes
+    ) -> tuple[memoryview, Encoding, memoryview]:
         what = f"the {direction.decode()} payload of call {call_id}"
         if len(sealed) < _OVERHEAD:
             raise PayloadError(f"{what} is truncated ({len(sealed)} bytes): it was refused and not unpickled")
         view = memoryview(sealed)
-        head, mac, body = view[: _HEAD.size], view[_HEAD.size : _OVERHEAD], view[_OVERHEAD:]
-        magic, version, major, minor, encoding, key_id = _HEAD.unpack(head)
-        if magic != b"FX" or version != FORMAT:
+        head, mac, rest = view[: _HEAD.size], view[_HEAD.size : _OVERHEAD], view[_OVERHEAD:]
+        magic, version, major, minor, encoding, flags, key_id, length = _HEAD.unpack(head)
+        if magic != _MAGIC or version != FORMAT:
             raise PayloadError(
                 f"{what} has format {version}, this flyexecutor reads {FORMAT}: install the same version on both sides"
             )
@@ -162,14 +199,19 @@ class Trust:
                 f"{what} is signed with key {key_id.hex()}, {ours}: give both sides the same "
                 "FLYEXECUTOR_SECRET (or the same Fly API token), or the other's in FLYEXECUTOR_SECRET_FALLBACKS"
             )
-        if not hmac.compare_digest(mac, self._mac(key, head, direction, call_id, attempt, body)):
+        if not hmac.compare_digest(mac, self._mac(key, head, direction, call_id, attempt, rest)):
             raise PayloadError(f"{what} does not verify: it was changed or replayed, and was not unpickled")
+        if flags:
+            raise PayloadError(
+                f"{what} has flags that this flyexecutor does not know ({flags:#x}): install the same version on both "
+                "sides"
+            )
         if encoding != Encoding.TEXT and (major, minor) != sys.version_info[:2]:
             raise PythonMismatchError(
                 f"{what} was pickled by Python {major}.{minor}, this side runs Python {sys.version_info[0]}."
                 f"{sys.version_info[1]}: use an image with the same Python version as the submitting side"
             )
-        return Opened(Encoding(encoding), body)
+        return rest[:length], Encoding(encoding), rest[length:]
 
     def _mac(
         self,
@@ -178,12 +220,14 @@ class Trust:
         direction: bytes,
         call_id: str,
         attempt: int,
-        body: bytes | memoryview,
+        *rest: bytes | memoryview,
     ) -> bytes:
-        # Every field but the last has its length in front: no two sets of fields give the same bytes.
+        # Every field but the last has its length in front, that of the terms in the head: no two sets of fields give
+        # the same bytes.
         fields = (self._app, direction, call_id.encode(), attempt.to_bytes(4, "big"), head)
         mac = hmac.new(key, b"".join(len(field).to_bytes(4, "big") + field for field in fields), "sha256")
-        mac.update(body)
+        for part in rest:
+            mac.update(part)
         return mac.digest()
 
 

@@ -13,6 +13,7 @@ from flyexecutor import InitializerError, RemoteError, WorkerCrashedError, paylo
 from flyexecutor.call import ClaimedCall
 from flyexecutor.names import name_of
 from flyexecutor.retry import Retry
+from flyexecutor.terms import UNREAD, new_terms
 from flyexecutor.trust import KEY_VARIABLE, WARMUP, Trust
 from flyexecutor.worker.chunks import run_chunk
 from flyexecutor.worker.pipe import AGAIN, PIPE_BYTES, RAISED, RETURNED, FrameReader, Told, pack_told, write_frames
@@ -40,7 +41,9 @@ def runner(machine_environment):
 
 def make_call(fn, *args, sealed=None, manner=None):
     call_id = TRUST.new_call_id()
-    sealed = sealed or TRUST.seal_call(call_id, payload.dump_call(fn, args, {}, manner).body)
+    sealed = sealed or TRUST.seal_call(
+        call_id, new_terms((), result_ttl=60.0), payload.dump_call(fn, args, {}, manner).body
+    )
     return ClaimedCall(call_id, 1, sealed, name=name_of(fn))
 
 
@@ -102,7 +105,7 @@ def test_an_exception_is_an_answer_and_the_next_call_runs(runner):
 def test_a_payload_that_does_not_verify_is_not_unpickled(runner, tmp_path):
     foreign = Trust(b"x" * 32, "app")
     body = payload.dump_call(tasks.append_line, (tmp_path / "ran", "x"), {}).body
-    runner.give(make_call(None, sealed=foreign.seal_call("c", body)))
+    runner.give(make_call(None, sealed=foreign.seal_call("c", UNREAD, body)))
     (answer,) = answer_of(runner)
     assert type(value_of(answer).exception).__name__ == "PayloadError"
     assert not (tmp_path / "ran").exists()

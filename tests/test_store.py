@@ -12,9 +12,10 @@ from flyexecutor.call import Call, Outcome, Part, Report
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.lane_store import GIVE_UP_WITHIN, RESERVATION_TTL
-from flyexecutor.records import CHUNK_BYTES, CHUNK_TTL, INLINE_BYTES, UNFINISHED_TTL, UNTAKEN_TTL
+from flyexecutor.records import CHUNK_BYTES, CHUNK_TTL, INLINE_BYTES, UNTAKEN_TTL
 from flyexecutor.states import State
 from flyexecutor.store import Stay, Store
+from flyexecutor.terms import UNFINISHED_TTL
 from tests.conftest import APP
 
 
@@ -477,10 +478,10 @@ def test_a_claim_tells_what_the_worker_needs_to_know(store):
     parts = [Part("p1", b"one"), Part("p2", b"two")]
     for part in parts:
         store.put_part(part)
-    enqueue(store, [Call("a", b"sealed", 1, timeout=2.5, parts=parts), *calls("b")])
+    enqueue(store, [Call("a", b"sealed", 1, parts=parts), *calls("b")])
     one, other = claim(store, 2)
-    assert (one.timeout, one.raised, one.parts) == (2.5, 0, parts)
-    assert (other.timeout, other.raised, other.parts) == (0.0, 0, [])
+    assert (one.losses, one.raised, one.parts) == (0, 0, parts)
+    assert (other.losses, other.raised, other.parts) == (0, 0, [])
     store.retry("lane", one, 0.0)
     (again,) = claim(store)
     assert (again.attempt, again.raised) == (2, 1)

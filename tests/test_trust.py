@@ -4,9 +4,13 @@ import sys
 import pytest
 
 from flyexecutor.errors import PayloadError, PythonMismatchError
+from flyexecutor.states import State
+from flyexecutor.terms import UNREAD, CallTerms, OutcomeTerms, answer_to, new_terms
 from flyexecutor.trust import Encoding, Trust, derive_key, read_keys, show_keys
 
 KEY = derive_key("secret", "app")
+TERMS = CallTerms(bytes(range(16)), 1_800_000_000.5, ["lane", "larger"], 2, 1.5, 20.0, 60.0)
+ENDED = OutcomeTerms(bytes(range(16)), State.SUCCEEDED, 1_800_000_060.5)
 
 
 @pytest.fixture
@@ -16,16 +20,22 @@ def trust():
 
 def test_what_is_sealed_opens_again(trust):
     for body in (b"body", b""):
-        opened = trust.open_call("id", trust.seal_call("id", body))
+        opened = trust.open_call("id", trust.seal_call("id", TERMS, body))
         assert (opened.encoding, bytes(opened.body)) == (Encoding.PICKLE, body)
 
 
-# Magic, format, Python, encoding, key id, MAC, body. A change here is a change of the wire: it needs a new FORMAT.
+# Magic, format, Python, encoding, flags, key id, length of terms, MAC, terms, body. A change here is a change of the
+# wire: it needs a new FORMAT.
 GOLDEN = {
-    "call": "4658 01 030c 00 e699f8740b519467 e6f4208095e9a22b7a574ef24babea7fea746dd58544949ce2b8f64f0fc54268",
-    "outcome": "4658 01 030c 01 e699f8740b519467 38eac39fd2314283b376f8c3049a6ac12ddcae51df1b17191acc11a7cd1f7d3c",
-    "part": "4658 01 030c 02 e699f8740b519467 9bd5b7d27fd930aac8d88e98690d48f8a5c5be814f777f2065cffccb305aa0b9",
-    "item": "4658 01 030c 00 e699f8740b519467 f3e0ff0e7737bbd9a34b7ba58771f734790253fcfd352a92c9a80f4f01f914ee",
+    "call": "4658 02 030c 00 00 e699f8740b519467 003f "
+    "d26f3a4ec828bc6b04b090b7373f2fd1f060ffb7141eb87881955caf221334ff"
+    "000102030405060708090a0b0c0d0e0f41dad27480200000000000023ff80000000000004034000000000000404e000000000000"
+    "6c616e65206c6172676572",
+    "outcome": "4658 02 030c 01 00 e699f8740b519467 0019 "
+    "7ae4a3ecfed94b2a4b71f0f99917ee199db12305441e97f1ef8cef743ddaebe1"
+    "000102030405060708090a0b0c0d0e0f0141dad2748f200000",
+    "part": "4658 02 030c 02 00 e699f8740b519467 0000 58a6a6e77f538cd7357780738ea6766eaf5a158c1b248424ba58c3de1d3061e1",
+    "item": "4658 02 030c 00 00 e699f8740b519467 0000 ee219fe719759d6b908ea2bf5a499cf5ee395da76b49b8c174d7138b070ce02a",
 }
 
 
@@ -38,11 +48,13 @@ def test_what_was_sealed_by_another_process_of_this_version_opens(trust, monkeyp
         "part": (trust.seal_part, trust.open_part, Encoding.ZLIB),
         "item": (trust.seal_item, trust.open_item, Encoding.PICKLE),
     }[kind]
+    terms = {"call": [TERMS], "outcome": [ENDED]}.get(kind, [])
     where = ("id", *{"outcome": (7,), "item": (7, 12)}.get(kind, ()))
     sealed = bytes.fromhex(GOLDEN[kind]) + b"body"
-    assert seal(*where, b"body", encoding) == sealed
+    assert seal(*where, *terms, b"body", encoding) == sealed
     opened = open_(*where, sealed)
     assert (opened.encoding, bytes(opened.body)) == (encoding, b"body")
+    assert terms in ([], [getattr(opened, "terms", None)])
 
 
 def test_keys_and_ids_are_the_same_in_every_process(trust):
@@ -52,8 +64,8 @@ def test_keys_and_ids_are_the_same_in_every_process(trust):
 
 
 def test_a_change_of_any_bit_is_refused(trust):
-    sealed = trust.seal_call("id", b"x" * 20)
-    reasons = {**dict.fromkeys(range(3), "has format"), **dict.fromkeys(range(6, 14), "is signed with key")}
+    sealed = trust.seal_call("id", TERMS, b"x" * 20)
+    reasons = {**dict.fromkeys(range(3), "has format"), **dict.fromkeys(range(7, 15), "is signed with key")}
     for at in range(len(sealed)):
         for bit in range(8):
             changed = sealed[:at] + bytes([sealed[at] ^ 1 << bit]) + sealed[at + 1 :]
@@ -63,15 +75,15 @@ def test_a_change_of_any_bit_is_refused(trust):
 
 @pytest.mark.parametrize(
     ("length", "told"),
-    [(0, r"is truncated \(0 bytes\)"), (1, "truncated"), (45, "truncated"), (46, "verify"), (49, "verify")],
+    [(0, r"is truncated \(0 bytes\)"), (1, "truncated"), (48, "truncated"), (49, "verify"), (115, "verify")],
 )
 def test_a_truncated_payload_is_refused(trust, length, told):
     with pytest.raises(PayloadError, match=f"^the call payload of call id .*{told}"):
-        trust.open_call("id", trust.seal_call("id", b"body")[:length])
+        trust.open_call("id", trust.seal_call("id", TERMS, b"body")[:length])
 
 
 def test_a_payload_is_bound_to_call_direction_attempt_and_app(trust):
-    call, outcome = trust.seal_call("id", b"body"), trust.seal_outcome("id", 1, b"body")
+    call, outcome = trust.seal_call("id", TERMS, b"body"), trust.seal_outcome("id", 1, ENDED, b"body")
     for open_it in (
         lambda: trust.open_call("other", call),
         lambda: trust.open_outcome("id", 0, call),
@@ -92,22 +104,22 @@ def test_a_foreign_key_is_told_by_the_ids_of_both(trust):
     ids = f"is signed with key {other.key_id.hex()}, ours is {trust.key_id.hex()}"
     remedy = re.escape("give both sides the same FLYEXECUTOR_SECRET (or the same Fly API token), or")
     with pytest.raises(PayloadError, match=f"{ids}: {remedy}"):
-        trust.open_call("id", other.seal_call("id", b"body"))
+        trust.open_call("id", other.seal_call("id", TERMS, b"body"))
 
 
 def test_a_ring_signs_with_its_first_key_and_opens_what_any_of_them_has_signed():
     old, new = derive_key("old", "app"), derive_key("new", "app")
     before, after = Trust(old, "app", [new]), Trust(new, "app", [old])
     for ours, theirs, key in ((before, after, new), (after, before, old)):
-        sealed = theirs.seal_call("id", b"body")
+        sealed = theirs.seal_call("id", TERMS, b"body")
         assert bytes(ours.open_call("id", sealed).body) == b"body"
-        assert sealed == Trust(key, "app").seal_call("id", b"body")
+        assert sealed == Trust(key, "app").seal_call("id", TERMS, b"body")
         assert ours.knows(theirs.new_call_id())
         assert ours.knows(theirs.new_call_id("k"))
         with pytest.raises(PayloadError, match="does not verify"):
             ours.open_call("other", sealed)
         with pytest.raises(PayloadError, match=f"ours are {ours.key_id.hex()}, {theirs.key_id.hex()}: "):
-            ours.open_call("id", Trust(KEY, "app").seal_call("id", b"body"))
+            ours.open_call("id", Trust(KEY, "app").seal_call("id", TERMS, b"body"))
 
 
 def test_a_key_points_to_its_ids_under_the_other_keys_and_nobody_without_one_can_point():
@@ -137,14 +149,14 @@ def test_a_ring_reaches_a_machine_in_its_order():
     assert read_keys(show_keys(ring)) == ring
     assert show_keys(ring[:1]) == {"FLYEXECUTOR_KEY": ring[0].hex()}
     trust = Trust.of_machine(show_keys(ring), "app")
-    assert trust.seal_call("id", b"") == Trust(ring[0], "app").seal_call("id", b"")
+    assert trust.seal_call("id", TERMS, b"") == Trust(ring[0], "app").seal_call("id", TERMS, b"")
     assert trust.knows(Trust(ring[2], "app").new_call_id())
 
 
 def test_a_pickle_of_another_python_is_refused_and_a_plain_text_is_not(trust, monkeypatch):
     monkeypatch.setattr("sys.version_info", (3, 9))
-    pickled = trust.seal_outcome("id", 1, b"body")
-    text = trust.seal_outcome("id", 1, b"{}", Encoding.TEXT)
+    pickled = trust.seal_outcome("id", 1, ENDED, b"body")
+    text = trust.seal_outcome("id", 1, ENDED, b"{}", Encoding.TEXT)
     monkeypatch.undo()
     ours = ".".join(map(str, sys.version_info[:2]))
     with pytest.raises(PythonMismatchError, match=rf"by Python 3\.9, this side runs Python {re.escape(ours)}: "):
@@ -152,8 +164,38 @@ def test_a_pickle_of_another_python_is_refused_and_a_plain_text_is_not(trust, mo
     assert trust.open_outcome("id", 1, text).encoding is Encoding.TEXT
 
 
+def test_what_has_a_flag_that_nobody_knows_is_not_unpickled(trust, monkeypatch):
+    body = trust.seal_call("id", TERMS, b"body")
+    head = bytearray(body[:17])
+    head[6] = 1
+    resealed = bytes(head) + trust._mac(KEY, bytes(head), b"call", "id", 0, body[49:]) + body[49:]
+    with pytest.raises(PayloadError, match=r"flags that this flyexecutor does not know \(0x1\)"):
+        trust.open_call("id", resealed)
+
+
+def test_the_terms_of_a_call_can_be_read_without_verifying_if_they_are_ours(trust):
+    sealed = trust.seal_call("id", TERMS, b"body")
+    assert trust.unverified_terms(sealed[:-1] + b"!") == TERMS
+    others = (Trust(b"k", "app").seal_call("id", TERMS, b"body"), trust.seal_outcome("id", 1, ENDED, b"body"))
+    for foreign in (b"", sealed[:60], b"{" + sealed, sealed[:2] + b"\1" + sealed[3:], *others):
+        assert trust.unverified_terms(foreign) is None
+
+
+def test_terms_hold_whatever_the_options_may_be(trust):
+    huge = new_terms(["0" * 16] * 20, result_ttl=1e9, retries=10**30, timeout=1e9, expires=0.001)
+    opened = trust.open_call("id", trust.seal_call("id", huge, b"body"))
+    assert opened.terms == huge._replace(retries=2**32 - 1)
+    assert new_terms([], result_ttl=1.0).nonce != new_terms([], result_ttl=1.0).nonce != UNREAD.nonce
+
+
+def test_an_outcome_is_kept_from_its_end_by_the_clock_that_is_ahead(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1_800_000_100.0)
+    answers = {answer_to(TERMS._replace(made_at=at), State.FAILED).kept_until for at in (1.8e9, 1.8e9 + 7300)}
+    assert answers == {1_800_000_160.0, 1_800_007_360.0}
+
+
 def test_an_old_format_is_told(trust):
-    sealed = bytearray(trust.seal_call("id", b"body"))
+    sealed = bytearray(trust.seal_call("id", TERMS, b"body"))
     sealed[2] = 0
     with pytest.raises(PayloadError, match="format 0"):
         trust.open_call("id", bytes(sealed))

@@ -21,6 +21,7 @@ from flyexecutor.lane import Lane
 from flyexecutor.states import State
 from flyexecutor.store import Store
 from flyexecutor.stream import ItemStream
+from flyexecutor.terms import answer_to, new_terms
 from flyexecutor.trust import Trust
 from flyexecutor.watcher import Watcher
 from tests.conftest import APP
@@ -28,6 +29,7 @@ from tests.wire import Wire
 
 LANE = Lane("lane", {}, (), 10, 1, 60.0)
 TRUST = Trust(bytes(32), APP)
+ENDED = answer_to(new_terms([LANE.name], result_ttl=600.0), State.SUCCEEDED)
 WAIT = 20.0
 
 
@@ -72,7 +74,7 @@ class Client:
         dumped = payloads.dump_exception(value, "") if isinstance(value, Exception) else payloads.dump_value(value)
         outcomes = []
         for call in self.worker.claim(LANE.name, "m", "iad", [], most):
-            sealed = TRUST.seal_outcome(call.id, call.attempt, dumped.body, dumped.encoding)
+            sealed = TRUST.seal_outcome(call.id, call.attempt, ENDED, dumped.body, dumped.encoding)
             outcomes.append(Outcome(call.id, call.attempt, State.SUCCEEDED, "m", "iad", sealed))
         for at in range(0, len(outcomes), 20):
             self.worker.finish(LANE.name, "m", "iad", outcomes[at : at + 20], 0, concurrency=1)

@@ -9,8 +9,9 @@ from flyexecutor.call import Call, Outcome, Part, Report
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.outbox import Outbox
-from flyexecutor.records import CHUNK_TTL, INLINE_BYTES, UNFINISHED_TTL, UNTAKEN_TTL
+from flyexecutor.records import CHUNK_TTL, INLINE_BYTES, UNTAKEN_TTL
 from flyexecutor.states import State
+from flyexecutor.terms import UNFINISHED_TTL
 
 LANE = Lane("lane", {}, (), 10, 1, 60.0)
 LARGE = bytes(INLINE_BYTES + 1)

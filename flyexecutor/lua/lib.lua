@@ -1,7 +1,7 @@
 -- Put in front of every script: what several of them do. Scripts name keys that they have read from others, which
 -- Redis Cluster does not promise to allow: it is not supported.
 --   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call name machine
---                                 region started, and as needed: timeout raised kill expires expired parts bigger batch pointers
+--                                 region started, and as needed: raised kill expires expired parts bigger batch pointers
 --                                 progress logs; once it has ended: finished outcome_chunks outcome
 --   PREFIX:chunk:NAME:N (string)  a payload too large for one request, told as chunks "NAME:how many". NAME of a call:
 --                                 batch that brought it and place therein, of an outcome: ID.ATTEMPT, of an item:
@@ -399,7 +399,7 @@ local function tend_due(prefix, queue)
 end
 
 -- QUEUED -> RUNNING for entries that were delivered to this machine; others of them have been cancelled meanwhile.
--- Answers {head body name} of each; head: "id attempt chunks timeout raised parts...".
+-- Answers {head body name} of each; head: "id attempt chunks losses raised parts...".
 local function claim_entries(prefix, queue, entries, machine, region)
   local claimed = {}
   local at = now_ms()
@@ -407,7 +407,7 @@ local function claim_entries(prefix, queue, entries, machine, region)
     local entry, id = delivered[1], delivered[2][2]
     local is = {}
     if names_call(delivered[2]) then
-      is = fields_of(prefix, id, 'state', 'attempt', 'chunks', 'call', 'timeout', 'raised', 'parts', 'expires', 'name')
+      is = fields_of(prefix, id, 'state', 'attempt', 'chunks', 'call', 'losses', 'raised', 'parts', 'expires', 'name')
     end
     local field, value = what_is_damaged(is)
     if field then

@@ -68,13 +68,13 @@ end
 
 -- The field of a call that keeps it from being run, and its value; nothing if none does. As claim_entries reads them.
 local function what_is_damaged(is)
-  local state, attempt, chunks, body, timeout, raised, parts, expires = unpack(is, 1, 8)
+  local state, attempt, chunks, body, losses, raised, parts, expires = unpack(is, 1, 8)
   if state and not STATES[state] then return 'state', state end
   if state ~= 'QUEUED' then return end
   if not whole(attempt, MOST_ATTEMPTS) then return 'attempt', attempt end
   if chunks ~= '-' and not pieces_of(chunks) then return 'chunks', chunks end
   if not body or #body > MOST_BODY then return 'call', body end
-  if timeout and not whole(math.floor(tonumber(timeout) or -1), LARGEST) then return 'timeout', timeout end
+  if losses and not whole(losses, MOST_ATTEMPTS) then return 'losses', losses end
   if raised and not whole(raised, MOST_ATTEMPTS) then return 'raised', raised end
   if parts and #parts > MOST_PARTS then return 'parts', parts end
   if expires and not whole(expires, LARGEST) then return 'expires', expires end

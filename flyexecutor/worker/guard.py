@@ -47,8 +47,8 @@ class Guard:
         for runner in runners:
             if runner.patience is not None:
                 yield runner.patience
-            elif runner.given and runner.given[0].timeout:
-                yield runner.answered_at + runner.given[0].timeout
+            elif runner.given and runner.given[0].terms.timeout:
+                yield runner.answered_at + runner.given[0].terms.timeout
 
     def tend(self, runners: Iterable[Runner]) -> list[ClaimedCall]:
         """Stop what must be stopped. Answers calls that were waiting behind, which another runner must have."""
@@ -58,7 +58,7 @@ class Guard:
             if runner.stopping or not runner.given:
                 continue
             head = runner.given[0]
-            late = bool(head.timeout) and _runs_for(runner) >= head.timeout
+            late = bool(head.terms.timeout) and _runs_for(runner) >= head.terms.timeout
             if late or any(call.id in self._wanted for call in runner.given):
                 # What waits behind is taken back first: nothing may begin between our decision and the signal.
                 freed += runner.take_back()

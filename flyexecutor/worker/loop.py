@@ -16,6 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from redis.backoff import EqualJitterBackoff
 
@@ -258,7 +259,8 @@ class Worker:
 
     def _take(self, calls: Iterable[ClaimedCall]) -> None:
         for call in calls:
-            self._claimed.append(call)
+            terms = self._trust.unverified_terms(call.sealed)
+            self._claimed.append(replace(call, terms=terms) if terms else call)
             if call.parts:
                 self._parts = {part.id: part for part in call.parts if part.sealed}
         self._give()

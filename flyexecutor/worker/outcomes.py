@@ -10,6 +10,7 @@ from flyexecutor.call import ClaimedCall, Outcome
 from flyexecutor.errors import CallTimeoutError, FlyExecutorError, WorkerCrashedError
 from flyexecutor.names import label, visible
 from flyexecutor.states import State
+from flyexecutor.terms import answer_to
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.worker.pipe import RETURNED
 from flyexecutor.worker.runners import Answer, Death
@@ -36,7 +37,7 @@ class Outcomes:
 
     def timed_out(self, call: ClaimedCall, death: Death) -> Outcome:
         """It was stopped for its timeout."""
-        reason = f"the call ran longer than its timeout of {call.timeout:g} s and was stopped by {death}"
+        reason = f"the call ran longer than its timeout of {call.terms.timeout:g} s and was stopped by {death}"
         return self._failed(call, CallTimeoutError, reason, death)
 
     def killed(self, call: ClaimedCall, how: str, logs: bytes) -> Outcome:
@@ -47,7 +48,8 @@ class Outcomes:
     def _failed(self, call: ClaimedCall, kind: type[FlyExecutorError], reason: str, death: Death) -> Outcome:
         log.warning("call %s: %s\n%s", label(call.id, call.name), reason, visible(death.faults))
         body = plain.dump(kind(f"{reason} (machine {self._machine_id})"), visible(death.faults))
-        sealed = self._trust.seal_outcome(call.id, call.attempt, body, Encoding.TEXT)
+        terms = answer_to(call.terms, State.FAILED)
+        sealed = self._trust.seal_outcome(call.id, call.attempt, terms, body, Encoding.TEXT)
         return self._outcome(call, State.FAILED, sealed, death.logs)
 
     def _outcome(self, call: ClaimedCall, state: State, sealed: bytes, logs: bytes) -> Outcome:

@@ -26,6 +26,8 @@ from typing import Any, NoReturn
 from flyexecutor import payload, raised
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
 from flyexecutor.settings import take_settings
+from flyexecutor.states import State
+from flyexecutor.terms import UNREAD, CallTerms, answer_to
 from flyexecutor.trust import WARMUP, Trust
 from flyexecutor.worker import context, failures, terminal
 from flyexecutor.worker.chunks import run_coroutine
@@ -141,7 +143,7 @@ class Runner:
 
     def _answer(self, call: Given) -> Told:
         began = time.monotonic()
-        manner, result = self._call(call)
+        terms, manner, result = self._call(call)
         dumped = _dump(result.value, manner) if result.exception is None else result.exception
         kind = RETURNED
         if isinstance(dumped, BaseException):
@@ -154,13 +156,15 @@ class Runner:
             failures.log(self._channel, exc, text)
             dumped = self._dump_raised(exc, text, manner)
         seconds = time.monotonic() - began
-        sealed = self._trust.seal_outcome(call.id, call.attempt, dumped.body, dumped.encoding)
+        answer = answer_to(terms, State.SUCCEEDED if kind == RETURNED else State.FAILED)
+        sealed = self._trust.seal_outcome(call.id, call.attempt, answer, dumped.body, dumped.encoding)
         return Told(kind, call.id, call.attempt, seconds=seconds, body=sealed)
 
-    def _call(self, call: Given) -> tuple[payload.Manner, payload.Result]:
-        manner = USUAL
+    def _call(self, call: Given) -> tuple[CallTerms, payload.Manner, payload.Result]:
+        terms, manner = UNREAD, USUAL
         try:
             opened = self._trust.open_call(call.id, call.sealed)
+            terms = opened.terms
             invocation = payload.load_call(opened.encoding, opened.body)
             manner = invocation.manner or USUAL
             self._initialize(manner.initializer)
@@ -175,7 +179,7 @@ class Runner:
             payload.add_remedy(exc)
             result = payload.Result(exception=exc)
         self._end_if_forked(result.exception)
-        return manner, result
+        return terms, manner, result
 
     def _dump_raised(self, exc: BaseException, text: str, manner: payload.Manner) -> payload.Dumped:
         if isinstance(exc, TOLD_PLAINLY):

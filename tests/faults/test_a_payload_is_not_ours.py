@@ -1,9 +1,12 @@
 """Tampered, replayed or foreign payloads are refused before they are unpickled; the call fails with PayloadError."""
 
+import time
+
 import pytest
 import redis
 
 from flyexecutor import PayloadError
+from flyexecutor.terms import UNREAD
 from flyexecutor.trust import Trust
 from tests import tasks
 
@@ -34,7 +37,7 @@ def key_of(executor, future, writer):
 
 def foreign(sealed, call_id):
     trust = Trust(b"x" * 32, "local")
-    return trust.seal_call(call_id, sealed[-20:])
+    return trust.seal_call(call_id, UNREAD, sealed[-20:])
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,14 @@ def test_a_call_moved_to_another_id_is_refused(make_executor, tmp_path, writer):
     gate.open()
     assert isinstance(two.exception(WAIT), PayloadError)
     assert one.result(WAIT) is None
+
+
+def test_how_long_a_call_may_run_is_not_for_redis_to_say(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    future = executor.submit(time.sleep, 1.0)
+    writer.hset(key_of(executor, future, writer), "timeout", "0.1")
+    gate.open()
+    assert future.result(WAIT) is None
 
 
 def test_a_forged_outcome_is_refused(make_executor, tmp_path, writer):
