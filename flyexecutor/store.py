@@ -40,6 +40,7 @@ class Claimed:
 
     calls: Sequence[ClaimedCall]
     spare: bool  # fewer workers would do: it may leave
+    late: frozenset[int]  # which outcomes (0: the first) came too late to end their call, which runs again
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +162,8 @@ class Store(LaneStore):
             size += len(inline) + len(outcome.logs)
             told += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline, outcome.logs)
         fixed = (self._prefix, machine_id, region, more, concurrency, self._records.take_sent())
-        spare, claimed = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *told))
-        return Claimed(self._records.claimed(claimed, known), bool(spare))
+        spare, claimed, late = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *told))
+        return Claimed(self._records.claimed(claimed, known), bool(spare), frozenset(late))
 
     @translated
     def hand_back(self, lane: str, calls: Sequence[ClaimedCall]) -> None:

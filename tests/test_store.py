@@ -1133,6 +1133,20 @@ def test_a_batch_tells_the_state_of_each_call_and_what_is_no_longer_known(store)
     assert store.batch("b2") == []
 
 
+def test_an_outcome_is_late_if_its_call_runs_again_and_not_if_it_was_sent_twice(store):
+    join(store, "m1")
+    enqueue(store, [Call(name, b"sealed", keep=name != "b") for name in "abcde"])
+    claimed = {one.id: one for one in claim(store, 5)}
+    ended = [Outcome(name, 1, State.SUCCEEDED, "m1", "iad", b"value") for name in "abcde"]
+    store.hand_back("lane", [claimed["c"], claimed["d"]])
+    claim(store)  # c, once more; d waits
+    store.kill("e")
+    store.hand_back("lane", [claimed["e"]])  # KILLED
+    for _ in range(2):
+        told = store.finish("lane", "m1", "iad", ended, 0, concurrency=1)
+        assert {ended[n].id for n in told.late} == {"c", "d"}
+
+
 def test_what_is_sent_to_redis_is_metered_once_it_is_worth_it(store):
     enqueue(store, calls("a", "b", "c"))
     join(store, "m1")

@@ -28,6 +28,7 @@ from flyexecutor.names import label
 from flyexecutor.reader import BLOCK_LIMIT, BUSY_BLOCK
 from flyexecutor.store import BATCH_BYTES, Store
 from flyexecutor.trust import Trust
+from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.guard import KILLED, TIMED_OUT, Guard
 from flyexecutor.worker.membership import Membership
 from flyexecutor.worker.outcomes import Outcomes
@@ -79,6 +80,7 @@ class Worker:
         self._region = region
         self._lane = lane
         self._tell = Outcomes(self._trust, machine_id, region)
+        self._admission = Admission(lane)
         self._store = Store(redis_url, app)
         self._reader = self._store.deliveries(lane, machine_id)
         self._guard = Guard(self._store, machine_id)
@@ -258,9 +260,13 @@ class Worker:
             )
 
     def _take(self, calls: Iterable[ClaimedCall]) -> None:
-        for call in calls:
-            terms = self._trust.unverified_terms(call.sealed)
-            self._claimed.append(replace(call, terms=terms) if terms else call)
+        for claimed in calls:
+            terms = self._trust.unverified_terms(claimed.sealed)
+            call = replace(claimed, terms=terms) if terms else claimed
+            if refusal := self._admission.refusal(call):
+                self._outcomes.append(self._tell.refused(call, refusal))
+                continue
+            self._claimed.append(call)
             if call.parts:
                 self._parts = {part.id: part for part in call.parts if part.sealed}
         self._give()
@@ -358,6 +364,8 @@ class Worker:
             known=self._parts,
             concurrency=self._concurrency,
         )
+        late = claimed.late
+        self._admission.note_ended(outcome.nonce for n, outcome in enumerate(batch) if n not in late and outcome.nonce)
         # Forgotten only now: if Redis was away they are stored later.
         del self._outcomes[: len(batch)]
         self._membership.worked(spare=claimed.spare)

@@ -7,10 +7,10 @@ import logging
 
 from flyexecutor import plain
 from flyexecutor.call import ClaimedCall, Outcome
-from flyexecutor.errors import CallTimeoutError, FlyExecutorError, WorkerCrashedError
+from flyexecutor.errors import CallTimeoutError, FlyExecutorError, PayloadError, WorkerCrashedError
 from flyexecutor.names import label, visible
 from flyexecutor.states import State
-from flyexecutor.terms import answer_to
+from flyexecutor.terms import UNREAD, answer_to
 from flyexecutor.trust import Encoding, Trust
 from flyexecutor.worker.pipe import RETURNED
 from flyexecutor.worker.runners import Answer, Death
@@ -31,6 +31,11 @@ class Outcomes:
         state = State.SUCCEEDED if answer.told.kind == RETURNED else State.FAILED
         return self._outcome(answer.call, state, answer.told.body, answer.logs)
 
+    def refused(self, call: ClaimedCall, refusal: PayloadError) -> Outcome:
+        """It was not run: it does not belong here."""
+        log.error("%s", refusal)
+        return self._outcome(call, State.FAILED, self._seal(call, plain.dump(refusal)), b"")
+
     def crashed(self, call: ClaimedCall, death: Death) -> Outcome:
         """The call ended its process."""
         return self._failed(call, WorkerCrashedError, f"the process that ran the call ended with {death}", death)
@@ -48,9 +53,12 @@ class Outcomes:
     def _failed(self, call: ClaimedCall, kind: type[FlyExecutorError], reason: str, death: Death) -> Outcome:
         log.warning("call %s: %s\n%s", label(call.id, call.name), reason, visible(death.faults))
         body = plain.dump(kind(f"{reason} (machine {self._machine_id})"), visible(death.faults))
+        return self._outcome(call, State.FAILED, self._seal(call, body), death.logs)
+
+    def _seal(self, call: ClaimedCall, error: bytes) -> bytes:
         terms = answer_to(call.terms, State.FAILED)
-        sealed = self._trust.seal_outcome(call.id, call.attempt, terms, body, Encoding.TEXT)
-        return self._outcome(call, State.FAILED, sealed, death.logs)
+        return self._trust.seal_outcome(call.id, call.attempt, terms, error, Encoding.TEXT)
 
     def _outcome(self, call: ClaimedCall, state: State, sealed: bytes, logs: bytes) -> Outcome:
-        return Outcome(call.id, call.attempt, state, self._machine_id, self._region, sealed, logs)
+        nonce = b"" if call.terms is UNREAD else call.terms.nonce
+        return Outcome(call.id, call.attempt, state, self._machine_id, self._region, sealed, logs, nonce=nonce)

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from flyexecutor import PayloadError
-from flyexecutor.terms import UNREAD
+from flyexecutor.terms import UNREAD, new_terms
 from flyexecutor.trust import Trust
 from tests import tasks
 
@@ -81,6 +81,78 @@ def test_how_long_a_call_may_run_is_not_for_redis_to_say(make_executor, tmp_path
     writer.hset(key_of(executor, future, writer), "timeout", "0.1")
     gate.open()
     assert future.result(WAIT) is None
+
+
+def refused(future, why):
+    error = future.exception(WAIT)
+    assert isinstance(error, PayloadError)
+    assert "does not belong here" in str(error)
+    assert why in str(error)
+
+
+def queue_again(writer, key, record, entry_in):
+    """What whoever has kept a copy of a call's record can do: the call waits as if it had never been claimed."""
+    writer.delete(key)
+    writer.hset(key, mapping=record)
+    call_id = key.rpartition(b":")[2]
+    queue = key.split(b":call:")[0] + b":queue:" + entry_in.encode()
+    writer.hset(key, mapping={"lane": entry_in, "entry": writer.xadd(queue, {"id": call_id})})
+
+
+def test_a_call_moved_to_another_lane_does_not_run_there(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    other = make_executor(env={"OTHER": "lane"})
+    assert other.submit(tasks.increment, 1).result(WAIT) == 2  # it has a queue
+    future = executor.submit(tasks.append_line, tmp_path / "ran", "moved")
+    key = key_of(executor, future, writer)
+    queue_again(writer, key, writer.hgetall(key), other._lane.name)
+    assert other.submit(tasks.increment, 1).result(WAIT) == 2  # and a machine
+    refused(future, f"it was made for the lane {executor._lane.name}, and this machine is of the lane")
+    gate.open()
+    assert executor.submit(tasks.increment, 1).result(WAIT) == 2
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["submit", "map"])
+def test_a_call_that_has_ended_does_not_run_again_on_its_machine(make_executor, tmp_path, writer, keep):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    before = set(writer.keys("*:call:*"))
+    if keep:
+        future = executor.submit(tasks.append_line, tmp_path / "ran", "once")
+    else:
+        results = executor.map(tasks.append_line, [tmp_path / "ran"], ["once"])
+    executor.flush(WAIT)
+    (key,) = set(writer.keys("*:call:*")) - before
+    record = writer.hgetall(key)
+    gate.open()
+    assert (future.result(WAIT) if keep else next(results)) is None
+    queue_again(writer, key, record, executor._lane.name)
+    assert executor.submit(tasks.increment, 1).result(WAIT) == 2  # it comes after the one that was put there again
+    assert (tmp_path / "ran").read_text() == "once\n"
+
+
+def test_a_call_that_is_lost_too_often_is_refused_whatever_redis_says_of_its_retries(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    future = executor.with_options(retries=1).submit(tasks.append_line, tmp_path / "ran", "lost")
+    writer.hset(key_of(executor, future, writer), mapping={"retries": 1000, "losses": 2})
+    gate.open()
+    refused(future, "its machine was lost 2 times, and it was made with retries=1")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("age", "expires", "why"),
+    [(8 * 86400.0, None, "it was made 8.0 days ago"), (7300.0, 20.0, "by its submitter's clock, with expires=20")],
+    ids=["7 days", "expires"],
+)
+def test_a_call_whose_time_is_over_is_refused(make_executor, tmp_path, monkeypatch, age, expires, why):
+    def in_the_past(lanes, **told):
+        return new_terms(lanes, **told)._replace(made_at=time.time() - age)
+
+    monkeypatch.setattr("flyexecutor.executor.new_terms", in_the_past)
+    executor = make_executor()
+    refused(executor.with_options(expires=expires).submit(tasks.append_line, tmp_path / "ran", "old"), why)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_forged_outcome_is_refused(make_executor, tmp_path, writer):
