@@ -31,6 +31,7 @@ class Call:
     bigger: Sequence[str] = ()  # lanes of ever larger machines, for when it runs out of memory
     parts: Sequence[Part] = ()
     name: str = ""  # for people
+    nonce: bytes = b""  # of this submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Outcome:
 
     id: str
     attempt: int  # 0: it never ran
-    state: State
+    state: State  # as Redis says, until `sealed` was opened
     machine_id: str  # empty if it never ran
     region: str
     sealed: bytes  # unread until trust has verified it; LOST, KILLED: a plain reason; CANCELLED: empty

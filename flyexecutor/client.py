@@ -135,7 +135,12 @@ class Client:
             known = self._futures.get(call.id) if call.keyed else None
             if known is not None and not known.ended_unsent():
                 return known
-            future = self._futures[call.id] = self._new_future(call.id, call.name, keep=call.keep)
+            future = self._futures[call.id] = self._new_future(
+                call.id,
+                call.name,
+                keep=call.keep,
+                nonce=b"" if call.keyed else call.nonce,  # with a key it may be another's submit that is answered
+            )
             if flight := self._flights.pop(call.id, None):
                 flight.landed.set_result(future)  # and the watcher gives it what that attach is told
             if take:
@@ -380,9 +385,9 @@ class Client:
     # Within
 
     def _new_future(
-        self, call_id: str, name: str = "", *, keep: bool = True, attached: bool = False
+        self, call_id: str, name: str = "", *, keep: bool = True, attached: bool = False, nonce: bytes = b""
     ) -> FlyFuture[object]:
-        return FlyFuture(call_id, self, keep=keep, attached=attached, name=name)
+        return FlyFuture(call_id, self, keep=keep, attached=attached, name=name, nonce=nonce)
 
     def _start_threads(self) -> None:
         while self._unstarted:

@@ -591,6 +591,7 @@ class FlyMachineExecutor(Executor):
             bigger=bigger,
             parts=parts,
             name=name,
+            nonce=terms.nonce,
         )
         return self._client.send(call, self._lane, take=take)
 

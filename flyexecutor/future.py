@@ -69,12 +69,15 @@ class FlyFuture(Future[T]):
     `id` names the call for ever: keep it, and `executor.future(id)` attaches to the call from any process.
     """
 
-    def __init__(self, call_id: str, control: Control, *, keep: bool, attached: bool, name: str = "") -> None:
+    def __init__(
+        self, call_id: str, control: Control, *, keep: bool, attached: bool, name: str = "", nonce: bytes = b""
+    ) -> None:
         super().__init__()
         self.id = call_id
         self.name = name  # of its function, or as `with_options(name=...)` says; empty: not known
         self.keep = keep  # False: nobody will ask for the outcome again
         self.attached = attached  # made by executor.future(id), not by submit
+        self.nonce = nonce  # of the submit that its outcome must answer; empty: of any
         self.unheard = False  # it ended because nothing was heard of its call: asking again may help
         self._control = control
         self._outcome: Outcome | None = None
@@ -98,7 +101,8 @@ class FlyFuture(Future[T]):
         """
         told = None if self.ended_unsent() or (self._outcome and not self.keep) else self._control.info(self.id)
         if told:
-            return told if told.name else replace(told, name=self.name)
+            state = self._outcome.state if self._outcome else told.state  # what was opened, not the word in Redis
+            return replace(told, state=state, name=told.name or self.name)
         if self.done():
             return self._last_info()
         called = label(self.id, self.name)

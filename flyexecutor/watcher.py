@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from flyexecutor import outage, payload, raised
 from flyexecutor.call import Outcome, Report
@@ -30,6 +31,7 @@ from flyexecutor.names import label, visible
 from flyexecutor.records import INLINE_BYTES
 from flyexecutor.states import State
 from flyexecutor.store import Store
+from flyexecutor.terms import CLOCKS_DIFFER, UNREAD, OutcomeTerms
 from flyexecutor.trust import Trust
 
 READ_FOR = 15.0  # seconds that one read waits, and after which the watcher asks how its calls stand
@@ -294,8 +296,8 @@ class Watcher:
             future.end_cancelled()
         else:
             try:
-                result = self._open(outcome)
-                future.end(outcome, result.value, result.exception)
+                state, result = self._open(outcome, future.nonce)
+                future.end(replace(outcome, state=state), result.value, result.exception)
             except BaseException as exc:
                 if future.done():
                     raise
@@ -303,20 +305,24 @@ class Watcher:
         if not future.keep and len(outcome.sealed) > INLINE_BYTES:
             self._drop(functools.partial(self._store.drop_outcome, outcome))
 
-    def _open(self, outcome: Outcome) -> payload.Result:
+    def _open(self, outcome: Outcome, nonce: bytes) -> tuple[State, payload.Result]:
+        """How a call has ended. A word of Redis may end it with an error, but no result comes without a seal."""
+        state = State.FAILED
         if error := _plainly_told(outcome):
-            return payload.Result(exception=error)
+            return state if isinstance(error, PayloadError) else outcome.state, payload.Result(exception=error)
         if not outcome.sealed:
-            return payload.Result(exception=_expired(outcome.id, "before it could be fetched"))
+            return state, payload.Result(exception=_expired(outcome.id, "before it could be fetched"))
         try:
             opened = self._trust.open_outcome(outcome.id, outcome.attempt, outcome.sealed)
-            return payload.load_outcome(opened.encoding, opened.body)
+            _refuse_replayed(outcome.id, opened.terms, nonce)
+            state = opened.terms.state
+            return state, payload.load_outcome(opened.encoding, opened.body)
         except FlyExecutorError as exc:
             log.error("%s", exc)
-            return payload.Result(exception=exc)
+            return state, payload.Result(exception=exc)
         except BaseException as exc:  # noqa: BLE001 - user code unpickles itself and may raise anything
             raised.add_note(exc, f"flyexecutor could not unpickle the outcome of call {outcome.id}")
-            return payload.Result(exception=exc)
+            return state, payload.Result(exception=exc)
 
     @staticmethod
     def _drop(drop: Callable[[], None]) -> None:
@@ -324,6 +330,17 @@ class Watcher:
             drop()
         except FlyExecutorError as exc:
             log.info("what was delivered stays in Redis until it expires: %s", exc)
+
+
+def _refuse_replayed(call_id: str, terms: OutcomeTerms, nonce: bytes) -> None:
+    """Raises PayloadError for an outcome of another submit than ours, ExpiredCallError for one that should be gone."""
+    if not nonce:  # whose submit it answers is not known; one that is known needs no clock
+        if time.time() > terms.kept_until + CLOCKS_DIFFER:
+            raise _expired(call_id, "and somebody has put it back")
+    elif terms.nonce != nonce and (terms.nonce != UNREAD.nonce or terms.state is State.SUCCEEDED):
+        raise PayloadError(
+            f"the outcome payload of call {call_id} answers another submit: it was replayed, and was not unpickled"
+        )
 
 
 def _expired(call_id: str, when: str) -> ExpiredCallError:

@@ -1,12 +1,14 @@
 """Tampered, replayed or foreign payloads are refused before they are unpickled; the call fails with PayloadError."""
 
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 import redis
 
-from flyexecutor import PayloadError
-from flyexecutor.terms import UNREAD, new_terms
+from flyexecutor import CallKilledError, ExpiredCallError, MachineLostError, PayloadError, payload
+from flyexecutor.states import State
+from flyexecutor.terms import UNREAD, answer_to, new_terms
 from flyexecutor.trust import Trust
 from tests import tasks
 
@@ -204,6 +206,68 @@ def test_an_outcome_that_is_replayed_for_a_later_attempt_is_refused(make_executo
     assert isinstance(error, PayloadError)
     writer.hset(key, mapping={"attempt": 1, "outcome": sealed})
     assert make_executor().future(first.id).result(WAIT) == 42
+
+
+@pytest.mark.parametrize(
+    ("fn", "told", "is_so"), [(tasks.increment, "FAILED", "SUCCEEDED"), (chr, "SUCCEEDED", "FAILED")]
+)
+def test_whether_a_call_succeeded_is_not_for_redis_to_say(make_executor, writer, fn, told, is_so):
+    executor = make_executor(max_workers=1)
+    ours = executor.submit(fn, -1)
+    value = ours.exception(WAIT) is None and ours.result()
+    (key,) = writer.keys(f"*:call:{ours.id}")
+    writer.hset(key, "state", told)
+    other = make_executor().future(ours.id)
+    for future in (ours, other):
+        assert (future.exception(WAIT) is None and future.result()) == value
+        assert (future.state(), future.info().state) == (is_so, is_so)
+
+
+def test_a_word_of_redis_ends_a_call_with_an_error_only(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    futures = [executor.submit(tasks.increment, 1) for _ in range(3)]
+    for future, word in zip(futures, ("LOST", "KILLED", "CANCELLED"), strict=True):
+        head = f"{future.id} {word} 1 m - - 0 0 0"
+        writer.xadd(stream_of(executor, future, writer), {"head": head, "body": b"\x80\x05K\x2a."})
+    assert isinstance(futures[0].exception(WAIT), MachineLostError)
+    assert isinstance(futures[1].exception(WAIT), CallKilledError)
+    with pytest.raises(CancelledError):
+        futures[2].result(WAIT)
+    gate.open()
+
+
+def test_an_outcome_of_another_submit_is_refused(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    future = executor.submit(tasks.increment, 1)
+    dumped = payload.dump_value(42)
+    for terms in (UNREAD, new_terms([], result_ttl=60.0)):
+        sealed = executor._trust.seal_outcome(future.id, 1, answer_to(terms, State.SUCCEEDED), dumped.body)
+        head = f"{future.id} SUCCEEDED 1 m - - 0 0 0"
+        writer.xadd(stream_of(executor, future, writer), {"head": head, "body": sealed})
+        error = future.exception(WAIT)
+        assert isinstance(error, PayloadError)
+        assert "answers another submit" in str(error)
+        assert future.state() is State.FAILED
+        future = executor.submit(tasks.increment, 1)
+    gate.open()
+    assert future.result(WAIT) == 2
+
+
+@pytest.mark.parametrize("by", ["submit", "future"])
+def test_an_outcome_that_has_expired_is_no_answer_to_a_key(make_executor, writer, monkeypatch, by):
+    first = make_executor(max_workers=1).with_options(key=f"{by}-{time.time()}")
+    future = first.submit(tasks.increment, 41)
+    assert future.result(WAIT) == 42
+    (key,) = writer.keys(f"*:call:{future.id}")
+    record = writer.hgetall(key)
+    writer.delete(key)  # it has expired,
+    writer.hset(key, mapping=record)  # and somebody who has kept it puts it back,
+    monkeypatch.setattr("flyexecutor.watcher.CLOCKS_DIFFER", -86400.0 - 60.0)  # a day later, the usual result_ttl
+    other = make_executor(max_workers=1).with_options(key=first._options.key)
+    again = other.submit(tasks.increment, 41) if by == "submit" else other.future(future.id)
+    error = again.exception(WAIT)
+    assert isinstance(error, ExpiredCallError)
+    assert "somebody has put it back" in str(error)
 
 
 def test_an_item_that_is_forged_is_refused(make_executor, tmp_path, writer):
