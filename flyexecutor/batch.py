@@ -16,7 +16,10 @@ EXPIRED = "EXPIRED"  # counted beside the states: its outcome is no longer kept
 
 
 class Batch(Generic[T]):
-    """The calls of one `submit_batch`, in order. `id` names it for ever: `executor.batch(id)` attaches to it."""
+    """The calls of one `submit_batch`, in order. `id` names it for ever: `executor.batch(id)` attaches to it.
+
+    The id tells how many they are, and gives theirs: Redis can lose them, and add none.
+    """
 
     def __init__(
         self,
@@ -38,9 +41,7 @@ class Batch(Generic[T]):
     def counts(self) -> Counter[str]:
         """How many calls are in which state, and how many EXPIRED. One round trip; raises RedisUnavailableError."""
         stored = dict(self._standing(self.id))
-        counts = Counter(str(state) if state else EXPIRED for state in stored.values())
-        counts.update(_state_of(future) for future in self.futures if future.id not in stored)
-        return counts
+        return Counter(_state_of(future, stored.get(future.id)) for future in self.futures)
 
     def results(self, timeout: float | None = None) -> Iterator[T]:
         """The results in order; raises the exception of a call in its place.
@@ -60,11 +61,15 @@ class Batch(Generic[T]):
             future.cancel()
 
 
-def _state_of(future: FlyFuture[Any]) -> str:
-    """Of a call that Redis does not know: it never got there, is on its way, or ended so long ago."""
+def _state_of(future: FlyFuture[Any], stored: State | None) -> str:
+    """As its outcome says, if that is here, else as Redis does."""
+    if future.done() and not future.ended_unsent():
+        return str(future.state()) if stored else EXPIRED
+    if stored:
+        return str(stored)
+    # It never got there, is on its way, or ended so long ago.
     if not future.done():
         return str(State.QUEUED)
     if future.cancelled():
         return str(State.CANCELLED)
-    expired = not future.ended_unsent() or isinstance(future.exception(), ExpiredCallError)
-    return EXPIRED if expired else str(State.FAILED)
+    return EXPIRED if isinstance(future.exception(), ExpiredCallError) else str(State.FAILED)

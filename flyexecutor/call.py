@@ -27,7 +27,6 @@ class Call:
     expired: bytes = b""  # the sealed outcome for the case that none did
     keyed: bool = False  # its id comes from the caller's key: it may be there already,
     pointers: Sequence[str] = ()  # or under the id that the key gives with another key of the ring (`Trust.pointers`)
-    batch: str = ""  # the id of the batch that it belongs to
     bigger: Sequence[str] = ()  # lanes of ever larger machines, for when it runs out of memory
     parts: Sequence[Part] = ()
     name: str = ""  # for people

@@ -44,6 +44,9 @@ AT_ONCE = 500  # calls in one script
 ON_ITS_WAY = (
     2.0  # seconds that who cancels waits for calls that are just being sent: in between nobody can take them back
 )
+STORED_WITHIN = (
+    300.0  # seconds after submit_batch in which its calls reach Redis, if they ever do: the outbox gives up in 60
+)
 _USUAL_PRICES = Prices()
 
 log = logging.getLogger("flyexecutor")
@@ -199,11 +202,11 @@ class Client:
             except MachineStartError as exc:
                 log.warning("%s", exc)
 
-    def attach(self, call_id: str) -> FlyFuture[object]:
-        """See `FlyMachineExecutor.future`."""
+    def attach(self, call_id: str, patience: float = 0.0) -> FlyFuture[object]:
+        """See `FlyMachineExecutor.future`. patience: seconds in which the call may yet come to Redis."""
         self.check_id(call_id, "call")
         try:
-            return self._attach(call_id)
+            return self._attach(call_id, patience)
         except ExpiredCallError:
             other = self._other_id(call_id)
             if other is None:
@@ -214,7 +217,7 @@ class Client:
         """Under which id a call with a key is there that is not there under this one."""
         return self._trust.follow(call_id, self.store.pointer(call_id))
 
-    def _attach(self, call_id: str) -> FlyFuture[object]:
+    def _attach(self, call_id: str, patience: float = 0.0) -> FlyFuture[object]:
         with self._gate:
             if self._broken:
                 raise self._broken
@@ -224,11 +227,12 @@ class Client:
             others = self._flights.get(call_id)
             if others is None:
                 flight = Flight(self._new_future(call_id, attached=True))
+                flight.future.comes_by = time.monotonic() + patience if patience > 0 else 0.0
                 # Expected before it is asked for: the outcome may come in between.
                 self._watcher.expect(flight.future)
                 self._flights[call_id] = flight  # last: an interrupt before that leaves none that never lands
         if others is not None:
-            return others.landed.result() or self._attach(call_id)
+            return others.landed.result() or self._attach(call_id, patience)
         try:
             self._ask_for(flight.future)
         except BaseException as exc:
@@ -260,11 +264,15 @@ class Client:
         """Tell the watcher what Redis knows of a call, and have Redis tell it the rest."""
         call_id = future.id
         found = self.store.attach(call_id, self._id)
+        if found is None and future.comes_by:
+            self._start_threads()  # the watcher asks again
+            self._watcher.fail_if_closed()
+            return
         if found is None:
             raise ExpiredCallError(
                 f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl) and has expired"
             )
-        future.name = found.info.name
+        future.name, future.comes_by = found.info.name, 0.0
         if found.progress:
             self._watcher.progress(call_id, found.progress)
         if found.outcome:
@@ -275,22 +283,54 @@ class Client:
             self._watcher.fail_if_closed()
 
     def batch(self, batch_id: str) -> list[tuple[str, State | None]]:
-        """The calls of a batch that are stored, with their states; None for one that is no longer kept."""
-        return self.store.batch(batch_id)
+        """The calls of a batch with their states, as Redis says; None for one that it does not know."""
+        ids = self._trust.calls_of_batch(batch_id)
+        some = (ids[at : at + AT_ONCE] for at in range(0, len(ids), AT_ONCE))
+        return [pair for part in some for pair in zip(part, self.store.listing.states(part), strict=True)]
 
-    def check_id(self, call_id: str, what: str) -> None:
+    def attach_batch(self, batch_id: str) -> list[FlyFuture[object]]:
+        """See `FlyMachineExecutor.batch`."""
+        self.check_id(batch_id, "batch")
+        calls = self.batch(batch_id)
+        # The calls are stored in their order: behind the last one that is there they may still be on their way.
+        stored = max((n for n, (_, state) in enumerate(calls, start=1) if state), default=0)
+        patience = self._trust.made_at(batch_id) + STORED_WITHIN - time.time()
+        if calls and not stored and patience <= 0:
+            raise ExpiredCallError(f"the batch {batch_id} is no longer known: it was kept for a time and has expired")
+        futures = []
+        for n, (call_id, state) in enumerate(calls):
+            comes = state or (patience > 0 and n >= stored) or call_id in self._futures
+            try:
+                futures.append(self.attach(call_id, patience) if comes else self._expired(call_id))
+            except ExpiredCallError:  # just now
+                futures.append(self._expired(call_id))
+        return futures
+
+    def check_id(self, its_id: str, what: str, *, remedy: str = "") -> None:
         """Raises UnknownCallError for the id of a call, or of a batch, that was never made with our key; TypeError."""
-        if not isinstance(call_id, str):
-            raise TypeError(f"{what}_id is {call_id!r}: it must be a text, the id of a {what}")
-        if not self._trust.knows(call_id):
-            raise UnknownCallError(
-                f"no {what} has the id {call_id!r} in the app {self._settings.app!r}, or it was signed with another key"
-            )
+        if not isinstance(its_id, str):
+            raise TypeError(f"{what}_id is {its_id!r}: it must be a text, the id of a {what}")
+        is_call, is_batch = self._trust.knows(its_id), self._trust.knows_batch(its_id)
+        if is_call if what == "call" else is_batch:
+            return
+        if is_call:
+            raise UnknownCallError(f"{its_id} is the id of a call, not of a batch: use future(id)")
+        if is_batch:
+            raise UnknownCallError(f"{its_id} is the id of a batch, not of a call: use batch(id)")
+        app = self._settings.app
+        raise UnknownCallError(
+            f"no {what} has the id {its_id!r} in the app {app!r}, or it was signed with another key{remedy}"
+        )
 
-    def expired(self, call_id: str) -> FlyFuture[object]:
+    def _expired(self, call_id: str) -> FlyFuture[object]:
         """The future of a call whose outcome is no longer kept."""
         future = self._new_future(call_id)
-        future.set_exception(ExpiredCallError(f"the outcome of the call {call_id} has expired (result_ttl)"))
+        future.set_exception(
+            ExpiredCallError(
+                f"the outcome of the call {call_id} has expired (result_ttl), or it was never stored: it was "
+                "taken back before, or could not be pickled"
+            )
+        )
         return future
 
     def cancel_all(self, futures: Iterable[FlyFuture[object]]) -> None:

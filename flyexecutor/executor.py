@@ -27,7 +27,7 @@ from flyexecutor.arguments import (
 from flyexecutor.batch import Batch
 from flyexecutor.call import Call, Part
 from flyexecutor.client import Client
-from flyexecutor.errors import ExpiredCallError, NotStartedError, SettingsError, UnknownCallError
+from flyexecutor.errors import NotStartedError, SettingsError
 from flyexecutor.fanout import FanOut, Sizes
 from flyexecutor.future import FlyFuture
 from flyexecutor.guests import SUSPEND_MB, GuestName, Prices, read_guest
@@ -299,29 +299,25 @@ class FlyMachineExecutor(Executor):
     def submit_batch(self, fn: Callable[..., Any], /, *iterables: Iterable[Any]) -> Batch[Any]:
         """Submit a call for each item, as `map` does, under one id: `batch(id)` attaches to all of them."""
         self._check_function(fn)
-        batch_id = self._trust.new_call_id()
+        items = list(zip(*iterables, strict=False))  # all: whatever an iterable raises, nothing was submitted
+        batch_id = self._trust.new_batch_id(len(items))
         pickled = dump_function(fn, self._options)
         function = fn if pickled is None else payload.Pickled(pickled)
         name = self._options.name_call(fn)
         futures = [
-            self._submit(function, args, {}, self._options, batch=batch_id, name=name)
-            for args in zip(*iterables, strict=False)
+            self._submit(function, args, {}, self._options, call_id=call_id, name=name)
+            for call_id, args in zip(self._trust.calls_of_batch(batch_id), items, strict=True)
         ]
         return Batch(batch_id, futures, self._client.batch)
 
     def batch(self, batch_id: str) -> Batch[Any]:
         """Attach to a batch from any process.
 
-        A call whose outcome is no longer kept has a future that raises ExpiredCallError. Raises as `future`.
+        A call whose outcome is no longer kept has a future that raises ExpiredCallError; so has, some minutes after
+        `submit_batch`, one that was never stored. Until then its future waits for it. Raises as `future`.
         """
         self._check_id(batch_id, "batch")
-        calls = self._client.batch(batch_id)
-        if not calls:
-            if any(self._client.store.listing.states([batch_id])):
-                raise UnknownCallError(f"{batch_id} is the id of a call, not of a batch: use future(id)")
-            raise ExpiredCallError(f"the batch {batch_id} is no longer known: it was kept for a time and has expired")
-        futures = [self._client.attach(call_id) if state else self._client.expired(call_id) for call_id, state in calls]
-        return Batch(batch_id, futures, self._client.batch)
+        return Batch(batch_id, self._client.attach_batch(batch_id), self._client.batch)
 
     def future(self, call_id: str) -> FlyFuture[Any]:
         """Attach to a call from any process: the future of this id, pending or ended.
@@ -331,12 +327,7 @@ class FlyMachineExecutor(Executor):
         RedisUnavailableError when Redis does not answer.
         """
         self._check_id(call_id, "call")
-        try:
-            return self._client.attach(call_id)
-        except ExpiredCallError:
-            if self._client.batch(call_id):
-                raise UnknownCallError(f"{call_id} is the id of a batch, not of a call: use batch(id)") from None
-            raise
+        return self._client.attach(call_id)
 
     def with_options(
         self,
@@ -554,7 +545,7 @@ class FlyMachineExecutor(Executor):
         options: Options,
         *,
         keep: bool = True,
-        batch: str = "",
+        call_id: str = "",
         name: str | None = None,
         parts: Sequence[Part] = (),
         take: Callable[[int, int, bytes], None] | None = None,
@@ -562,7 +553,7 @@ class FlyMachineExecutor(Executor):
         if not (callable(fn) or isinstance(fn, payload.Pickled | payload.PartReference)):
             raise TypeError(f"{fn!r} is not callable: give submit the function and its arguments apart")
         self._client.refuse_if_closed()
-        call_id = self._trust.new_call_id(options.key)
+        call_id = call_id or self._trust.new_call_id(options.key)
         name = options.name_call(fn) if name is None else name
         try:
             with payload.shipping(options.ship):
@@ -587,7 +578,6 @@ class FlyMachineExecutor(Executor):
             expired=self._seal_expired(call_id, name, terms) if terms.expires else b"",
             keyed=options.key is not None,
             pointers=self._trust.pointers(options.key) if options.key is not None else (),
-            batch=batch,
             bigger=bigger,
             parts=parts,
             name=name,
@@ -596,10 +586,7 @@ class FlyMachineExecutor(Executor):
         return self._client.send(call, self._lane, take=take)
 
     def _check_id(self, call_id: str, what: str) -> None:
-        try:
-            self._client.check_id(call_id, what)
-        except UnknownCallError as exc:
-            raise UnknownCallError(f"{exc}{_remedy_for_unknown(self._local) if self._local else ''}") from None
+        self._client.check_id(call_id, what, remedy=_remedy_for_unknown(self._local) if self._local else "")
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
         """What can't be the function of a fan-out or a stream is refused at once, and so is each one after shutdown."""

@@ -78,6 +78,7 @@ class FlyFuture(Future[T]):
         self.keep = keep  # False: nobody will ask for the outcome again
         self.attached = attached  # made by executor.future(id), not by submit
         self.nonce = nonce  # of the submit that its outcome must answer; empty: of any
+        self.comes_by = 0.0  # until then (monotonic seconds) its call may yet come to Redis; 0: it has been there
         self.unheard = False  # it ended because nothing was heard of its call: asking again may help
         self._control = control
         self._outcome: Outcome | None = None

@@ -191,8 +191,6 @@ def further_fields(call: Call) -> list[str | bytes]:
     told: list[str | bytes] = []
     if call.expires:
         told += ("expires", str(int(call.expires * 1000)), "expired", call.expired)
-    if call.batch:
-        told += ("batch", call.batch)
     if call.pointers:
         told += ("pointers", " ".join(call.pointers))
     if call.bigger:

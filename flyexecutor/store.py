@@ -290,15 +290,6 @@ class Store(LaneStore):
         return bytes(told or b"")
 
     @translated
-    def batch(self, batch_id: str) -> list[tuple[str, State | None]]:
-        """The calls of a batch, in order, with their states; None for one that is no longer known."""
-        ids, states = script("batch")(self._redis, (self._key("batch", batch_id),), (self._prefix,))
-        return [
-            (word(call_id, "id"), state_of(state) if state else None)
-            for call_id, state in zip(ids, states, strict=True)
-        ]
-
-    @translated
     def standing(self, call_ids: Sequence[str]) -> list[bool]:
         """Whether each call is known and has not ended."""
         keys = [self._key("call", call_id) for call_id in call_ids]

@@ -31,6 +31,8 @@ _MAC_BYTES = 32
 _OVERHEAD = _HEAD.size + _MAC_BYTES
 _ID_RANDOM = 12
 _ID_TAG = 8
+_BATCH_RANDOM = 8
+_CALL, _BATCH, _BATCH_CALL = b"id", b"batch id", b"id in a batch"  # what a tag is for
 
 
 class Encoding(IntEnum):
@@ -109,23 +111,48 @@ class Trust:
 
     def knows(self, call_id: str) -> bool:
         """Whether the id was made with a key of ours: tells an expired call from one that never was."""
-        try:
-            raw = bytes.fromhex(call_id)
-        except ValueError:
-            return False
-        body, tag = raw[:-_ID_TAG], raw[-_ID_TAG:]
-        return any(hmac.compare_digest(tag, self._tag(one, body)) for one in self._ring.values())
+        return self._signer(call_id, _CALL) is not None
+
+    def knows_batch(self, batch_id: str) -> bool:
+        """The same for that of a batch."""
+        return self._signer(batch_id, _BATCH) is not None
+
+    def new_batch_id(self, number: int) -> str:
+        """The id of a batch of so many calls: the time, their number, 64 random bits, and a tag that no call has."""
+        body = struct.pack(">II", int(time.time()), number) + secrets.token_bytes(_BATCH_RANDOM)
+        return (body + self._tag(self._key, body, _BATCH)).hex()
+
+    def calls_of_batch(self, batch_id: str) -> list[str]:
+        """The ids of its calls, in order: made of its own, so that nobody without our key adds or leaves out one."""
+        signing = self._signer(batch_id, _BATCH)
+        if signing is None:
+            return []
+        raw = bytes.fromhex(batch_id)
+        _, number = struct.unpack_from(">II", raw)
+        numbered = (raw + n.to_bytes(4, "big") for n in range(number))
+        bodies = (raw[:4] + self._tag(signing, one, _BATCH_CALL, _ID_RANDOM) for one in numbered)
+        return [(body + self._tag(signing, body)).hex() for body in bodies]
 
     def made_at(self, call_id: str) -> float:
-        """When an id of ours was made that no key has given: seconds since the epoch."""
+        """When an id of ours, of a call or a batch, was made that no key has given: seconds since the epoch."""
         return float(struct.unpack_from(">I", bytes.fromhex(call_id))[0])
 
     def _keyed_id(self, signing: bytes, key: str) -> str:
         body = hmac.digest(signing, b"key\0" + self._app + b"\0" + key.encode(), "sha256")[: _ID_RANDOM + 4]
         return (body + self._tag(signing, body)).hex()
 
-    def _tag(self, signing: bytes, body: bytes) -> bytes:
-        return hmac.digest(signing, b"id\0" + self._app + b"\0" + body, "sha256")[:_ID_TAG]
+    def _signer(self, its_id: str, purpose: bytes) -> bytes | None:
+        """The key of ours with which an id was made."""
+        try:
+            raw = bytes.fromhex(its_id)
+        except ValueError:
+            return None
+        body, tag = raw[:-_ID_TAG], raw[-_ID_TAG:]
+        ring = self._ring.values()
+        return next((one for one in ring if hmac.compare_digest(tag, self._tag(one, body, purpose))), None)
+
+    def _tag(self, signing: bytes, body: bytes, purpose: bytes = _CALL, length: int = _ID_TAG) -> bytes:
+        return hmac.digest(signing, purpose + b"\0" + self._app + b"\0" + body, "sha256")[:length]
 
     def seal_call(self, call_id: str, terms: CallTerms, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
         """Seal what a client sends to a worker."""

@@ -34,7 +34,8 @@ from flyexecutor.store import Store
 from flyexecutor.terms import CLOCKS_DIFFER, UNREAD, OutcomeTerms
 from flyexecutor.trust import Trust
 
-READ_FOR = 15.0  # seconds that one read waits, and after which the watcher asks how its calls stand
+READ_FOR = 15.0  # seconds that one read waits, and after which the watcher asks how its calls stand,
+AWAITED_EVERY = 1.0  # and while one may yet come to Redis
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds
 CHECK_AT_ONCE = 1000
 MOST_REASON = 1000  # bytes of why a call was lost or killed
@@ -63,7 +64,7 @@ class Watcher:
         self._client = client
         self._result_ttl = result_ttl
         self._unsent = unsent
-        self._moved = moved  # a call went to another lane
+        self._moved = moved  # a call went to another lane, or has come to one
         self._same = same  # a call is there under another id
         self._waiting = waiting  # a call is pending, or no longer
         self._streams: dict[str, Callable[[int, int, bytes], None]] = {}  # who takes the items of a call
@@ -186,7 +187,11 @@ class Watcher:
 
     def _begin(self) -> None:
         self._heard_at = time.monotonic()
-        self._check_at = self._heard_at + READ_FOR
+        self._plan_check()
+
+    def _plan_check(self) -> None:
+        awaited = any(future.comes_by for future in list(self._pending.values()))
+        self._check_at = time.monotonic() + (AWAITED_EVERY if awaited else READ_FOR)
 
     def _wait_out(self) -> None:
         with self._changed:
@@ -207,12 +212,12 @@ class Watcher:
 
     def _check(self) -> None:
         """Ask how the calls stand: one may have ended and nobody told us, or Redis may have been emptied."""
-        sent = [future.id for future in self.pending() if not self._unsent(future.id)]
-        ended: list[str] = []
+        sent = [future for future in self.pending() if not self._unsent(future.id)]
+        ended: list[str] = []  # or not known before
         for at in range(0, len(sent), CHECK_AT_ONCE):
             some = sent[at : at + CHECK_AT_ONCE]
-            stand = zip(some, self._store.standing(some), strict=True)
-            ended += (call_id for call_id, is_open in stand if not is_open)
+            stand = zip(some, self._store.standing([future.id for future in some]), strict=True)
+            ended += (future.id for future, is_open in stand if not is_open or future.comes_by)
         # A call of map() leaves no record, only an outcome in our stream: all that had ended when we asked is there.
         unread = bool(ended)
         while unread:
@@ -230,18 +235,28 @@ class Watcher:
                     log.exception("the record of call %s can't be read", self._label(call_id))
                     self.fail([call_id], FlyExecutorError(f"the record of call {call_id} can't be read: {exc!r}"))
         self._away = 0.0
-        self._check_at = time.monotonic() + READ_FOR
+        self._plan_check()
 
     def _look_up(self, call_id: str) -> None:
         """End the future of a call that has ended, or is nowhere."""
         found = self._store.attach(call_id, self._client)
         if found is None and (other := self._follow(call_id, self._store.pointer(call_id))):
             call_id, found = other, self._store.attach(other, self._client)
+        future = self._pending.get(call_id)
+        if future is None:
+            return
         if found:
+            is_new, future.comes_by = bool(future.comes_by), 0.0
+            future.name = future.name or found.info.name
             if found.progress:
                 self.progress(call_id, found.progress)
             if found.outcome:
                 self.resolve(found.outcome)
+            elif is_new:
+                self._moved(found.lane)
+        elif future.comes_by:
+            if time.monotonic() > future.comes_by:
+                self.fail([call_id], _expired(call_id, "or it was never stored"))
         elif self._away > self._result_ttl:
             self.fail([call_id], _expired(call_id, f"while nobody here could ask for it, for {self._away:.0f} s"))
         else:

@@ -48,7 +48,7 @@ MISFORTUNE_EVERY = 2.0  # seconds on average, of machines
 THREADS = 5  # of each client
 REST_WITHIN = 45.0  # seconds after which no machine runs
 # What a quiet run leaves as well: of a lane, and small things that go within days.
-STANDING = {"queue", "starts", "load", "meter", "lanes", "batch", "orders"}
+STANDING = {"queue", "starts", "load", "meter", "lanes", "orders"}
 TROUBLE = ("wrong", "twice", "lost", "hung", "leaked", "left")
 
 

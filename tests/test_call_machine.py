@@ -106,7 +106,6 @@ class Calls(RuleBasedStateMachine):
         for lane in LANES:
             self.store.tend_due(lane)  # makes the queue
         self.calls: dict[str, Modelled] = {}
-        self.batch: list[str] = []
         self.workers: set[str] = set()
         self.delivered: dict[str, list] = {name: [] for name in MACHINES}  # and not claimed yet, as the worker knows
         self.claimed: list[tuple[str, int, str]] = []  # every attempt that ever was, and its machine: some are late
@@ -134,9 +133,8 @@ class Calls(RuleBasedStateMachine):
             call_id = f"call{len(self.calls)}"
             self.calls[call_id] = call = Modelled(keep, retries, {client}, list(bigger), expires)
             call.given.append(sealed := self.payload(size))
-            more = {"bigger": bigger, "batch": "b" * expires}
-            batch.append(Call(call_id, sealed, retries, keep, expires=1000.0 * expires, expired=b"expired", **more))
-            self.batch += [call_id] * expires
+            more = {"expires": 1000.0 * expires, "expired": b"expired", "bigger": bigger}
+            batch.append(Call(call_id, sealed, retries, keep, **more))
         self.send(client, batch)
 
     def payload(self, size):
@@ -466,8 +464,6 @@ class Calls(RuleBasedStateMachine):
             for call_id, call in self.calls.items():
                 owed.update({(call_id, what): n for (who, what), n in call.owed.items() if who == name})
             assert got == owed
-        states = {call_id: call.state if call.keep else None for call_id, call in self.calls.items()}
-        assert self.store.batch("b") == [(call_id, states[call_id]) for call_id in self.batch]
         self.check_what_is_left()
 
     def read_all(self, name):
@@ -508,7 +504,6 @@ class Calls(RuleBasedStateMachine):
             "awake",
             "meter",
             "lanes",
-            "batch",
         }
         assert others <= base_line
         for lane in LANES:

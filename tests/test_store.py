@@ -678,13 +678,11 @@ def test_a_large_outcome_that_is_sent_again_for_a_call_that_has_gone_is_there_fo
 def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by_itself(store, raw_redis):
     join(store, "m1", "m2")
     store.assign(lane(), "c1.1:1", "m3")
-    enqueue(store, [Call(name, b"sealed", 1, expires=1000.0, batch="b", bigger=("larger",)) for name in "abcd"])
+    enqueue(store, [Call(name, b"sealed", 1, expires=1000.0, bigger=("larger",)) for name in "abcd"])
     assert raw_redis.ttl(f"fly:{{{APP}}}:due:lane") > 0
     raw_redis.delete(f"fly:{{{APP}}}:due:lane")
     one, two, three = claim(store, 3)
-    fields = (
-        "state lane entry queued attempt losses retries keep ttl watch chunks call name expires expired batch bigger"
-    )
+    fields = "state lane entry queued attempt losses retries keep ttl watch chunks call name expires expired bigger"
     assert raw_redis.hgetall(f"fly:{{{APP}}}:call:d").keys() == set(fields.split())
     store.retry("lane", one, 60.0)
     store.outgrow("lane", "m1", "iad", two, "too large", b"")
@@ -695,7 +693,7 @@ def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by
     store.note_run("hourly", "d")
     keys = raw_redis.keys(f"fly:{{{APP}}}:*")
     kinds = {key.split(":")[2] for key in keys}
-    assert kinds >= {"call", "due", "batch", "orders", "queue", "starts", "outcomes", "lanes", "runs", "creates"}
+    assert kinds >= {"call", "due", "orders", "queue", "starts", "outcomes", "lanes", "runs", "creates"}
     assert {key: raw_redis.ttl(key) for key in keys if raw_redis.ttl(key) < 0} == {}
 
 
@@ -1123,14 +1121,6 @@ def test_orders_that_nobody_reads_are_bounded(store, raw_redis):
     claim(store)
     store.kill("a")
     assert raw_redis.xlen(orders) == 1000
-
-
-def test_a_batch_tells_the_state_of_each_call_and_what_is_no_longer_known(store):
-    enqueue(store, [Call(name, b"sealed", keep=name != "b", batch="b1") for name in "abc"])
-    for one in claim(store, 2):
-        finish(store, one)
-    assert store.batch("b1") == [("a", State.SUCCEEDED), ("b", None), ("c", State.QUEUED)]
-    assert store.batch("b2") == []
 
 
 def test_an_outcome_is_late_if_its_call_runs_again_and_not_if_it_was_sent_twice(store):

@@ -232,6 +232,28 @@ def test_an_id_begins_with_its_time_for_as_long_as_four_bytes_last(trust, monkey
     assert len({n[m : m + 8] for n in (first, second) for m in (8, 16, 24)}) == 6  # 96 random bits
 
 
+def test_the_id_of_a_batch_gives_those_of_its_calls_in_order(trust):
+    batch_id = trust.new_batch_id(3)
+    ids = trust.calls_of_batch(batch_id)
+    assert ids == Trust(KEY, "app").calls_of_batch(batch_id)
+    assert (len(set(ids)), trust.calls_of_batch(trust.new_batch_id(0))) == (3, [])
+    assert {trust.made_at(one) for one in (*ids, batch_id)} == {trust.made_at(batch_id)}
+    assert len({one[8:32] for one in (*ids, *trust.calls_of_batch(trust.new_batch_id(3)))}) == 6
+    assert Trust(b"k", "app").calls_of_batch(batch_id) == []
+    turned = Trust(b"k", "app", [KEY])  # the ring has turned since
+    assert (turned.calls_of_batch(batch_id), turned.knows_batch(batch_id)) == (ids, True)
+
+
+def test_a_batch_is_never_taken_for_a_call_and_its_number_is_sealed(trust):
+    batch_id = trust.new_batch_id(3)
+    ids = trust.calls_of_batch(batch_id)
+    assert (len(batch_id), trust.knows(batch_id), trust.knows_batch(batch_id)) == (48, False, True)
+    assert [(trust.knows(one), trust.knows_batch(one)) for one in (*ids, trust.new_call_id("k"))] == [(True, False)] * 4
+    other_number = batch_id[:15] + "4" + batch_id[16:]
+    for foreign in (other_number, Trust(KEY, "other").new_batch_id(3), "", "zz"):
+        assert not trust.knows_batch(foreign)
+
+
 def test_keys_differ_by_app_and_secret_and_are_never_shown(trust):
     assert len({KEY, derive_key("secret", "b"), derive_key("b", "app")}) == 3
     assert repr(trust) == f"<Trust key {trust.key_id.hex()}>"

@@ -54,18 +54,14 @@ while n <= #ARGV do
     keep_chunks(prefix, chunks, ttl)
     if further ~= '0' then
       redis.call('HSET', key, unpack(ARGV, n + 7, n + 6 + further))
-      local is = redis.call('HMGET', key, 'expires', 'batch', 'parts')
+      local is = redis.call('HMGET', key, 'expires', 'parts')
       if is[1] then
         local due = prefix .. ':due:' .. lane
         redis.call('HSET', key, 'expires', at + is[1])
         mend('ZADD', due, at + is[1], 'x ' .. id)
         redis.call('EXPIRE', due, ttl)
       end
-      if is[2] then
-        mend('RPUSH', prefix .. ':batch:' .. is[2], id)
-        redis.call('EXPIRE', prefix .. ':batch:' .. is[2], ttl)
-      end
-      if is[3] then use_parts(prefix, is[3], ttl) end
+      if is[2] then use_parts(prefix, is[2], ttl) end
     end
   else
     local is = redis.call('HMGET', key, 'state', 'watch', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',

@@ -1,7 +1,7 @@
 -- Put in front of every script: what several of them do. Scripts name keys that they have read from others, which
 -- Redis Cluster does not promise to allow: it is not supported.
 --   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call name machine
---                                 region started, and as needed: raised kill expires expired parts bigger batch pointers
+--                                 region started, and as needed: raised kill expires expired parts bigger pointers
 --                                 progress logs; once it has ended: finished outcome_chunks outcome
 --   PREFIX:chunk:NAME:N (string)  a payload too large for one request, told as chunks "NAME:how many". NAME of a call:
 --                                 batch that brought it and place therein, of an outcome: ID.ATTEMPT, of an item:
@@ -28,7 +28,6 @@
 --   PREFIX:orders:MACHINE (stream)    one entry {id} for each call that its worker shall kill
 --   PREFIX:same:ID (string)       a call with a key that is there under another id: a pointer to it (trust.py), for who asks
 --                                 by the id that the key gives now
---   PREFIX:batch:ID (list)        the calls of a batch, in order
 --   PREFIX:sent:CLIENT (string)   the last batch that it has stored
 --   PREFIX:outcomes:CLIENT (stream)   {head body logs} for each outcome, {report body} for what is told before the end
 -- Heads are words with a space in between, "-" for an empty one; chunks "=" stands for a body that the record has.

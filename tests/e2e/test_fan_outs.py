@@ -4,13 +4,13 @@ import inspect
 import itertools
 import os
 import threading
+import time
 import traceback
 
 import pytest
 
 from flyexecutor import (
     ExpiredCallError,
-    FlyExecutorError,
     Retry,
     State,
     UnknownCallError,
@@ -267,7 +267,7 @@ def test_a_batch_that_is_cancelled_runs_no_further(make_executor, gate):
     assert batch.counts() == {"SUCCEEDED": 1, "CANCELLED": 4}
 
 
-def test_expired_and_unknown_batches_are_told_apart(make_executor, local_redis):
+def test_expired_and_unknown_batches_are_told_apart(make_executor, local_redis, monkeypatch):
     executor = make_executor()
     batch = executor.submit_batch(tasks.increment, range(2))
     assert batch.wait(WAIT)
@@ -279,13 +279,81 @@ def test_expired_and_unknown_batches_are_told_apart(make_executor, local_redis):
     other = make_executor().batch(batch.id)
     assert other.counts() == {"EXPIRED": 1, "SUCCEEDED": 1}
     assert isinstance(other.futures[0].exception(), ExpiredCallError)
-    local_redis.delete(*local_redis.keys(f"*:batch:{batch.id}"))
+    local_redis.delete(*local_redis.keys(f"*:call:{batch.futures[1].id}"))
+    monkeypatch.setattr("flyexecutor.client.STORED_WITHIN", 0.0)
     with pytest.raises(ExpiredCallError, match=batch.id):
-        executor.batch(batch.id)
+        make_executor().batch(batch.id)
     with pytest.raises(UnknownCallError, match="no batch has the id"):
         executor.batch("f" * 48)
-    with pytest.raises(FlyExecutorError):
-        executor.future(batch.id)
+
+
+def test_a_batch_without_calls_is_one_for_whoever_asks(make_executor):
+    batch = make_executor().submit_batch(tasks.increment, [])
+    assert (len(make_executor().batch(batch.id)), batch.counts()) == (0, {})
+
+
+def test_an_iterable_that_raises_halfway_submits_nothing_of_a_batch(make_executor, tmp_path):
+    def words():
+        yield "one"
+        raise ValueError("no more")
+
+    executor = make_executor(max_workers=1)
+    with pytest.raises(ValueError, match="no more"):
+        executor.submit_batch(tasks.append_line, [tmp_path / "ran"] * 2, words())
+    assert executor.submit(tasks.increment, 1).result(WAIT) == 2  # what had been submitted before would have run
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_batch_that_is_on_its_way_is_whole_for_whoever_asks(make_executor, monkeypatch):
+    asked, other = make_executor(max_workers=1), make_executor()
+    go, batch_ids = threading.Event(), []
+    enqueue = asked._client.store.enqueue
+
+    def slow(lane, calls, **told):
+        if calls[0].id != batch_ids[0]:
+            assert go.wait(WAIT)
+        return enqueue(lane, calls, **told)
+
+    new_batch_id = asked._trust.new_batch_id
+
+    def note(number):
+        batch_id = new_batch_id(number)
+        batch_ids.extend(asked._trust.calls_of_batch(batch_id))
+        return batch_id
+
+    monkeypatch.setattr(asked._trust, "new_batch_id", note)
+    monkeypatch.setattr(asked._client.store, "enqueue", slow)
+    monkeypatch.setattr("flyexecutor.outbox.BATCH_CALLS", 1)
+    batch = asked.submit_batch(tasks.increment, range(3))
+    assert batch.futures[0].result(WAIT) == 1
+    attached = other.batch(batch.id)
+    assert [future.id for future in attached.futures] == batch_ids
+    assert attached.counts() == {"SUCCEEDED": 1, "QUEUED": 2}
+    go.set()
+    assert list(attached.results(WAIT)) == [1, 2, 3]
+    assert [future.name for future in attached.futures] == ["increment"] * 3
+
+
+def test_what_was_never_stored_of_a_batch_ends_as_expired(make_executor, local_redis):
+    executor = make_executor(max_workers=1)
+    batch = executor.submit_batch(tasks.increment, range(2))
+    assert batch.wait(WAIT)
+    local_redis.delete(*local_redis.keys(f"*:call:{batch.futures[1].id}"))
+    attached = make_executor().batch(batch.id)
+    assert not attached.futures[1].done()
+    attached.futures[1].comes_by = time.monotonic()  # it is minutes later
+    with pytest.raises(ExpiredCallError, match="it was never stored"):
+        attached.futures[1].result(WAIT)
+    assert attached.counts() == {"SUCCEEDED": 1, "EXPIRED": 1}
+
+
+def test_a_state_that_redis_makes_up_is_not_counted_for_what_is_known(make_executor, local_redis):
+    batch = make_executor(max_workers=1).submit_batch(tasks.fail_on, [0, 1], [0, 0])
+    assert batch.wait(WAIT)
+    for future in batch.futures:
+        (key,) = local_redis.keys(f"*:call:{future.id}")
+        local_redis.hset(key, "state", "KILLED")
+    assert batch.counts() == {"FAILED": 1, "SUCCEEDED": 1}
 
 
 def test_a_repeated_large_argument_and_a_large_function_are_sent_once(make_executor, local_redis):
