@@ -150,13 +150,16 @@ class Fleet:
     def run(self) -> None:
         """The thread."""
         next_create: float | None = None
-        while self._gather(next_create):
+        while not self._closed:
             try:
+                if not self._gather(next_create):
+                    break
                 if self._woken and time.monotonic() >= self._look_at:
                     self._tend()
                 next_create = self._create()
             except BaseException as exc:  # noqa: BLE001 - calls wait for this thread, whatever it was
                 next_create = self._stumble(exc)
+                self._rest_until(next_create)
         with self._changed:
             self._owed.update(self._launcher.drop_creates())
             # Their threads use our connections.
@@ -369,11 +372,18 @@ class Fleet:
             log.error("the fleet of lane %s goes on after an error", self.lane.name, exc_info=raised)
         return self._look_soon()
 
+    def _rest_until(self, moment: float) -> None:
+        """Do nothing until then, unless a look is due before: what went wrong may go wrong again at once."""
+        with self._changed:
+            while not self._closed and (left := min(moment, self._look_at) - time.monotonic()) > 0:
+                self._changed.wait(left)
+
     def _look_soon(self) -> float:
         """Something went wrong: look again after a pause, which grows. Answers when."""
         with self._changed:
-            soon = time.monotonic() + self._pause
-            if soon < self._look_at:
+            now = time.monotonic()
+            soon = now + self._pause
+            if not now < self._look_at <= soon:
                 self._look_at, self._pause = soon, min(LOOK_EVERY, self._pause * 2)
                 self._changed.notify_all()
             return soon

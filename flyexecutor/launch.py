@@ -318,7 +318,7 @@ class Launcher:
             self._under_way[action.reservation] = action
         try:
             threading.Thread(target=run, name="flyexecutor launch", daemon=True).start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             run()  # the interpreter exits: from Python 3.12 on it starts no thread then, and waits for this one
 
     def _end(self, action: policy.Start | policy.Create) -> None:

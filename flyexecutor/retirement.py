@@ -72,7 +72,7 @@ class Retirement:
                 log.info("prepared machines of an earlier image stay: %d; flyexecutor reap removes them", stay)
         except (MachinesError, RedisUnavailableError) as exc:
             log.info("machines of an earlier image stay for now: %s", exc)
-        except Exception:
+        except BaseException:  # whatever it was, no call waits for this
             log.exception("machines of an earlier image stay for now")
         finally:
             self.busy = False

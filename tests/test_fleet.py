@@ -1,5 +1,6 @@
 """The fleet's thread, on a real Redis and with a Machines API that does what the test says."""
 
+import itertools
 import threading
 import time
 from dataclasses import replace
@@ -177,6 +178,49 @@ def test_a_look_that_fails_is_not_repeated_without_a_pause(run, monkeypatch, sto
     with pytest.raises(MachineStartError, match=r"the calls are stored.*Redis is away"):
         one.fleet.secure(0.5)
     assert len(left) >= 996
+
+
+BROKEN = [MemoryError(), RecursionError(), SystemExit(3), KeyboardInterrupt(), OSError("no idea")]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=repr)
+def test_a_fault_in_front_of_each_look_is_paced_and_ends_no_thread(run, monkeypatch, until, error):
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.1)
+    one = run("m1")
+    raised = []
+
+    def needed():
+        raised.append(time.monotonic())
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one.fleet, "_needed", needed)
+        one.fleet.start_soon(())
+        until(lambda: len(raised) > 3)
+    assert min(after - before for before, after in itertools.pairwise(raised)) > 0.05
+    one.submit()
+    one.fleet.secure(WAIT)
+    assert one.machines.count("start") == 1
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=repr)
+@pytest.mark.parametrize("verb", ["list", "get", "start", "stop", "destroy", "create"])
+def test_whatever_a_request_raises_costs_that_request(run, monkeypatch, store, until, verb, error):
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(module, "OVERDUE", 0.0)
+    monkeypatch.setattr(module, "UNWANTED_FOR", 0.0)
+    one = run(*(["m1"] if verb != "create" else []))
+    one.machines.there += [of_before("old1"), of_before("old2"), replace(FOR_NOBODY, id="m0", created_at=1.0)]
+    one.machines.raises[verb] = [error] * (1 if verb == "destroy" else 2)
+    store.join("lane", "gone", first=True)  # a worker that no list has
+    one.submit(3)
+    until(lambda: not one.machines.raises[verb])
+    until(lambda: one.fleet.settle(0))
+    assert one.thread.is_alive()
+    one.machines.there = []
+    until(lambda: one.machines.count("create") > 1)
+    one.needed = False
+    until(lambda: not one.fleet._woken)
 
 
 def test_what_a_lost_answer_of_a_look_has_granted_is_started_soon(run, monkeypatch, store):
