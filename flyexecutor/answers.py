@@ -6,7 +6,6 @@ Neither says that a machine is gone. What is only for people or prices (an event
 """
 
 import json
-import logging
 import math
 import re
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import requests
 
+from flyexecutor.damage import tell_once
 from flyexecutor.errors import MachinesError
 from flyexecutor.guests import guest_of
 from flyexecutor.lane import (
@@ -39,12 +39,9 @@ MOST = 4 * 1024 * 1024  # of any other answer: that about one machine repeats it
 PIECE = 64 * 1024
 MOST_TEXT = 4096  # characters of a name, or of what we have put into the metadata
 MOST_ERROR = 1000  # of Fly's words about an error
-MOST_TOLD = 1000  # odd machines that are remembered, to log each but once
 BILLED = frozenset({"started", "stopping", "suspending"})  # Fly: from started until it rests
 _EARLIEST, _LATEST = 1.2e9, 4.1e9  # seconds since the epoch, 2008 to 2099: a day that Fly can have meant
 _UNTOLD = "0001-01-01T00:00:00Z"  # Go's word for no time
-
-log = logging.getLogger("flyexecutor")
 
 
 class OddAnswerError(ValueError):
@@ -86,8 +83,8 @@ def read_json(body: bytes) -> Any:
         return None
 
 
-def read_machines(told: object, already: set[str]) -> list[Machine]:
-    """The machines of ours in a list. already: ids that were told to be odd, which grows."""
+def read_machines(told: object) -> list[Machine]:
+    """The machines of ours in a list. Raises MachinesError if it is none."""
     if not isinstance(told, list):
         raise MachinesError(
             "the Machines API answered with something that is no list of machines: check FLY_API_HOSTNAME"
@@ -99,10 +96,7 @@ def read_machines(told: object, already: set[str]) -> list[Machine]:
         try:
             found.append(_machine(one, now))
         except OddAnswerError as exc:
-            name = shown(str(one.get("id"))[:MOST_TEXT])
-            if name not in already and len(already) < MOST_TOLD:
-                already.add(name)
-                log.warning("the Machines API tells of a machine, %s, that is passed over: %s", name, exc)
+            tell_once(f"machine {shown(str(one.get('id'))[:MOST_TEXT])} in Fly's list", exc)
     return found
 
 
@@ -165,7 +159,7 @@ def _machine(told: object, now: float, machine_id: str = "") -> Machine:
     events = _events(told.get("events") or [])
     if not told.get("id") or not told.get("state"):
         raise OddAnswerError("it has no id or no state")
-    if machine_id not in {"", told["id"]}:
+    if machine_id and told["id"] != machine_id:
         raise _odd(f"it is not {machine_id}: its id", told["id"])
     return Machine(
         id=_word(told, "id"),

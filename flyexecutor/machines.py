@@ -59,7 +59,6 @@ class MachinesClient:
         self._session.trust_env = False  # a .netrc must not replace our token
         self._session.headers["Accept-Encoding"] = "gzip"  # what `answers` unpacks
         self._session.headers["Authorization"] = f"Bearer {token}"  # as it is: tokens hold spaces and commas
-        self._odd: set[str] = set()  # machines that were told to be odd
 
     def __repr__(self) -> str:
         return f"<MachinesClient {self._base}>"
@@ -74,7 +73,7 @@ class MachinesClient:
         Fly allows one a second per app: `lists` shares them.
         """
         body = self._request("GET", "/machines", attempts=attempts, most=answers.MOST_LIST)
-        return answers.read_machines(answers.read_json(body), self._odd)
+        return answers.read_machines(answers.read_json(body))
 
     def regions(self) -> Sequence[str]:
         """The regions that Fly has now: the list changes, so nothing is refused by it. Not every API tells them."""

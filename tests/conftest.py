@@ -13,12 +13,17 @@ from typing import Any
 import pytest
 import redis
 import requests
+from hypothesis import HealthCheck, settings
 
 from flyexecutor import FlyMachineExecutor, LocalFly
 from flyexecutor.store import Store
 from tests import tasks
 
 APP = "tested"
+# No deadlines: a busy computer is no fault. FUZZ_EXAMPLES: how many of each are tried (`make fuzz`: 10,000).
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+settings.register_profile("suite", deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
