@@ -36,6 +36,7 @@ def test_the_lock_has_what_this_project_and_its_demo_ask_for():
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier, "run make lock"
 
 
+@pytest.mark.timeout(480)  # a registry may be slow
 @pytest.mark.parametrize("processor", ["x86_64", "aarch64"])
 def test_the_image_s_python_gets_all_of_it_with_these_hashes_on_each_processor(processor, tmp_path):
     (python,) = re.findall(r"^ARG BASE=python:(3\.\d+)-slim$", DOCKERFILE, re.M)
