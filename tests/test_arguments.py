@@ -105,7 +105,7 @@ def refused():
         if name == "env" and value == {"A": 1}:
             assert "env['A'] is 1" in text
         elif name in SECRET:
-            assert value in (None, "") or type(value).__name__ in text or re.search("is no address|of at least 22", text)
+            assert value in (None, "") or type(value).__name__ in text or re.search("no address|of at least 22", text)
         elif value is not None and value != "":
             assert repr(value) in text
         assert "\n" not in text
