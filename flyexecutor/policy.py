@@ -163,12 +163,9 @@ def _supply(seen: Snapshot) -> list[Action]:
         else:
             actions.append(GiveBack(reservation))
     awaited = {action.machine.id for action in actions if isinstance(action, Start)}
-    actions += [
-        Stop(m)
-        for m in free
-        if m.state == "started" and m.id not in awaited and seen.now - m.changed_at > seen.patience
-    ]
-    return actions
+    running = [m for m in free if m.state == "started" and m.id not in awaited]
+    # One that was awaited in vain runs what Redis has forgotten, in the place of calls that wait.
+    return actions + [Stop(m) for m in running if m.id in seen.avoid or seen.now - m.changed_at > seen.patience]
 
 
 def retire(

@@ -55,6 +55,23 @@ def test_a_call_after_redis_was_emptied_does_not_wait_for_the_machine_that_runs_
     gate.open()
 
 
+def test_a_call_after_redis_was_emptied_has_the_only_machine_end_that_runs_a_forgotten_one(
+    make_executor, tmp_path, admin, local_fly, until, quick_fleet, monkeypatch
+):
+    monkeypatch.setattr("flyexecutor.fleet.UNWANTED_FOR", 0.5)
+    monkeypatch.setattr("flyexecutor.launch.REST_PATIENCE", 0.5)
+    executor = make_executor(max_workers=1)
+    gate = tasks.Gate.make(tmp_path)
+    executor.submit(gate.enter)
+    busy = gate.wait_for_entry()
+    admin.flushall()
+    again = executor.submit(tasks.machine_id)
+    until(lambda: local_fly.states()[busy] == "stopping")
+    assert not again.done()
+    gate.open()
+    assert again.result(WAIT)
+
+
 def test_every_connection_cut_loses_no_call(make_executor, tmp_path, admin):
     executor = make_executor(max_workers=1)
     gate = tasks.Gate.make(tmp_path)
