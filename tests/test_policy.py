@@ -89,6 +89,17 @@ def test_at_the_limit_what_runs_soon_is_not_awaited_and_no_machine_is_made_besid
     assert plan(snapshot([machine("a", state, schedule="daily"), rested], **asked)) == [Start("r", rested)]
 
 
+@pytest.mark.parametrize(("age", "told"), [(300, GiveBack("r")), (301, Create("r", keeper=False))])
+def test_a_word_of_fly_s_that_we_do_not_know_may_be_one_for_rest(age, told):
+    assert plan(snapshot([machine("a", "hibernated", age=age)], reservations=["r"], max_workers=1)) == [told]
+
+
+def test_each_start_takes_room():
+    rested = [machine("a", "suspended"), machine("b", "suspended")]
+    seen = snapshot([*rested, machine("c", "started")], workers="c", reservations=["r1", "r2"], max_workers=2)
+    assert plan(seen) == [Start("r1", rested[1]), GiveBack("r2")]
+
+
 @pytest.mark.parametrize("known", ["workers", "starts", "starting"])
 def test_what_redis_or_we_know_to_come_counts_whatever_fly_says(known):
     rested = [machine("a", "suspended"), machine("b", "suspended")]
