@@ -59,7 +59,7 @@ def test_a_call_after_redis_was_emptied_has_the_only_machine_end_that_runs_a_for
     make_executor, tmp_path, admin, local_fly, until, quick_fleet, monkeypatch
 ):
     monkeypatch.setattr("flyexecutor.fleet.UNWANTED_FOR", 0.5)
-    monkeypatch.setattr("flyexecutor.launch.REST_PATIENCE", 0.5)
+    monkeypatch.setattr("flyexecutor.launch.REST_PATIENCE", 1.0)
     executor = make_executor(max_workers=1)
     gate = tasks.Gate.make(tmp_path)
     executor.submit(gate.enter)
