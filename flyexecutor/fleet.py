@@ -65,6 +65,7 @@ class Fleet:
         # Why there is no machine yet; whoever has news sets it, as the next.
         self._obstacle: BaseException | None = None
         self._trouble_since: float | None = None
+        self._ending_since: float | None = None  # machine after machine ends before its worker joins
         self._launcher = Launcher(
             store,
             machines,
@@ -192,6 +193,7 @@ class Fleet:
                 if self._woken and not self._owed and not self._needed():
                     self._woken = False  # all calls have ended: parked until the next is sent
                     self._trouble_since, self._obstacle, self._pause = None, None, FIRST_PAUSE
+                    self._ending_since = None
                     self._secure(now)
                 due = [at for at in (self._look_at if self._woken else None, next_create) if at is not None]
                 if due and min(due) <= now:
@@ -218,6 +220,7 @@ class Fleet:
         if look.reservations:
             self._wanted_at = time.monotonic()
         if look.workers:
+            self._ending_since = None
             self._secure(began)
         booting = self._launcher.booting(look.starts, boots)
         try:
@@ -302,6 +305,8 @@ class Fleet:
                     "flyexecutor.worker"
                 )
                 region = machine.region if machine else ""
+                since = self._ending_since = self._ending_since or time.monotonic()
+                again = again and time.monotonic() - since < self.lane.boot_timeout
                 self._trouble(MachineStartError(told, phase="boot", region=region), passing=again)
                 return again  # start it again
             case policy.Stop(machine) if time.monotonic() - self._unwanted[machine.id] > UNWANTED_FOR:

@@ -11,7 +11,7 @@ from flyexecutor import fleet as module
 from flyexecutor.call import Call
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
 from flyexecutor.fleet import Fleet
-from flyexecutor.lane import FAMILY_KEY, OWNER_KEY, Lane, Machine
+from flyexecutor.lane import FAMILY_KEY, OWNER_KEY, Exit, Lane, Machine
 from flyexecutor.lists import Lists
 from flyexecutor.trust import Trust
 
@@ -79,17 +79,17 @@ def raising(monkeypatch, target, verb, *errors):
 class Run:
     """A fleet with its thread."""
 
-    def __init__(self, store, machines, **options):
+    def __init__(self, store, machines, client="c", **options):
         told = {"max_workers": 50, "concurrency": 1, "boot_timeout": 60.0, "regions": (), **options}
         config = {"metadata": {FAMILY_KEY: "family", OWNER_KEY: "owner"}, "env": {}}
         self.lane = Lane("lane", config, told["regions"], told["max_workers"], 1, told["boot_timeout"])
-        self.store, self.machines, self.needed, self.told = store, machines, True, []
+        self.store, self.machines, self.client, self.needed, self.told = store, machines, client, True, []
         self.fleet = Fleet(
             store,
             machines,
             Lists(store, machines, Trust(b"key", "app")),
             self.lane,
-            client="c.lane",
+            client=f"{client}.lane",
             known=lambda: ["lane"],
             needed=lambda: self.needed,
             failed=lambda _lane, error: self.told.append(error),
@@ -98,9 +98,15 @@ class Run:
         self.thread.start()
 
     def submit(self, number=1):
-        calls = [Call(f"call{n}", b"sealed", 0, True) for n in range(number)]
+        calls = [Call(f"{self.client}{n}", b"sealed", 0, True) for n in range(number)]
         self.fleet.start_soon(
-            self.store.enqueue(self.lane, calls, client="c", result_ttl=60, reservation=f"c.{time.monotonic_ns()}")
+            self.store.enqueue(
+                self.lane,
+                calls,
+                client=self.client,
+                result_ttl=60,
+                reservation=f"{self.client}.{time.monotonic_ns()}",
+            )
         )
 
     @property
@@ -114,8 +120,8 @@ def run(store, monkeypatch):
     monkeypatch.setattr("flyexecutor.launch.config_of_machine", lambda *_, **__: {})
     runs = []
 
-    def make(*names, **options):
-        runs.append(Run(store, FakeMachines(*names), **options))
+    def make(*names, machines=None, **options):
+        runs.append(Run(store, machines or FakeMachines(*names), **options))
         return runs[-1]
 
     yield make
@@ -410,6 +416,22 @@ def test_a_worker_that_no_list_shows_is_buried_when_its_host_does_not_answer(run
     until(lambda: not store.is_worker("lane", "lost"))
 
 
+def test_machines_that_end_in_order_before_they_join_are_not_started_for_ever(run, monkeypatch, until):
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
+    one = run("m1", boot_timeout=0.5)
+    ends = itertools.count(1)
+
+    def start(machine_id):
+        ended = Exit(0, -1, False, next(ends))
+        one.machines.there = [replace(one.machines.there[0], state="stopped", exit=ended)]
+
+    monkeypatch.setattr(one.machines, "start", start)
+    one.submit()
+    until(lambda: one.told)
+    assert "ended before its worker joined: exit code 0" in str(one.told[0])
+    assert next(ends) > 2  # it was tried again
+
+
 def at_work(name):
     """A machine that runs, and that Redis has forgotten."""
     return Machine(name, name, "started", "iad", "1", "ok", None, "lane", changed_at=time.time())
@@ -430,6 +452,39 @@ def test_while_as_many_as_may_are_awake_reservations_are_given_back_and_calls_wa
     store.join("lane", "m1", first=True)
     store.join("lane", "w1", first=True)
     until(lambda: not one.starts)
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["in flight", "listed"])
+def test_clients_of_an_emptied_redis_have_as_many_as_may_be_and_what_was_in_flight(
+    run, monkeypatch, store, until, raw_redis, taken
+):
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.1)
+    answer, made = threading.Event(), []
+    one = run(max_workers=2)
+    machines = one.machines
+
+    def create(name, *_, **__):
+        machine = Machine(name, name, "started", "iad", "1", "ok", None, "lane", changed_at=time.time())
+        made.append(machine)
+        if len(made) > 1 or taken:
+            machines.there.append(machine)
+        if len(made) == 1:
+            assert answer.wait(WAIT)
+        return machine
+
+    monkeypatch.setattr(machines, "create", create)
+    one.submit(1)
+    until(lambda: made)  # Fly has it, and has not answered
+    raw_redis.flushall()
+    other = run(machines=machines, client="d", max_workers=2)
+    other.submit(5)
+    other.fleet.secure(WAIT)
+    until(lambda: other.fleet.settle(0))
+    answer.set()
+    one.fleet.secure(WAIT)
+    looked = machines.count("list")
+    until(lambda: machines.count("list") > looked + 2)
+    assert len(made) == (2 if taken else 3)
 
 
 def test_reservations_that_redis_has_lost_are_none(run, monkeypatch, store, until):
