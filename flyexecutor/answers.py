@@ -8,6 +8,7 @@ Neither says that a machine is gone. What is only for people or prices (an event
 import json
 import math
 import re
+import reprlib
 import time
 import zlib
 from collections.abc import Iterable, Mapping
@@ -96,7 +97,7 @@ def read_machines(told: object) -> list[Machine]:
         try:
             found.append(_machine(one, now))
         except OddAnswerError as exc:
-            tell_once(f"machine {shown(str(one.get('id'))[:MOST_TEXT])} in Fly's list", exc)
+            tell_once(f"machine {shown(reprlib.repr(one.get('id')))} in Fly's list", exc)
     return found
 
 
@@ -188,7 +189,9 @@ def _machine(told: object, now: float, machine_id: str = "") -> Machine:
 
 
 def _odd(name: str, value: object) -> OddAnswerError:
-    return OddAnswerError(f"{name} is {shown(repr(value)[:MOST_TEXT])}")
+    return OddAnswerError(
+        f"{name} is {shown(reprlib.repr(value))}"
+    )  # of a few levels: it may be as deep as can be read
 
 
 def _object(told: object, name: str) -> Mapping[str, Any]:
@@ -240,10 +243,10 @@ def _guest(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         guest = {**guest_of({}), **guest_of(config)}
     except TypeError:
         return None
-    numbers = (guest["cpus"], guest["memory_mb"])
-    if not is_word(guest["cpu_kind"]) or not all(_number(one, 1, 2**24) for one in numbers):
+    kind, cpus, memory_mb = guest["cpu_kind"], guest["cpus"], guest["memory_mb"]
+    if not (is_word(kind) and _number(cpus, 1, 2**24) and _number(memory_mb, 1, 2**24)):
         return None
-    return guest
+    return {"cpu_kind": kind, "cpus": cpus, "memory_mb": memory_mb}
 
 
 def _number(told: object, least: float, most: float) -> bool:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import tracemalloc
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -242,6 +242,20 @@ def test_an_answer_that_is_no_list_is_told(api, client, kind):
     api.say(NO_LISTS[kind])
     with pytest.raises(MachinesError, match="no list of machines"):
         client.list_all(attempts=1)
+
+
+@pytest.mark.parametrize("place", ["id", "state", "events", "guest"])
+def test_nesting_that_can_just_be_read_costs_the_machine_that_has_it(place):
+    odd = json.dumps({**OURS, "config": {**OURS["config"], "guest": {"x": "DEEP"}}, place: "DEEP"}).encode()
+    for depth in (*range(900, 1000, 3), 2_000, 5_000, 9_000):  # Python versions differ in what they read
+        deep = b"[" * depth + b"7" + b"]" * depth
+        body = b"[%b, %b]" % (odd.replace(b'"DEEP"', deep), json.dumps({**OURS, "id": "e2"}).encode())
+        try:
+            found = answers.read_machines(answers.read_json(body))
+        except MachinesError:
+            continue  # too deep for the whole list
+        assert [machine.id for machine in found][-1] == "e2"
+        json.dumps([asdict(machine) for machine in found])  # as they are published
 
 
 def test_a_number_of_5000_digits_costs_the_machine_that_has_it(api, client):
