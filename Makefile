@@ -1,5 +1,6 @@
 # make demo    the demo on http://127.0.0.1:$(PORT)/, with a local Machines API, Redis and mailbox; Ctrl-C ends it
-# make test    all tests, in parallel        make check   formatting, lint, types, direction of imports
+# make test    all tests, in parallel        make check   formatting, lint, types, direction of imports,
+#              and known vulnerabilities of what the image installs, where their database can be had
 #              make test T=tests/test_store.py runs one file, T="tests -k word" what has the word in its name
 # make test-portable  the core of them with /proc hidden, which macOS has not
 # make chaos   1,000 calls while everything goes wrong
@@ -70,6 +71,7 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.audit
 
 # Setuptools: pip builds the package in the image with it, and fetches nothing then.
 lock: .venv/ready
