@@ -7,6 +7,7 @@
 # make soak    calls of every kind through a faulty wire, for SECONDS=120, by SEED
 # make mutants small changes of the code that no test notices; fails if docs/mutants.md lacks one
 # make lock    pins what the image installs, by hashes: after a change of dependencies, or to have newer ones
+# make release-files  sdist, wheel, and the image's bill of materials (CycloneDX), in dist/
 # make bench   the performance goals         make setup   what all but the demo need: .venv with the test tools
 # Needs Python >= 3.11, make and git. All else is installed into .venv, a Redis server too; only the browser of the tests,
 # and CPython's tests where Debian ships Python without, come by apt (as root, on Debian).
@@ -29,7 +30,7 @@ PORTABLE := tests/test_runners.py tests/test_worker_loop.py tests/test_store.py 
 	tests/e2e/test_errors_told.py tests/faults/test_the_process_of_a_call_dies.py tests/fleet/test_warm_pool.py \
 	tests/local/test_machines_api.py tests/local/test_redis.py
 
-.PHONY: setup setup-browser setup-cpython-tests demo test test-portable check lock chaos soak mutants mutants-python mutants-lua coverage bench clean
+.PHONY: setup setup-browser setup-cpython-tests demo test test-portable check lock release-files chaos soak mutants mutants-python mutants-lua coverage bench clean
 
 setup: .venv/ready
 
@@ -77,6 +78,12 @@ check: .venv/ready
 lock: .venv/ready
 	echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet pyproject.toml - --extra demo --python-version 3.12 --python-platform linux \
 		--upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --output-file worker/requirements.txt
+
+release-files: setup
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -W ignore -m cyclonedx_py requirements --mc-type library --pyproject pyproject.toml --output-reproducible --output-format JSON \
+		--output-file "dist/flyexecutor-$$($(BIN)/python -c 'import flyexecutor; print(flyexecutor.__version__)').cdx.json" worker/requirements.txt
 
 chaos: setup
 	$(BIN)/python -m tests.chaos

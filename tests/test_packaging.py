@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import flyexecutor
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,6 +59,25 @@ def test_make_demo_installs_what_the_demo_needs_and_no_test_tools(tmp_path):
     told = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True).stdout
     assert "install --quiet --editable '.[local,demo]'" in told
     assert "test" not in told
+
+
+@pytest.mark.timeout(480)  # it fetches what builds a wheel, from a registry that may be slow
+def test_a_release_has_sdist_wheel_and_the_image_s_bill_of_materials(tmp_path):
+    source = shutil.copytree(
+        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info")
+    )
+    environ = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+    command = ["make", "--silent", "--old-file=setup", f"BIN={Path(sys.executable).parent}", "release-files"]
+    subprocess.run(command, cwd=source, env={**environ, "PYTHONPATH": str(source)}, check=True)
+    files = {path.name for path in (source / "dist").iterdir()}
+    version = flyexecutor.__version__
+    named = f"flyexecutor-{version}"
+    assert files == {f"{named}.tar.gz", f"{named}-py3-none-any.whl", f"{named}.cdx.json"}
+    bill = json.loads((source / "dist" / f"{named}.cdx.json").read_text())
+    assert bill["metadata"]["component"]["name"] == "flyexecutor"
+    locked = re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "worker" / "requirements.txt").read_text(), re.M)
+    assert [(part["name"], part["version"]) for part in bill["components"]] == locked
+    assert all(part["externalReferences"][0]["hashes"] for part in bill["components"])
 
 
 def installed_with(*extras):
