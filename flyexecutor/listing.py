@@ -4,6 +4,7 @@ Reads, never changes anything, and is no part of a call's way. Uses the connecti
 `ids_that_begin` takes a few round trips, however much there is.
 """
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,17 @@ from typing import Any
 
 import redis
 
+from flyexecutor import damage
+from flyexecutor.errors import PayloadError
 from flyexecutor.names import read_name
+from flyexecutor.reader import is_damage
 from flyexecutor.scripts import translated
 from flyexecutor.secrecy import Address
 from flyexecutor.states import State
 
 CLOCK_TRIPS = 5
 KEYS_AT_ONCE = 10_000  # that one request looks at
+_LANE = re.compile(rb"[\w.-]{1,100}")
 _FIELDS = ("state", "attempt", "machine", "region", "lane", "queued", "started", "progress", "name")
 
 
@@ -27,7 +32,7 @@ class CallRecord:
     """A call that has not ended. Times by Redis's clock."""
 
     id: str
-    state: State
+    state: State | None  # None: it is damaged, as `damaged` says
     attempt: int  # how many times it was begun
     machine_id: str  # that runs it; empty while it is queued
     region: str
@@ -36,6 +41,7 @@ class CallRecord:
     running_seconds: float | None  # of this attempt; None while it is queued
     progress: bytes  # what it last said, unread; empty: nothing
     name: str = ""
+    damaged: str = ""  # what of its record is, and how
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class LaneRecord:
 class Printed:
     """What a call has printed so far, and its state at that moment."""
 
-    state: State
+    state: State | None  # None: it is damaged
     attempt: int
     text: str  # the last 32 kB
     name: str  # of the call
@@ -92,7 +98,8 @@ class Listing:
         pipe = self._redis.pipeline(transaction=False)
         pipe.time()
         pipe.zrevrange(f"{self._prefix}:lanes", 0, -1, withscores=True)
-        (seconds, microseconds), known = pipe.execute()
+        (seconds, microseconds), lanes_told = pipe.execute(raise_on_error=False)
+        known = [(name, at) for name, at in _sound(lanes_told, []) if _LANE.fullmatch(name) and math.isfinite(at)]
         now = seconds + microseconds / 1e6
         for name, _ in known:
             pipe.xlen(self._key("queue", name.decode()))
@@ -100,13 +107,15 @@ class Listing:
             pipe.xrange(self._key("queue", name.decode()), count=limit)
             # A call that waits for its retry is in no queue, only here: "r ID".
             pipe.zrange(self._key("due", name.decode()), 0, limit - 1)
-        answers = iter(pipe.execute())
+        answers = iter(pipe.execute(raise_on_error=False))
         found = []
         places: list[tuple[int, str]] = []  # in its lane's queue, and the call
         for name, used_at in known:
-            length, workers, entries, due = (next(answers) for _ in range(4))
-            retries = [member[2:].decode() for member in due if member.startswith(b"r ")]
-            places += enumerate([fields[b"id"].decode() for _, fields in entries if fields] + retries)
+            length, workers = _sound(next(answers), 0), _sound(next(answers), 0)
+            entries, due = _sound(next(answers), ()), _sound(next(answers), ())
+            retries = [member[2:].decode(errors="replace") for member in due if member.startswith(b"r ")]
+            ids_told = [fields[b"id"].decode(errors="replace") for _, fields in entries if b"id" in (fields or ())]
+            places += enumerate(ids_told + retries)
             found.append((name.decode(), now - used_at / 1000, length, len(retries), workers))
             if length:
                 pipe.xpending(self._key("queue", name.decode()), "workers")
@@ -115,8 +124,8 @@ class Listing:
         busy = [name for name, _, length, _, _ in found if length]
         for call_id in ids:
             pipe.hmget(self._key("call", call_id), _FIELDS)
-        answers = iter(pipe.execute())
-        claimed = {name: int(next(answers)["pending"]) for name in busy}
+        answers = iter(pipe.execute(raise_on_error=False))
+        claimed = {name: int(_sound(next(answers), {"pending": 0})["pending"]) for name in busy}
         calls = [call for call_id in ids if (call := _call(call_id, next(answers), now))]
         lanes = [
             LaneRecord(name, idle, length - claimed.get(name, 0) + retries, claimed.get(name, 0), workers)
@@ -128,11 +137,12 @@ class Listing:
     @translated
     def printed(self, call_id: str) -> Printed | None:
         """What a call has printed; None if Redis does not know it. One round trip."""
-        told: Any = self._redis.hmget(self._key("call", call_id), ["state", "attempt", "logs", "name"])
-        state, attempt, logs, name = told
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hmget(self._key("call", call_id), ["state", "attempt", "logs", "name"])
+        state, attempt, logs, name = _sound(pipe.execute(raise_on_error=False)[0], (None,) * 4)
         if not state:
             return None
-        return Printed(State(state.decode()), int(attempt), (logs or b"").decode(errors="replace"), read_name(name))
+        return Printed(_state(state), _attempt(attempt), (logs or b"").decode(errors="replace"), read_name(name))
 
     @translated
     def states(self, call_ids: Sequence[str]) -> list[State | None]:
@@ -140,7 +150,7 @@ class Listing:
         pipe = self._redis.pipeline(transaction=False)
         for call_id in call_ids:
             pipe.hget(self._key("call", call_id), "state")
-        return [State(state.decode()) if state else None for state in pipe.execute()]
+        return [_state(_sound(state, None)) for state in pipe.execute(raise_on_error=False)]
 
     @translated
     def ids_that_begin(self, digits: str) -> list[str]:
@@ -175,22 +185,53 @@ class Listing:
         return f"{self._prefix}:{kind}:{name}"
 
 
-def _call(call_id: str, told: Sequence[bytes | None], now: float) -> CallRecord | None:
+def _call(call_id: str, told: Any, now: float) -> CallRecord | None:
     """A call as its record tells; None for one that has ended meanwhile."""
+    if isinstance(told, redis.RedisError):
+        return CallRecord(call_id, None, 0, "", "", "", 0.0, None, b"", damaged=f"no record: {_sound(told, told)}")
     state, attempt, machine, region, lane, queued, started, progress, name = (field or b"" for field in told)
-    if not state or State(state.decode()).final:
+    if not state:
         return None
-    runs = State(state.decode()) is State.RUNNING
-    until = int(started) / 1000 if runs else now
-    return CallRecord(
-        id=call_id,
-        state=State(state.decode()),
-        attempt=int(attempt),
-        machine_id=machine.decode() if runs else "",
-        region=region.decode() if runs else "",
-        lane=lane.decode(),
-        queued_seconds=max(0.0, until - int(queued) / 1000),
-        running_seconds=max(0.0, now - until) if runs else None,
-        progress=progress if runs else b"",
-        name=read_name(name),
-    )
+    try:
+        stands = damage.state(state)
+        if stands.final:
+            return None
+        runs = stands is State.RUNNING
+        until = damage.seconds(started) if runs else now
+        return CallRecord(
+            id=call_id,
+            state=stands,
+            attempt=damage.whole(attempt, "attempt", damage.MOST_ATTEMPTS),
+            machine_id=damage.word(machine, "machine") if runs else "",
+            region=damage.word(region, "region") if runs else "",
+            lane=damage.word(lane, "lane"),
+            queued_seconds=max(0.0, until - damage.seconds(queued)),
+            running_seconds=max(0.0, now - until) if runs else None,
+            progress=progress if runs else b"",
+            name=read_name(name),
+        )
+    except PayloadError as exc:
+        return CallRecord(call_id, None, 0, "", "", "", 0.0, None, b"", read_name(name), str(exc))
+
+
+def _sound(answer: Any, instead: Any) -> Any:
+    """An answer of a pipeline; something else if the key is of another type than it should be. Raises RedisError."""
+    if not isinstance(answer, Exception):
+        return answer
+    if not is_damage(answer):
+        raise answer
+    return instead
+
+
+def _state(told: bytes | None) -> State | None:
+    try:
+        return damage.state(told) if told else None
+    except PayloadError:
+        return None
+
+
+def _attempt(told: bytes | None) -> int:
+    try:
+        return damage.whole(told, "attempt", damage.MOST_ATTEMPTS)
+    except PayloadError:
+        return 0

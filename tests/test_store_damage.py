@@ -248,3 +248,19 @@ def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, f
         assert [call.id for call in claimed] == ["a", "b"]
         assert outcomes(store)["a"].sealed == b"value"
         assert damage.hget(store._key("call", "b"), "state") in {b"SUCCEEDED", None}
+
+
+@pytest.mark.parametrize("field", ["state", "attempt", "machine", "region", "lane", "queued", "started"])
+def test_a_list_of_calls_shows_which_record_is_damaged_and_how(store, damage, field):
+    enqueue(store, "a", "b", "c")
+    store.claim("lane", "m1", "iad", [], 10)
+    damage.hset(store._key("call", "b"), field, b"\xff")
+    damage.set(store._key("call", "d"), "no record")
+    damage.xadd(store._key("queue", "lane"), {"id": "d"})
+    damage.zadd(f"fly:{{{APP}}}:lanes", {b"\xff": "inf"})
+    seen = {call.id: call for call in store.listing.overview(10).calls}
+    assert {call_id for call_id, call in seen.items() if call.damaged} == {"b", "d"}
+    assert (seen["b"].state, seen["a"].state) == (None, State.RUNNING)
+    assert field in seen["b"].damaged or "time" in seen["b"].damaged
+    assert store.listing.printed("d") is None
+    assert store.listing.states(["a", "d"]) == [State.RUNNING, None]

@@ -15,7 +15,7 @@ import click
 
 from flyexecutor.cli.common import Where, json_option, open_client, plain, say_json, where_options
 from flyexecutor.client import Client
-from flyexecutor.errors import ExpiredCallError, UnknownCallError
+from flyexecutor.errors import ExpiredCallError, PayloadError, UnknownCallError
 from flyexecutor.future import KILL_PATIENCE, FlyFuture, Kill
 from flyexecutor.listing import Printed
 from flyexecutor.names import visible
@@ -52,7 +52,7 @@ def logs(call_id: str, follow: bool, raw: bool, as_json: bool, app: str | None, 
         client.check_id(call_id, "call")
         shown = _show(None, client.store.listing.printed(call_id), call_id, say)
         with contextlib.suppress(KeyboardInterrupt):  # the usual end of it
-            while follow and not shown.state.final:
+            while follow and shown.state and not shown.state.final:
                 time.sleep(LOOK_EVERY)
                 now = client.store.listing.printed(call_id)
                 if now is None:
@@ -67,7 +67,8 @@ def _show(before: Printed | None, now: Printed | None, call_id: str, say: Callab
     if now is None:
         raise ExpiredCallError(f"the call {call_id} is no longer known: its outcome was kept for a time (result_ttl)")
     if say and not (before or now.text):
-        click.echo(f"It is {now.state} and has printed nothing{'' if now.state.final else ' yet'}.", err=True)
+        ended = now.state is None or now.state.final
+        click.echo(f"It is {now.state or 'damaged'} and has printed nothing{'' if ended else ' yet'}.", err=True)
     if say:
         again = before is None or before.attempt != now.attempt
         text = say(now.text if before is None or again else added(before.text, now.text))
@@ -115,11 +116,11 @@ def _kill_all(client: Client, call_ids: Sequence[str]) -> list[Killed]:
             client.check_id(call_id, "call")
             seen = client.store.listing.printed(call_id)
             names[call_id] = seen.name if seen else ""
-            if seen and seen.state.final:
+            if seen and seen.state and seen.state.final:
                 told[call_id] = Kill.DONE  # not attached to: its result may be large, and is nobody's business here
             elif seen:
                 futures[call_id] = client.attach(call_id)
-        except (UnknownCallError, ExpiredCallError):
+        except (UnknownCallError, ExpiredCallError, PayloadError):
             continue
     for future in futures.values():
         future.order_kill()  # all first: then they end at the same time
@@ -145,7 +146,7 @@ def whole_id(client: Client, told: str) -> str:
     lines = [f"{told!r} begins the ids of {len(found)} calls, give more of it:"]
     for call_id in found[:CANDIDATES]:
         seen = client.store.listing.printed(call_id)
-        lines.append(f"{call_id}  {seen.state}  {seen.name}" if seen else call_id)
+        lines.append(f"{call_id}  {seen.state or 'damaged'}  {seen.name}" if seen else call_id)
     if len(found) > CANDIDATES:
         lines.append(f"and {len(found) - CANDIDATES} more")
     raise click.ClickException("\n".join(lines))

@@ -3,7 +3,6 @@
 Reads; two requests of the Machines API and Redis for each look. Fly allows one list a second per app.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from flyexecutor import damage
 from flyexecutor.cli.common import (
     WIDE,
     Where,
@@ -31,7 +31,7 @@ from flyexecutor.cli.common import (
     table_within,
     where_options,
 )
-from flyexecutor.errors import FlyExecutorError
+from flyexecutor.errors import FlyExecutorError, PayloadError
 from flyexecutor.future import Progress
 from flyexecutor.listing import CallRecord, Overview
 from flyexecutor.stock import MachineInfo
@@ -119,7 +119,7 @@ def _table_of(calls: Sequence[CallRecord], width: int, digits: int) -> Table:
     columns = {
         "id": [plain(call.id)[: None if width >= WIDE else digits] for call in calls],
         "name": [call.name for call in calls],
-        "state": [str(call.state) for call in calls],
+        "state": [str(call.state or "damaged") for call in calls],
         "age": [
             seconds(call.queued_seconds if call.running_seconds is None else call.running_seconds) for call in calls
         ],
@@ -150,18 +150,17 @@ def _summary(seen: Seen, machines: int, calls: int) -> str:
 def progress_of(call: CallRecord) -> Progress | None:
     """What a call says of itself. It is not signed: whoever can write to Redis may have written anything."""
     try:
-        done, total, note = json.loads(call.progress or b"null")
-        return Progress(float(done), None if total is None else float(total), plain(str(note)))
-    except (ValueError, TypeError):
+        return Progress(*damage.progress(call.progress)) if call.progress else None
+    except PayloadError:
         return None
 
 
 def _tell_progress(call: CallRecord) -> str:
     told = progress_of(call)
     if told is None:
-        return ""
+        return plain(call.damaged)
     number = f"{told.done:g}" if told.total is None else f"{told.done:g}/{told.total:g}"
-    return f"{number} {told.note}".rstrip()
+    return f"{number} {plain(told.note)}".rstrip()
 
 
 def _as_json(seen: Seen) -> dict[str, Any]:
