@@ -241,7 +241,7 @@ class OutcomeReader(BlockingReader):
         asked, self._count = self._count, max(1, self._count // 4)
         entries = self._receive()
         self.answered_at, self.at_end = time.monotonic(), len(entries) < asked
-        news = self._parse([dict(zip(flat[::2], flat[1::2], strict=False)) for _, flat in entries])
+        news = self._parse([dict(zip((flat or ())[::2], (flat or ())[1::2], strict=False)) for _, flat in entries])
         for entry, _ in entries:
             try:
                 one = next(news)
