@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from flyexecutor.errors import SettingsError
+from flyexecutor.secrecy import Secret
 
 SECRET_LENGTH = 22  # characters: 128 random bits, as secrets.token_urlsafe(16) writes them
 SECRET_VARIETY = 16  # different pairs of steps from character to character: 200,000 random ones had 18 and more
@@ -101,7 +102,7 @@ def read_env(env: Mapping[str, str]) -> dict[str, str]:
             raise SettingsError(f"env[{name!r}] is of the type {type(value).__name__}: it must be a text")
         if "\0" in value:
             raise SettingsError(f"env[{name!r}] has a NUL character, which no variable can hold")
-    return dict(env)
+    return {name: Secret(value) for name, value in env.items()}
 
 
 def read_volume(volume: tuple[str, str] | None) -> tuple[str, str] | None:

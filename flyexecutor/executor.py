@@ -45,6 +45,7 @@ from flyexecutor.options import (
 )
 from flyexecutor.retry import Retry
 from flyexecutor.schedule import Schedule, Schedules
+from flyexecutor.secrecy import hide
 from flyexecutor.settings import Settings, lane_of_this_machine, machine_settings, read_settings
 from flyexecutor.sharing import Sharing, dump_function
 from flyexecutor.signatures import typed_map, typed_schedule, typed_starmap, typed_submit_batch
@@ -139,6 +140,10 @@ class FlyMachineExecutor(Executor):
         secret: str | None = None,
         local: "bool | str | LocalFly | None" = None,
     ) -> None:
+        # First: an error's traceback may be shown with the values of its variables.
+        token, redis_url, secret = hide(token), hide(redis_url), hide(secret)
+        env = hide(env) if isinstance(env, dict) else env
+        env = {} if env is None else read_env(env)
         check_integers(1, max_workers=max_workers, concurrency=concurrency)
         check_integers(0, warm=warm)
         check_suspend_mb(suspend_mb)
@@ -174,7 +179,7 @@ class FlyMachineExecutor(Executor):
             spec = MachineSpec(
                 image=settings.image,
                 guest=read_guest(guest),
-                env={} if env is None else read_env(env),
+                env=env,
                 regions=settings.regions,
                 concurrency=concurrency,
                 idle_timeout=idle_timeout,

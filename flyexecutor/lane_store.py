@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.credentials import UsernamePasswordCredentialProvider
 from redis.lock import Lock
 from redis.retry import Retry
 
@@ -100,7 +101,7 @@ class LaneStore:
 
     @staticmethod
     def _connect(url: str, timeout: float) -> "redis.Redis":
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             protocol=2,
             socket_connect_timeout=min(timeout, CONNECT_TIMEOUT),
@@ -110,6 +111,12 @@ class LaneStore:
             # Never by itself: a claim whose answer was lost must not be followed by a second claim.
             retry=Retry(NoBackoff(), 0),
         )
+        login = client.connection_pool.connection_kwargs  # which older ones than redis-py 7 show in their repr
+        if "password" in login:
+            login["credential_provider"] = UsernamePasswordCredentialProvider(
+                login.pop("username", None), login.pop("password")
+            )
+        return client
 
     def close(self) -> None:
         """Close the idle connections; one that a thread still waits on closes when it is done."""

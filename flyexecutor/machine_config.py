@@ -23,7 +23,7 @@ from flyexecutor.lane import (
     Lane,
     name_lane,
 )
-from flyexecutor.secrecy import redact
+from flyexecutor.secrecy import Secret, redact
 from flyexecutor.settings import (
     IDLE_VARIABLE,
     LANE_VARIABLE,
@@ -79,7 +79,7 @@ def _make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
         "env": {
             **spec.env,
             REDIS_VARIABLE: settings.redis_url,
-            KEY_VARIABLE: settings.key.hex(),
+            KEY_VARIABLE: Secret(settings.key.hex()),
             "FLYEXECUTOR_CONCURRENCY": str(spec.concurrency),
             "FLYEXECUTOR_IDLE_TIMEOUT": str(idle_timeout),
             "FLYEXECUTOR_MAX_LIFETIME": str(spec.max_lifetime),
@@ -96,9 +96,10 @@ def _make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
     apart = {"warmup": spec.warmup[0] if spec.warmup else "", "suspends": suspends}
     name = name_lane({**config, **apart}, settings.key)
     # The fallbacks are no part of the name: who has one more still uses the same machines.
-    env = {**config["env"], **show_keys((settings.key, *settings.fallbacks)), LANE_VARIABLE: name}
+    keys = {name: Secret(told) for name, told in show_keys((settings.key, *settings.fallbacks)).items()}
+    env = {**config["env"], **keys, LANE_VARIABLE: name}
     if spec.warmup:
-        env[WARMUP_VARIABLE] = base64.b64encode(spec.warmup[1]).decode()
+        env[WARMUP_VARIABLE] = Secret(base64.b64encode(spec.warmup[1]).decode())
     family = _family(replace(spec, idle_timeout=idle_timeout), suspends, settings.key)
     metadata = {METADATA_KEY: name, FAMILY_KEY: family, OWNER_KEY: owners_of(settings)[0]}
     return Lane(

@@ -21,7 +21,7 @@ from flyexecutor import answers
 from flyexecutor.errors import MachinesError
 from flyexecutor.lane import Machine
 from flyexecutor.names import shown
-from flyexecutor.secrecy import passwords_of, redact, scrub
+from flyexecutor.secrecy import Secret, passwords_of, redact, scrub
 
 ANSWER_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
@@ -48,7 +48,7 @@ class MachinesClient:
 
     def __init__(self, api_url: str, app: str, token: str, *, secrets: Iterable[str] = ()) -> None:
         """secrets: what its machines know, which an answer may quote."""
-        self._secrets = frozenset({*secrets, token, *re.split("[ ,]", token)})
+        self._secrets = frozenset(map(Secret, (*secrets, token, *re.split("[ ,]", token))))
         self._env: dict[str, str] = {}  # of machines, as it was sent
         self._base = f"{api_url}/v1/apps/{app}"
         self._api_url = api_url
@@ -58,7 +58,7 @@ class MachinesClient:
         self._session.mount(api_url, requests.adapters.HTTPAdapter(pool_maxsize=32))
         self._session.trust_env = False  # a .netrc must not replace our token
         self._session.headers["Accept-Encoding"] = "gzip"  # what `answers` unpacks
-        self._session.headers["Authorization"] = f"Bearer {token}"  # as it is: tokens hold spaces and commas
+        self._session.headers["Authorization"] = Secret(f"Bearer {token}")  # as it is: tokens hold spaces and commas
 
     def __repr__(self) -> str:
         return f"<MachinesClient {self._base}>"

@@ -4,9 +4,12 @@ without what they quote. Pure functions.
 
 import json
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote
 
+T = TypeVar("T")
 HIDDEN = "***"
 LONG = 8  # characters: what is shorter may be a part of other words
 _SCHEME = re.compile(r"\w+://")
@@ -33,6 +36,20 @@ class SecretBytes(bytes):
 
     def __repr__(self) -> str:
         return f"b{HIDDEN!r}"
+
+
+def hide(value: T) -> T:
+    """A text as a Secret, also those in a dict; what is neither, as it is."""
+    if isinstance(value, dict):
+        return cast("T", {name: hide(one) for name, one in value.items()})
+    return cast("T", Secret(value)) if isinstance(value, str) else value
+
+
+class Environment(ChainMap[str, str]):
+    """Environments, one behind the other, of which nothing is shown."""
+
+    def __repr__(self) -> str:
+        return f"<Environment {HIDDEN}>"
 
 
 class Address(str):
@@ -73,7 +90,7 @@ def passwords_of(url: str) -> frozenset[str]:
     rest = _SCHEME.sub("", url, count=1)
     told = {rest.rpartition("@")[0].partition(":")[2]}
     told |= {value for name, value in parse_qsl(rest.partition("?")[2]) if name == "password"}
-    return frozenset(told | {unquote(one) for one in told}) - {""}
+    return frozenset(Secret(one) for one in told | {unquote(one) for one in told} if one)
 
 
 def scrub(text: str, secrets: Iterable[str], env: Mapping[str, str] | None = None) -> str:

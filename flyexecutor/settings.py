@@ -4,14 +4,13 @@ Reads the variables that a Fly app has or its owner sets. Never prints a token, 
 """
 
 import os
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from flyexecutor.arguments import check_secrets, check_strength, check_texts, check_token, read_regions
 from flyexecutor.errors import SettingsError
-from flyexecutor.secrecy import passwords_of, redact
+from flyexecutor.secrecy import Environment, Secret, passwords_of, redact
 from flyexecutor.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, derive_key, read_keys
 
 REDIS_VARIABLE = "FLYEXECUTOR_REDIS_URL"  # how a machine gets the address of Redis: REDIS_URL is the user's there,
@@ -26,7 +25,7 @@ FOR_CALLS = (KEY_VARIABLE, FALLBACKS_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE)
 PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
 
 _told: dict[str, str] = {}  # by the worker of this process, if it is a runner
-_environ: Mapping[str, str] = ChainMap(_told, os.environ)
+_environ = Environment(_told, os.environ)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,7 +47,7 @@ class Settings:
     @property
     def secrets(self) -> frozenset[str]:
         """What others must not be quoted with."""
-        return passwords_of(self.redis_url) | {self.token} | {key.hex() for key in (self.key, *self.fallbacks)}
+        return passwords_of(self.redis_url) | {self.token} | {Secret(key.hex()) for key in (self.key, *self.fallbacks)}
 
 
 def read_settings(
@@ -66,13 +65,13 @@ def read_settings(
 
     Raises SettingsError that names every missing setting at once.
     """
-    environ = _environ if environ is None else environ
+    environ = _environ if environ is None else Environment(dict(environ))
     told = {"app": app, "image": image, "api_url": api_url}
     check_texts(**{name: value for name, value in told.items() if value != ""})
     check_secrets(token=token, redis_url=redis_url, secret=secret)
     app = app or environ.get("FLY_TASKS_APP")
-    token = token or environ.get("FLY_API_TOKEN")
-    redis_url = redis_url or environ.get("REDIS_URL") or environ.get(REDIS_VARIABLE)
+    token = Secret(token or environ.get("FLY_API_TOKEN", ""))
+    redis_url = Secret(redis_url or environ.get("REDIS_URL") or environ.get(REDIS_VARIABLE, ""))
     image = image or environ.get("WORKER_IMAGE") or environ.get("FLY_IMAGE_REF")
     missing = [
         f"{what} (argument {argument}= or environment variable {variable})"
@@ -136,7 +135,7 @@ def machine_settings(environ: Mapping[str, str] = _environ) -> Settings | None:
         app=environ["FLY_APP_NAME"],
         token="",
         api_url=PUBLIC_API,
-        redis_url=environ[REDIS_VARIABLE],
+        redis_url=Secret(environ[REDIS_VARIABLE]),
         image=environ.get("FLY_IMAGE_REF", ""),
         regions=(),
         key=key,
@@ -146,7 +145,7 @@ def machine_settings(environ: Mapping[str, str] = _environ) -> Settings | None:
 
 def _read_ring(app: str, token: str, secret: str | None, environ: Mapping[str, str]) -> tuple[bytes, ...]:
     """The key that signs, then the others that verify."""
-    secret = secret or environ.get("FLYEXECUTOR_SECRET")
+    secret = Secret(secret or environ.get("FLYEXECUTOR_SECRET", ""))
     if not secret and KEY_VARIABLE in environ:
         # Inside a machine of ours: a call that submits calls signs with the key that its machine was given.
         return read_keys(environ)
@@ -154,7 +153,7 @@ def _read_ring(app: str, token: str, secret: str | None, environ: Mapping[str, s
         check_strength("FLYEXECUTOR_SECRET", secret)
     # Not by spaces or commas: a token of Fly's has both.
     parts = map(str.strip, environ.get("FLYEXECUTOR_SECRET_FALLBACKS", "").split(";"))
-    others = [part for part in parts if part]
+    others = [Secret(part) for part in parts if part]
     for number, other in enumerate(others, 1):
         check_strength(f"secret {number} of FLYEXECUTOR_SECRET_FALLBACKS", other)
     keys = (derive_key(one, app) for one in (secret or token, *others))

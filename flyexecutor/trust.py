@@ -19,6 +19,7 @@ from enum import IntEnum
 from typing import NamedTuple, Self
 
 from flyexecutor.errors import PayloadError, PythonMismatchError
+from flyexecutor.secrecy import SecretBytes
 from flyexecutor.terms import CallTerms, OutcomeTerms
 
 KEY_VARIABLE = "FLYEXECUTOR_KEY"  # how a machine gets the key that signs, at its creation,
@@ -271,10 +272,10 @@ def show_keys(keys: Sequence[bytes]) -> dict[str, str]:
 
 def read_keys(told: Mapping[str, str]) -> tuple[bytes, ...]:
     """The ring that a machine was given: the key that signs, then the others."""
-    return tuple(map(bytes.fromhex, (told[KEY_VARIABLE], *told.get(FALLBACKS_VARIABLE, "").split())))
+    return tuple(map(SecretBytes.fromhex, (told[KEY_VARIABLE], *told.get(FALLBACKS_VARIABLE, "").split())))
 
 
 def derive_key(secret: str, app: str) -> bytes:
     """The app's 32-byte key from `FLYEXECUTOR_SECRET` or the API token: HKDF-SHA256 (RFC 5869), one block."""
-    extracted = hmac.digest(b"flyexecutor", secret.encode(), "sha256")
-    return hmac.digest(extracted, b"signing key of " + app.encode() + b"\x01", "sha256")
+    extracted = SecretBytes(hmac.digest(b"flyexecutor", secret.encode(), "sha256"))
+    return SecretBytes(hmac.digest(extracted, b"signing key of " + app.encode() + b"\x01", "sha256"))
