@@ -2,12 +2,13 @@
 without what they quote. Pure functions.
 """
 
+import ipaddress
 import json
 import re
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 T = TypeVar("T")
 HIDDEN = "***"
@@ -15,6 +16,8 @@ LONG = 8  # characters: what is shorter may be a part of other words
 _SCHEME = re.compile(r"\w+://")
 _HOST = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?"
 _ADDRESS = re.compile(rf"(?:\w+://)?{_HOST}(?:/\d*)?")
+# Upstash's address at Fly is one of the private network.
+_PRIVATE = re.compile(r"[^.]*|.*\.(?:internal|flycast|localhost|local)|fly-[\w-]+\.upstash\.io")
 _WEB_ADDRESS = re.compile(rf"{_HOST}(?:/[\w./-]*)?")
 
 
@@ -83,6 +86,18 @@ def redact(url: str) -> str:
     # An @ after a ? may belong to a password.
     good = "?" not in before and (_WEB_ADDRESS if scheme.startswith("http") else _ADDRESS).fullmatch(address)
     return scheme + (address if good else "...")
+
+
+def goes_in_clear(url: str) -> bool:
+    """Whether what is sent there can be read on its way: without TLS, and not in a private network."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if parts.scheme in {"https", "rediss"}:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return not _PRIVATE.fullmatch(host)
 
 
 def passwords_of(url: str) -> frozenset[str]:

@@ -3,6 +3,7 @@
 Reads the variables that a Fly app has or its owner sets. Never prints a token, a Redis password or a key.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 from flyexecutor.arguments import check_secrets, check_strength, check_texts, check_token, read_regions
 from flyexecutor.errors import SettingsError
-from flyexecutor.secrecy import Environment, Secret, passwords_of, redact
+from flyexecutor.secrecy import Environment, Secret, goes_in_clear, passwords_of, redact
 from flyexecutor.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, derive_key, read_keys
 
 REDIS_VARIABLE = "FLYEXECUTOR_REDIS_URL"  # how a machine gets the address of Redis: REDIS_URL is the user's there,
@@ -24,6 +25,9 @@ SUSPEND, STOP = "suspend", "stop"
 FOR_CALLS = (KEY_VARIABLE, FALLBACKS_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE)
 PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
 
+log = logging.getLogger("flyexecutor")
+
+_warned: set[str] = set()  # addresses
 _told: dict[str, str] = {}  # by the worker of this process, if it is a runner
 _environ = Environment(_told, os.environ)
 
@@ -104,6 +108,8 @@ def read_settings(
     if regions is None:
         regions = [environ["FLY_REGION"]] if environ.get("FLY_REGION") else []
     key, *fallbacks = _read_ring(app, token, secret, environ)
+    _warn_once("REDIS_URL", redis_url, "its password and all calls", "rediss://")
+    _warn_once("FLY_API_HOSTNAME", api_url, "the token and the key", "https://")
     return Settings(
         app=app,
         token=token,
@@ -158,6 +164,19 @@ def _read_ring(app: str, token: str, secret: str | None, environ: Mapping[str, s
         check_strength(f"secret {number} of FLYEXECUTOR_SECRET_FALLBACKS", other)
     keys = (derive_key(one, app) for one in (secret or token, *others))
     return tuple(dict.fromkeys(keys))
+
+
+def _warn_once(variable: str, url: str, what: str, scheme: str) -> None:
+    address = redact(url)
+    if goes_in_clear(url) and address not in _warned:
+        _warned.add(address)
+        log.warning(
+            "%s is %s: %s can be read on their way there; use %s, or an address of a private network",
+            variable,
+            address,
+            what,
+            scheme,
+        )
 
 
 def _has_good_port(url: str) -> bool:

@@ -688,6 +688,15 @@ def test_doctor_tells_of_a_redis_that_lets_this_user_do_too_little(run_json, loc
     assert "ACL" in check["remedy"]
 
 
+def test_doctor_warns_of_addresses_that_go_in_clear(run_json, monkeypatch):
+    monkeypatch.setattr(checks, "goes_in_clear", lambda _url: True)
+    told, code = run_json("doctor", "--no-call")
+    found = by_name(told)
+    assert (code, found["redis"]["ok"], found["api"]["ok"]) == (0, True, True)
+    assert "use rediss://" in found["redis"]["remedy"]
+    assert "use https://" in found["api"]["remedy"]
+
+
 def test_doctor_warns_of_a_redis_that_evicts(run, run_json, local_redis):
     local_redis.config_set("maxmemory-policy", "allkeys-lru")
     try:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flyexecutor.secrecy import Address, Secret, SecretBytes, passwords_of, redact, scrub
+from flyexecutor.secrecy import Address, Secret, SecretBytes, goes_in_clear, passwords_of, redact, scrub
 
 
 def test_a_secret_is_a_text_that_its_repr_does_not_show():
@@ -118,3 +118,30 @@ def test_an_address_takes_its_password_out_of_what_its_server_says():
     assert address == "redis://h:1/0"
     said = ValueError("WRONGPASS `ann` `ge!heim` of redis://ann:ge%21heim@h:1/0")
     assert address.scrub(said) == "WRONGPASS `ann` `***` of redis://ann:***@h:1/0"
+
+
+@pytest.mark.parametrize(
+    ("url", "in_clear"),
+    [
+        ("redis://u:p@redis.example.com:6379/0", True),
+        ("redis://u:p@8.8.8.8:6379", True),
+        ("redis://[2606:4700::1111]:6379", True),
+        ("redis://u:p@eu1-tidy.upstash.io:6379", True),
+        ("http://api.machines.dev", True),
+        ("https://api.machines.dev", False),
+        ("rediss://u:p@redis.example.com", False),
+        ("redis://default:p@fly-tidy-fog-12.upstash.io:6379", False),
+        ("redis://localhost:6379", False),
+        ("redis://redis:6379", False),
+        ("redis://10.1.2.3", False),
+        ("redis://192.168.0.7", False),
+        ("redis://127.0.0.1", False),
+        ("redis://[::1]", False),
+        ("redis://[fdaa:0:1:a7b::2]:6379", False),
+        ("redis://my-redis.internal:6379", False),
+        ("redis://my-redis.flycast:6379", False),
+        ("http://_api.internal:4280", False),
+    ],
+)
+def test_what_crosses_the_internet_without_tls_goes_in_clear(url, in_clear):
+    assert goes_in_clear(url) == in_clear

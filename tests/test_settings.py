@@ -212,3 +212,19 @@ def test_nothing_secret_is_shown():
     assert (
         shown == "<Settings app='tasks' api='https://api.machines.dev' redis='redis://host:6379/0' image='own-image'>"
     )
+
+
+def test_an_address_on_the_internet_without_tls_is_warned_of_once(caplog, monkeypatch):
+    monkeypatch.setattr("flyexecutor.settings._warned", set())
+    for _ in range(2):
+        read_settings(
+            environ={**FULL, "REDIS_URL": "redis://u:geheim@redis.example.com", "FLY_API_HOSTNAME": "http://a.b"}
+        )
+        read_settings(environ={**FULL, "REDIS_URL": "rediss://u:geheim@redis.example.com"})
+        read_settings(environ=FULL)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "REDIS_URL is redis",
+        "FLY_API_HOSTNAME is http",
+    ]
+    assert "redis://redis.example.com: its password and all calls can be read" in caplog.text
+    assert "geheim" not in caplog.text

@@ -21,6 +21,7 @@ from flyexecutor.lane import Machine
 from flyexecutor.listing import Server
 from flyexecutor.lists import LIST_BURST, LIST_EVERY
 from flyexecutor.machines import ATTEMPTS, MachinesClient
+from flyexecutor.secrecy import goes_in_clear
 from flyexecutor.settings import PUBLIC_API, read_settings
 from flyexecutor.store import Store
 
@@ -109,9 +110,11 @@ def check_redis(given: dict[str, str]) -> Iterator[Check]:
     finally:
         store.close()
     tls = "TLS" if given["redis_url"].startswith("rediss:") else "no TLS"
+    in_clear = goes_in_clear(given["redis_url"])
     detail = f"{store.address} answers in {_span(server.latency)}: {_name(server)}, {tls}"
     old = server.name == "redis" and _version(server.version) < OLDEST_REDIS
-    yield Check("redis", not old, detail, "flyexecutor needs Redis 6.2 or newer, or Valkey" if old else "")
+    remedy = "use rediss://: its password and all calls can be read on their way" if in_clear else ""
+    yield Check("redis", not old, detail, "flyexecutor needs Redis 6.2 or newer, or Valkey" if old else remedy)
     yield _check_eviction(server.eviction)
     yield _check_clock("clock", server.ahead, server.latency / 2, "Redis")
 
@@ -173,7 +176,10 @@ def check_fly(given: dict[str, str], *, region: str = "") -> Iterator[Check]:
         if status is None or status == 429 or status >= 500:
             yield Check("api", False, trouble, "check FLY_API_HOSTNAME and the network, or https://status.flyio.net")
             return
-        yield Check("api", True, f"{given['api_url']} answers in {took * 1000:.0f} ms")
+        remedy = (
+            "use https://: the token and the key can be read on their way" if goes_in_clear(given["api_url"]) else ""
+        )
+        yield Check("api", True, f"{given['api_url']} answers in {took * 1000:.0f} ms", remedy)
         yield _check_token(machines, app, status)
         yield _check_app(app, status, len(seen))
         if status == 200:
