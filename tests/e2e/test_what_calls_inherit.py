@@ -98,3 +98,11 @@ def test_what_a_spawned_process_lacks_for_an_executor_of_its_own_is_told(make_ex
 
     said = make_executor().submit(ask).result(WAIT)
     assert "the processes that it starts do not inherit the key" in said
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux")
+def test_code_in_a_call_finds_the_key_if_it_looks_for_it_in_the_worker(make_executor):
+    """No promise, but what docs/security.md says: a call is trusted."""
+    executor = make_executor()
+    found = executor.submit(lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes()).result(WAIT)
+    assert executor._settings.key.hex().encode() in found
