@@ -81,3 +81,20 @@ def test_an_answer_is_believed(tmp_path, monkeypatch, status, suspended):
 def test_without_a_socket_it_is_not_suspended(tmp_path, monkeypatch):
     monkeypatch.setenv(power.SOCKET_VARIABLE, str(tmp_path / "none"))
     assert not power.suspend("app", "machine")
+
+
+def test_a_refusal_that_quotes_the_machines_environment_is_logged_without_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FLYEXECUTOR_REDIS_URL", "redis://:geheim@h:1")
+    monkeypatch.setenv("FLYEXECUTOR_KEY", "00ff" * 16)
+
+    def serve(connection):
+        connection.recv(4096)
+        said = b'{"error": "can\'t, with redis://:geheim@h:1, geheim and ' + b"00ff" * 16 + b'\x1b[2J"}'
+        connection.sendall(b"HTTP/1.1 422 No\r\nContent-Length: %d\r\n\r\n" % len(said) + said)
+
+    with api(tmp_path, monkeypatch, serve):
+        assert not power.suspend("app", "machine")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        'can\'t be suspended (HTTP 422), stops instead: {"error": "can\'t, with ***, *** and ***\\x1b[2J"}'
+    )

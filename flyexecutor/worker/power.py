@@ -11,9 +11,14 @@ import os
 import socket
 from typing import Any
 
+from flyexecutor.names import visible
+from flyexecutor.secrecy import passwords_of, scrub
+from flyexecutor.settings import REDIS_VARIABLE
+
 SOCKET = "/.fly/api"
 SOCKET_VARIABLE = "FLY_API_SOCKET"  # flyexecutor.local: machines share a file system, so each has a path of its own
 PATIENCE = 30.0  # seconds of being awake; a suspension takes up to 15 (Fly's users)
+MOST_SAID = 65536  # bytes of a refusal, which may quote all that this machine was told
 
 log = logging.getLogger("flyexecutor.worker")
 
@@ -41,7 +46,12 @@ def suspend(app: str, machine_id: str) -> bool:
         answer = connection.getresponse()
         if answer.status < 300:
             return True
-        log.warning("can't be suspended (HTTP %d), stops instead: %s", answer.status, answer.read(500))
+        said = scrub(
+            answer.read(MOST_SAID).decode(errors="replace"),
+            passwords_of(os.environ.get(REDIS_VARIABLE, "")),
+            os.environ,
+        )
+        log.warning("can't be suspended (HTTP %d), stops instead: %s", answer.status, visible(said[:500], lines=False))
     except (TimeoutError, BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
         return True  # asked for and not answered, or not even that: a snapshot may have been taken in between
     except (OSError, http.client.HTTPException) as exc:
