@@ -5,6 +5,7 @@
 # make test-portable  the core of them with /proc hidden, which macOS has not
 # make chaos   1,000 calls while everything goes wrong
 # make soak    calls of every kind through a faulty wire, for SECONDS=120, by SEED
+# make fuzz    10,000 odd answers of Redis and of the Machines API to each parser, and as much damage while calls run; EXAMPLES=
 # make mutants small changes of the code that no test notices; fails if docs/mutants.md lacks one
 # make lock    pins what the image installs, by hashes: after a change of dependencies, or to have newer ones
 # make release-files  sdist, wheel, and the image's bill of materials (CycloneDX), in dist/
@@ -30,7 +31,7 @@ PORTABLE := tests/test_runners.py tests/test_worker_loop.py tests/test_store.py 
 	tests/e2e/test_errors_told.py tests/faults/test_the_process_of_a_call_dies.py tests/fleet/test_warm_pool.py \
 	tests/local/test_machines_api.py tests/local/test_redis.py
 
-.PHONY: setup setup-browser setup-cpython-tests demo test test-portable check lock release-files chaos soak mutants mutants-python mutants-lua coverage bench clean
+.PHONY: setup setup-browser setup-cpython-tests demo test test-portable check lock release-files chaos soak fuzz mutants mutants-python mutants-lua coverage bench clean
 
 setup: .venv/ready
 
@@ -90,6 +91,9 @@ chaos: setup
 
 soak: setup
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
+
+fuzz: setup
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),10000) $(BIN)/pytest --timeout=0 tests/fuzz
 
 mutants: mutants-python mutants-lua
 	@echo "all that no test notices is in docs/mutants.md, with its reason"
