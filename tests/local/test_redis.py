@@ -34,7 +34,7 @@ def no_wheel(monkeypatch):
 def test_the_path_s_server_comes_first(on_path):
     own = on_path("redis-server", "Redis server v=6.2.14 sha=40305114:0 malloc=libc bits=64")
     assert (find_server().path, find_server().version) == (own, "6.2.14")
-    assert str(find_server()) == f"{own} (6.2.14)"
+    assert str(find_server()) == f"{own} (6.2.14, older than 7: a newer one has fewer holes)"
 
 
 def test_a_server_of_the_path_that_is_too_old_is_passed_over(on_path):
@@ -42,6 +42,19 @@ def test_a_server_of_the_path_that_is_too_old_is_passed_over(on_path):
     assert CARRIED in find_server().path
     newer = on_path("valkey-server", "Valkey server v=8.0.2 sha=00000000:0")
     assert find_server().path == newer
+
+
+def test_what_a_wheel_has_put_beside_our_python_is_taken_only_if_there_is_no_newer_one(on_path, monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{tmp_path}")
+    own = on_path("bin/redis-server", "Redis server v=6.2.14 sha=40305114:0 malloc=libc bits=64")
+    assert CARRIED in find_server().path
+    chosen = on_path("redis-server", "Redis server v=8.2.1 sha=00000000:0")
+    assert str(find_server()) == f"{chosen} (8.2.1)"
+    os.unlink(chosen)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert find_server().path == own
 
 
 @pytest.mark.parametrize("says", ["", "run this in Docker"])
