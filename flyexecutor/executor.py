@@ -54,7 +54,7 @@ from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
 from flyexecutor.stream import ItemStream
 from flyexecutor.terminal import showing, tell_of_calls, tell_of_machines
 from flyexecutor.terms import UNFINISHED_TTL, CallTerms, answer_to, new_terms
-from flyexecutor.trust import Encoding, Trust
+from flyexecutor.trust import Encoding
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,6 +96,8 @@ class FlyMachineExecutor(Executor):
     expires: seconds in which a worker must begin a call; else it never runs, and raises NotStartedError.
     result_ttl: seconds that the outcome of a submitted call is kept, for `future(id)`.
     max_payload: bytes that the arguments, and the result, of a call may have.
+    encrypt: what calls are given and what they come to can't be read in Redis (FLYEXECUTOR_ENCRYPT=1). Needs the extra
+        `crypto`, in the image too. Names, progress, what calls print, sizes and times can be read.
     ship: modules of yours that the image does not have: their functions and classes travel with the calls.
     initializer, initargs: a function that each process runs before its first call of this executor, as in
         ProcessPoolExecutor; if it raises, the call raises InitializerError.
@@ -138,6 +140,7 @@ class FlyMachineExecutor(Executor):
         token: str | None = None,
         api_url: str | None = None,
         secret: str | None = None,
+        encrypt: bool | None = None,
         local: "bool | str | LocalFly | None" = None,
     ) -> None:
         # First: an error's traceback may be shown with the values of its variables.
@@ -173,9 +176,10 @@ class FlyMachineExecutor(Executor):
                 token=token,
                 api_url=api_url,
                 secret=secret,
+                encrypt=encrypt,
                 environ=where.environ() if where else None,
             )
-            trust = Trust(settings.key, settings.app, settings.fallbacks)
+            trust = settings.make_trust()
             spec = MachineSpec(
                 image=settings.image,
                 guest=read_guest(guest),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flyexecutor import guests
+from flyexecutor.cipher import ENCRYPT_VARIABLE
 from flyexecutor.lane import (
     FAMILY_KEY,
     KEEPER_KEY,
@@ -80,6 +81,7 @@ def _make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
             **spec.env,
             REDIS_VARIABLE: settings.redis_url,
             KEY_VARIABLE: Secret(settings.key.hex()),
+            **({ENCRYPT_VARIABLE: "1"} if settings.encrypt else {}),
             "FLYEXECUTOR_CONCURRENCY": str(spec.concurrency),
             "FLYEXECUTOR_IDLE_TIMEOUT": str(idle_timeout),
             "FLYEXECUTOR_MAX_LIFETIME": str(spec.max_lifetime),

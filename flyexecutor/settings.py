@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from flyexecutor import cipher
 from flyexecutor.arguments import check_secrets, check_strength, check_texts, check_token, read_regions
+from flyexecutor.cipher import ENCRYPT_VARIABLE
 from flyexecutor.errors import SettingsError
 from flyexecutor.secrecy import Environment, Secret, goes_in_clear, passwords_of, redact
-from flyexecutor.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, derive_key, read_keys
+from flyexecutor.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, Trust, derive_key, read_keys
 
 REDIS_VARIABLE = "FLYEXECUTOR_REDIS_URL"  # how a machine gets the address of Redis: REDIS_URL is the user's there,
 LANE_VARIABLE = "FLYEXECUTOR_LANE"  # its lane,
@@ -22,7 +24,7 @@ IDLE_VARIABLE = "FLYEXECUTOR_IDLE"  # and what it does when it has nothing to do
 SUSPEND, STOP = "suspend", "stop"
 # What a runner needs of that. It is told by its worker and not by its environment, which is that of whatever user code
 # starts, and which Linux shows to all processes of its user.
-FOR_CALLS = (KEY_VARIABLE, FALLBACKS_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE)
+FOR_CALLS = (KEY_VARIABLE, FALLBACKS_VARIABLE, ENCRYPT_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE)
 PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
 
 log = logging.getLogger("flyexecutor")
@@ -44,6 +46,7 @@ class Settings:
     regions: Sequence[str]
     key: bytes  # that signs
     fallbacks: tuple[bytes, ...] = ()  # keys that verify as well, before or after a rotation
+    encrypt: bool = False  # what is sealed
 
     def __repr__(self) -> str:
         return f"<Settings app={self.app!r} api={self.api_url!r} redis={redact(self.redis_url)!r} image={self.image!r}>"
@@ -52,6 +55,10 @@ class Settings:
     def secrets(self) -> frozenset[str]:
         """What others must not be quoted with."""
         return passwords_of(self.redis_url) | {self.token} | {Secret(key.hex()) for key in (self.key, *self.fallbacks)}
+
+    def make_trust(self) -> Trust:
+        """Who has these keys."""
+        return Trust(self.key, self.app, self.fallbacks, encrypts=self.encrypt)
 
 
 def read_settings(
@@ -63,6 +70,7 @@ def read_settings(
     image: str | None = None,
     regions: Sequence[str] | None = None,
     secret: str | None = None,
+    encrypt: bool | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """Complete what the caller gave with the environment.
@@ -108,6 +116,7 @@ def read_settings(
     if regions is None:
         regions = [environ["FLY_REGION"]] if environ.get("FLY_REGION") else []
     key, *fallbacks = _read_ring(app, token, secret, environ)
+    encrypt = _read_encrypt(encrypt, environ)
     _warn_once("REDIS_URL", redis_url, "its password and all calls", "rediss://")
     _warn_once("FLY_API_HOSTNAME", api_url, "the token and the key", "https://")
     return Settings(
@@ -119,6 +128,7 @@ def read_settings(
         regions=read_regions(regions),
         key=key,
         fallbacks=tuple(fallbacks),
+        encrypt=encrypt,
     )
 
 
@@ -146,7 +156,21 @@ def machine_settings(environ: Mapping[str, str] = _environ) -> Settings | None:
         regions=(),
         key=key,
         fallbacks=tuple(fallbacks),
+        encrypt=bool(environ.get(ENCRYPT_VARIABLE)),
     )
+
+
+def _read_encrypt(encrypt: bool | None, environ: Mapping[str, str]) -> bool:
+    if encrypt is None:
+        told = environ.get(ENCRYPT_VARIABLE, "")
+        if told not in {"", "0", "1"}:
+            raise SettingsError(f"{ENCRYPT_VARIABLE} is {told!r}: it must be 1, or 0")
+        encrypt = told == "1"
+    if not isinstance(encrypt, bool):
+        raise SettingsError(f"encrypt is {encrypt!r}: it must be True or False")
+    if encrypt and not cipher.is_installed():
+        raise SettingsError(f"encrypt needs the package cryptography: {cipher.REMEDY}")
+    return encrypt
 
 
 def _read_ring(app: str, token: str, secret: str | None, environ: Mapping[str, str]) -> tuple[bytes, ...]:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Self
 
+from flyexecutor import cipher
 from flyexecutor.errors import PayloadError, PythonMismatchError
 from flyexecutor.secrecy import SecretBytes
 from flyexecutor.terms import CallTerms, OutcomeTerms
@@ -27,6 +28,7 @@ FALLBACKS_VARIABLE = "FLYEXECUTOR_FALLBACK_KEYS"  # and those that only verify
 WARMUP = "warmup"  # the id under which the function is sealed that machines run before they are first suspended
 FORMAT = 2
 _MAGIC = b"FX"
+_ENCRYPTED = 1  # the flag of a body that is encrypted
 _HEAD = struct.Struct(">2sBBBBB8sH")  # magic, format, Python (2), encoding, flags, key id, length of terms
 _MAC_BYTES = 32
 _OVERHEAD = _HEAD.size + _MAC_BYTES
@@ -68,19 +70,25 @@ class OpenedOutcome(NamedTuple):
 
 
 class Trust:
-    """The keys of one app: one that signs, and fallbacks that verify as well. `repr` shows the id of the first only."""
+    """The keys of one app: one that signs, and fallbacks that verify as well. `repr` shows the id of the first only.
 
-    def __init__(self, key: bytes, app: str, fallbacks: Sequence[bytes] = ()) -> None:
+    encrypts: what is sealed can be read only with the key. What somebody else has encrypted is opened in any case.
+    """
+
+    def __init__(self, key: bytes, app: str, fallbacks: Sequence[bytes] = (), *, encrypts: bool = False) -> None:
         self._key = key
+        self._encrypts = encrypts
         self._app = app.encode()
         self._ring = {name_key(one): one for one in (key, *fallbacks)}
         self.key_id = name_key(key)
 
     @classmethod
     def of_machine(cls, told: Mapping[str, str], app: str) -> Self:
-        """Inside a machine: the keys that it was told."""
+        """Inside a machine: the keys that it was told. Where `cryptography` is not installed it opens no call that is
+        encrypted, and what it says of that is not.
+        """
         key, *fallbacks = read_keys(told)
-        return cls(key, app, fallbacks)
+        return cls(key, app, fallbacks, encrypts=bool(told.get(cipher.ENCRYPT_VARIABLE)) and cipher.is_installed())
 
     def __repr__(self) -> str:
         return f"<Trust key {self.key_id.hex()}>"
@@ -204,7 +212,10 @@ class Trust:
     def _seal(
         self, direction: bytes, call_id: str, attempt: int, body: bytes, encoding: Encoding, terms: bytes = b""
     ) -> bytes:
-        head = _HEAD.pack(_MAGIC, FORMAT, *sys.version_info[:2], encoding, 0, self.key_id, len(terms))
+        flags = 0
+        if self._encrypts:
+            body, flags = cipher.encrypt(self._key, body), _ENCRYPTED
+        head = _HEAD.pack(_MAGIC, FORMAT, *sys.version_info[:2], encoding, flags, self.key_id, len(terms))
         return b"".join((head, self._mac(self._key, head, direction, call_id, attempt, terms, body), terms, body))
 
     def _open(
@@ -229,7 +240,7 @@ class Trust:
             )
         if not hmac.compare_digest(mac, self._mac(key, head, direction, call_id, attempt, rest)):
             raise PayloadError(f"{what} does not verify: it was changed or replayed, and was not unpickled")
-        if flags:
+        if flags & ~_ENCRYPTED:
             raise PayloadError(
                 f"{what} has flags that this flyexecutor does not know ({flags:#x}): install the same version on both "
                 "sides"
@@ -239,7 +250,12 @@ class Trust:
                 f"{what} was pickled by Python {major}.{minor}, this side runs Python {sys.version_info[0]}."
                 f"{sys.version_info[1]}: use an image with the same Python version as the submitting side"
             )
-        return rest[:length], Encoding(encoding), rest[length:]
+        body = rest[length:]
+        if flags:
+            if not cipher.is_installed():
+                raise PayloadError(f"{what} is encrypted, and the package cryptography is not here: {cipher.REMEDY}")
+            body = cipher.decrypt(key, body)
+        return rest[:length], Encoding(encoding), body
 
     def _mac(
         self,

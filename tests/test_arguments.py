@@ -48,6 +48,7 @@ EXECUTOR = {
     "redis_url": (),
     "token": ("3", "two words"),
     "api_url": (None, ""),
+    "encrypt": (None, True),
     "secret": (None, "", "Zy0uCkGJ3xWq8mSbnR1TfA5hVdE7oLpK"),
     "local": (None, True, "3"),
     "suspend_mb": (0, 1),

@@ -167,10 +167,23 @@ def test_a_pickle_of_another_python_is_refused_and_a_plain_text_is_not(trust, mo
 def test_what_has_a_flag_that_nobody_knows_is_not_unpickled(trust, monkeypatch):
     body = trust.seal_call("id", TERMS, b"body")
     head = bytearray(body[:17])
-    head[6] = 1
+    head[6] = 2
     resealed = bytes(head) + trust._mac(KEY, bytes(head), b"call", "id", 0, body[49:]) + body[49:]
-    with pytest.raises(PayloadError, match=r"flags that this flyexecutor does not know \(0x1\)"):
+    with pytest.raises(PayloadError, match=r"flags that this flyexecutor does not know \(0x2\)"):
         trust.open_call("id", resealed)
+
+
+@pytest.mark.parametrize("body", [b"", b"body" * 500])
+def test_an_encrypted_body_is_read_with_its_key_alone_and_never_looks_the_same(trust, body):
+    encrypting = Trust(KEY, "app", encrypts=True)
+    sealed, again = (encrypting.seal_call("id", TERMS, body, Encoding.ZLIB) for _ in range(2))
+    assert trust.open_call("id", sealed) == (TERMS, Encoding.ZLIB, body)
+    assert trust.unverified_terms(sealed) == TERMS
+    assert b"body" not in sealed
+    assert sealed[-len(body) - 16 :] != again[-len(body) - 16 :]
+    changed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    with pytest.raises(PayloadError, match="does not verify"):
+        trust.open_call("id", changed)
 
 
 def test_the_terms_of_a_call_can_be_read_without_verifying_if_they_are_ours(trust):

@@ -66,8 +66,9 @@ def examine(where: Where, *, call: bool, boot_timeout: float) -> Iterator[Check]
 
 
 def _is_good(name: str, value: str) -> bool:
+    told: dict[str, Any] = {**_FILLERS, name: value}
     try:
-        read_settings(**{**_FILLERS, name: value}, environ={})
+        read_settings(**told, environ={})
     except SettingsError:
         return False
     return True

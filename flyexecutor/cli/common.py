@@ -23,7 +23,6 @@ from flyexecutor.machine_config import owners_of
 from flyexecutor.names import visible
 from flyexecutor.settings import Settings, read_settings
 from flyexecutor.stock import MachineInfo, Stock
-from flyexecutor.trust import Trust
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,7 +72,7 @@ def open_client(where: Where, *, token: bool) -> Iterator[Client]:
     owner of these calls may not have set.
     """
     settings = where.settings(image=False)
-    trust = Trust(settings.key, settings.app, settings.fallbacks)
+    trust = settings.make_trust()
     client = Client(settings if token else replace(settings, token=""), _NO_LANE, trust, result_ttl=_RESULT_TTL)
     try:
         yield client

@@ -50,7 +50,7 @@ def schedules(names: Sequence[str], as_json: bool, app: str | None, redis_url: s
     """
     where = Where(app, redis_url)
     settings = where.settings(image=False)
-    trust = Trust(settings.key, settings.app, settings.fallbacks)
+    trust = settings.make_trust()
     names = list(dict.fromkeys(names))
     with open_client(where, token=True) as client:
         known = Schedules(client, trust, owners_of(settings))
