@@ -67,7 +67,9 @@ class Intruded(RuleBasedStateMachine):
         self.redis.flushall()
         for name in LANES:
             self.store.tend_due(name)  # makes the queue
-        self.watchers = [self.make_watcher(client) for client in ("c1", "c2")]
+        for watcher in self.watchers:
+            watcher._pending.clear()
+            watcher._reader.rewind()
         self.futures = []  # with the nonces that may answer each
         self.submits = {}  # nonce -> its id and terms
         self.ran = set()  # nonces
@@ -77,15 +79,6 @@ class Intruded(RuleBasedStateMachine):
         self.batches = 0
         for name in MACHINES:
             self.restart(name)
-
-    def make_watcher(self, client):
-        nothing = {
-            "unsent": lambda _: False,
-            "moved": lambda _: None,
-            "same": lambda *_: None,
-            "waiting": lambda *_: None,
-        }
-        return Watcher(self.store, TRUST, client=client, result_ttl=60.0, **nothing)
 
     # Clients
 
@@ -282,7 +275,6 @@ class Intruded(RuleBasedStateMachine):
             self.redis.delete(key)  # seven days pass
         for watcher in self.watchers:
             watcher._check()
-            watcher._reader.close()
         for future in self.futures:
             assert future.done()
             if not future.cancelled() and future.exception() is None:
@@ -294,6 +286,10 @@ class Intruded(RuleBasedStateMachine):
 
 @pytest.mark.timeout(300)
 def test_whoever_can_write_to_redis_gives_no_value_and_runs_nothing_where_it_does_not_belong(store, redis_url):
+    nothing = {"unsent": lambda _: False, "moved": lambda _: None, "same": lambda *_: None, "waiting": lambda *_: None}
+    watchers = [Watcher(store, TRUST, client=name, result_ttl=60.0, **nothing) for name in ("c1", "c2")]
     with redis.Redis.from_url(redis_url) as client:
-        Intruded.store, Intruded.redis = store, client
+        Intruded.store, Intruded.redis, Intruded.watchers = store, client, watchers
         run_model(Intruded)
+    for watcher in watchers:
+        watcher.close()
