@@ -250,6 +250,16 @@ def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, f
         assert damage.hget(store._key("call", "b"), "state") in {b"SUCCEEDED", None}
 
 
+@pytest.mark.parametrize("value", [b"[" * 60_000, b"x:4096 " * 9000])
+def test_parts_that_are_none_hold_up_no_other(store, damage, value):
+    enqueue(store, "a")
+    (call,) = store.claim("lane", "m1", "iad", [], 10)
+    damage.hset(store._key("call", "a"), "parts", value)
+    done = Outcome(call.id, call.attempt, State.SUCCEEDED, "m1", "iad", b"value")
+    store.finish("lane", "m1", "iad", [done], 0, concurrency=1)
+    assert outcomes(store)["a"].sealed == b"value"
+
+
 @pytest.mark.parametrize("field", ["state", "attempt", "machine", "region", "lane", "queued", "started"])
 def test_a_list_of_calls_shows_which_record_is_damaged_and_how(store, damage, field):
     enqueue(store, "a", "b", "c")
