@@ -399,8 +399,9 @@ def test_no_command_but_doctor_starts_a_thread_that_it_does_not_need(make_execut
 
 
 @pytest.fixture
-def ids(monkeypatch):
-    """The next calls of this process have ids that begin so, and are ours all the same."""
+def ids(monkeypatch, local_redis):
+    """The next calls of this process have ids that begin so, and are ours all the same; they are forgotten at the end."""
+    made = []
 
     def begin_with(*bodies):
         trust = Trust.new_call_id
@@ -408,11 +409,14 @@ def ids(monkeypatch):
 
         def make(self, key=None):
             body = bytes.fromhex(left.pop(0).ljust(32, "0"))
-            return (body + self._tag(self._key, body)).hex()
+            made.append((body + self._tag(self._key, body)).hex())
+            return made[-1]
 
         monkeypatch.setattr(Trust, "new_call_id", lambda *told: make(*told) if left else trust(*told))
 
-    return begin_with
+    yield begin_with
+    if made:
+        local_redis.delete(*(f"fly:{{local}}:call:{call_id}" for call_id in made))
 
 
 def test_ids_may_be_cut_off_for_calls_that_have_ended_too(make_executor, gate, ids, run, run_json):

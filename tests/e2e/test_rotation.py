@@ -131,12 +131,12 @@ def two_orders(request):
 
 def test_a_key_names_one_call_whichever_key_of_the_ring_signs(ring, two_orders, tmp_path):
     first, second = (ring(*secrets) for secrets in two_orders)
-    gate = tasks.Gate.make(tmp_path)
-    submitted = first.with_options(key="once").submit(gate.enter)
+    gate, key = tasks.Gate.make(tmp_path), str(tmp_path)  # each order has a key of its own
+    submitted = first.with_options(key=key).submit(gate.enter)
     gate.wait_for_entry()
-    again = second.with_options(key="once").submit(gate.enter)
+    again = second.with_options(key=key).submit(gate.enter)
     own_id = again.id
-    assert second.with_options(key="once").submit(gate.enter) is again
+    assert second.with_options(key=key).submit(gate.enter) is again
     second.flush(WAIT)
     assert again.state() is State.RUNNING
     attached = ring(*two_orders[1]).future(own_id)  # another process, which has kept the id that it saw first
@@ -144,7 +144,7 @@ def test_a_key_names_one_call_whichever_key_of_the_ring_signs(ring, two_orders, 
     assert again.result(WAIT) == attached.result(WAIT) == submitted.result(WAIT)
     assert own_id != again.id == attached.id == submitted.id
     assert again.attempt == 1
-    late = second.with_options(key="once").submit(gate.enter)
+    late = second.with_options(key=key).submit(gate.enter)
     assert late.result(WAIT) == submitted.result()
 
 
