@@ -400,7 +400,7 @@ def test_no_command_but_doctor_starts_a_thread_that_it_does_not_need(make_execut
 
 @pytest.fixture
 def ids(monkeypatch, local_redis):
-    """The next calls of this process have ids that begin so, and are ours all the same; they are forgotten at the end."""
+    """The next calls of this process have ids that begin so, and are ours all the same; the end forgets them."""
     made = []
 
     def begin_with(*bodies):
