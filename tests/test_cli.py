@@ -208,11 +208,12 @@ def test_a_long_queue_hides_no_call_that_another_lane_runs(make_executor, gate, 
 def test_progress_that_somebody_else_wrote_into_redis_does_no_harm(make_executor, gate, run, run_json, local_redis):
     future = submit_at_gate(make_executor(), gate)
     key = f"fly:{{local}}:call:{future.id}"
-    for progress, shown in ((b"{", None), (b"[1]", None), (b'[1, null, "\\u001b[2J[red]x"]', "\\x1b[2J[red]x")):
+    for progress, shown in ((b"{", None), (b"[1]", None), (b'[1, null, "\\u001b[2J[red]x"]', "\x1b[2J[red]x")):
         local_redis.hset(key, "progress", progress)
         call = next(call for call in run_json("ps")[0]["calls"] if call["id"] == future.id)
-        assert (call["progress"] or {}).get("note") == shown
+        assert (call["progress"] or {}).get("note") == shown  # JSON escapes what moves a cursor
         assert run("ps").exit_code == 0
+        assert "\x1b[2J" not in run("ps").output + run("ps", "--json").output
         assert "\x1b[2J" not in run("ps").output
     gate.open()
 
@@ -367,10 +368,13 @@ def test_kill_tells_what_came_of_each_call(make_executor, gate, run_json, run):
 
 
 def test_kill_tells_of_a_call_of_map_which_leaves_no_record(make_executor, gate, run_json):
+    def running():
+        return {call["id"] for call in run_json("ps")[0]["calls"] if call["state"] == "RUNNING"}
+
+    others = running()  # of earlier tests
     results = make_executor().map(tasks.hang, [gate])
     gate.wait_for_entry()
-    told, _ = run_json("ps")
-    (call_id,) = [call["id"] for call in told["calls"] if call["state"] == "RUNNING"]
+    (call_id,) = running() - others
     told, code = run_json("kill", call_id)
     assert (told["calls"], code) == ([{"id": call_id, "name": "hang", "result": "killed"}], 0)
     with pytest.raises(Exception, match="killed"):

@@ -42,12 +42,17 @@ def test_the_wheel_holds_flyexecutor_alone_with_its_scripts_and_types(wheel):
     assert {f"flyexecutor/lua/{script.name}" for script in (ROOT / "flyexecutor/lua").iterdir()} <= set(names)
 
 
-def test_the_wheel_needs_only_requests_redis_and_cloudpickle(wheel):
+def test_the_wheel_needs_only_requests_with_its_urllib3_redis_and_cloudpickle(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
         lines = archive.read(metadata).decode().splitlines()
     needed = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    assert sorted(line.split()[1].split(">")[0] for line in needed) == ["cloudpickle", "redis", "requests"]
+    assert sorted(line.split()[1].split(">")[0] for line in needed) == [
+        "cloudpickle",
+        "redis",
+        "requests",
+        "urllib3",
+    ]
 
 
 def test_make_demo_installs_what_the_demo_needs_and_no_test_tools(tmp_path):

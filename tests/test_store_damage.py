@@ -213,6 +213,7 @@ ODD = ["-1", "1.5", "nan", "inf", "9" * 400, "5000000000000000", "x", "\xff", ""
         ("chunks", [*ODD, "x:60000000", "x:0x1", "a b:1", ":1"]),
         ("call", [None, b"x" * 2_000_000]),
         ("raised", ODD[:-1]),
+        ("losses", ODD[:-1]),
         ("parts", ["x", "x:60000000", "x:1 " * 40_000]),
         ("expires", [*ODD[:-1]]),
     ],
@@ -234,7 +235,7 @@ def test_a_call_whose_record_is_damaged_ends_and_its_neighbours_run(store, damag
         assert damage.xlen(store._key("queue", "lane")) == 2
 
 
-@pytest.mark.parametrize("field", ["entry", "watch", "ttl", "keep", "lane", "queued", "name", "losses", "retries"])
+@pytest.mark.parametrize("field", ["entry", "watch", "ttl", "keep", "lane", "queued", "name", "retries"])
 def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, field):
     for value in ODD:
         damage.flushdb()

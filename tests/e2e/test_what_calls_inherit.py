@@ -58,7 +58,7 @@ def test_neither_the_key_nor_the_address_of_redis_is_in_the_environment_of_user_
     assert b"FLY_MACHINE_ID=" in found
     assert b"FLYEXECUTOR_" not in found
     assert executor._settings.redis_url.encode() not in found
-    assert executor._trust.exported.encode() not in found
+    assert executor._settings.key.hex().encode() not in found
 
 
 def test_a_redis_of_the_users_own_is_what_calls_see_and_not_where_their_calls_go(make_executor):
