@@ -17,12 +17,12 @@ from flyexecutor.states import State
 MOST_PIECES = 4096  # of a payload: 16 GB. The Lua scripts are told so,
 MOST_ATTEMPTS = 1_000_000  # and this
 LARGEST = 10**14 - 1  # of all numbers: what Lua writes whole; as milliseconds the year 5138
+DIGITS = len(str(LARGEST))
 MOST_WORD = 256  # bytes
 MOST_JSON = 64 * 1024  # bytes
 MOST_NOTE = 1000  # characters of a progress's note
 TOLD_KINDS = 1000  # that the log is told of, in a process's life
 
-_NUMBER = re.compile(rb"\d{1,14}")
 _PIECES = re.compile(r"([\w.:-]+):(\d{1,4})", re.ASCII)
 
 log = logging.getLogger("flyexecutor")
@@ -38,9 +38,8 @@ def tell_once(place: str, what: object) -> None:
 
 def whole(value: bytes | str | None, what: str, most: int = LARGEST) -> int:
     """A whole number from 0 to `most`."""
-    raw = value.encode(errors="replace") if isinstance(value, str) else value or b""
-    number = int(raw) if _NUMBER.fullmatch(raw) else most + 1
-    if number > most:
+    # str.isdigit takes digits of all scripts, bytes.isdigit those of ASCII.
+    if not value or len(value) > DIGITS or not value.isdigit() or not value.isascii() or (number := int(value)) > most:
         raise _damaged(what, value)
     return number
 
@@ -66,10 +65,16 @@ def word(value: bytes | str | None, what: str) -> str:
 
 def words(head: bytes | None, what: str, number: int | None = None) -> list[str]:
     """Words with a space in between; so many, or any number."""
-    told = [word(one, what) for one in (head or b"").split(b" ") if one]
-    if number is not None and len(told) != number:
+    head = head or b""
+    try:
+        told = head.decode()
+    except UnicodeDecodeError:
+        raise _damaged(what, head) from None
+    found = told.split()
+    too_long = len(head) > MOST_WORD and any(len(one.encode()) > MOST_WORD for one in found)
+    if too_long or not told.isprintable() or (number is not None and len(found) != number):
         raise _damaged(what, head)
-    return told
+    return found
 
 
 def state(value: bytes | str | None) -> State:

@@ -53,7 +53,7 @@ from flyexecutor.states import State
 from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
 from flyexecutor.stream import ItemStream
 from flyexecutor.terminal import showing, tell_of_calls, tell_of_machines
-from flyexecutor.terms import UNFINISHED_TTL, CallTerms, answer_to, new_terms
+from flyexecutor.terms import NONCE_BYTES, UNFINISHED_TTL, CallTerms, answer_to, new_terms
 from flyexecutor.trust import Encoding
 
 P = ParamSpec("P")
@@ -577,6 +577,9 @@ class FlyMachineExecutor(Executor):
             retries=options.retry.lost,
             timeout=options.timeout or 0.0,
             expires=options.expires or 0.0,
+            # An id that no key has given is new at each submit. To ask the system once more for random bytes would let
+            # go of the GIL once more.
+            nonce=bytes.fromhex(call_id)[:NONCE_BYTES] if options.key is None else b"",
         )
         call = Call(
             call_id,

@@ -63,10 +63,17 @@ class OutcomeTerms(NamedTuple):
 
 
 def new_terms(
-    lanes: Sequence[str], *, result_ttl: float, retries: int = 0, timeout: float = 0.0, expires: float = 0.0
+    lanes: Sequence[str],
+    *,
+    result_ttl: float,
+    retries: int = 0,
+    timeout: float = 0.0,
+    expires: float = 0.0,
+    nonce: bytes = b"",
 ) -> CallTerms:
-    """The terms of a call that is submitted now."""
-    return CallTerms(secrets.token_bytes(NONCE_BYTES), time.time(), lanes, retries, timeout, expires, result_ttl)
+    """The terms of a call that is submitted now. nonce: if something of this submit is unique already."""
+    nonce = nonce or secrets.token_bytes(NONCE_BYTES)
+    return CallTerms(nonce, time.time(), lanes, retries, timeout, expires, result_ttl)
 
 
 def answer_to(call: CallTerms, state: State) -> OutcomeTerms:

@@ -312,7 +312,8 @@ class Watcher:
         else:
             try:
                 state, result = self._open(outcome, future.nonce)
-                future.end(replace(outcome, state=state), result.value, result.exception)
+                said = outcome if outcome.state is state else replace(outcome, state=state)
+                future.end(said, result.value, result.exception)
             except BaseException as exc:
                 if future.done():
                     raise

@@ -389,16 +389,19 @@ def test_a_shared_argument_that_a_call_changes_is_whole_for_the_next(make_execut
     assert list(make_executor(max_workers=1).map(change, [bytearray(600_000)] * 3)) == [1, 1, 1]
 
 
-def test_shared_parts_are_gone_when_the_fan_out_is(make_executor, local_redis):
+def test_shared_parts_are_gone_when_the_fan_out_is(make_executor, local_redis, until):
+    def parts():
+        return {*local_redis.keys("*:chunk:*"), *local_redis.keys("*:uses:*")}
+
     executor = make_executor()
+    of_others = parts()
     large = os.urandom(1_000_000)
     results = executor.map(lambda data, n: (data[0], n)[1], [large] * 4, range(4))
     assert list(results) == [0, 1, 2, 3]
     unused = executor.map(lambda data: data[0], [large] * 2)  # never iterated
     del unused
     executor.submit(tasks.increment, 1).result(WAIT)
-    while local_redis.keys("*:part:*"):
-        pass  # its calls end, then its parts go
+    until(lambda: not parts() - of_others)  # its calls end, then its parts go
 
 
 # What makes many of a function: it answers an iterator of its results.
