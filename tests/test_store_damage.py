@@ -251,6 +251,19 @@ def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, f
         assert damage.hget(store._key("call", "b"), "state") in {b"SUCCEEDED", None}
 
 
+@pytest.mark.parametrize("value", ["1.0", "1e0", "0x1", " 1", "-0"])
+def test_a_number_that_redis_can_not_count_up_stops_no_script(store, damage, value):
+    enqueue(store, "a", "b", "c")
+    damage.hset(store._key("call", "b"), mapping={"losses": value, "raised": value, "retries": 5})
+    claimed = {call.id: call for call in store.claim("lane", "m1", "iad", [], 10)}
+    store.retry("lane", claimed["b"], 0.0)
+    store.claim("lane", "m1", "iad", [], 10)
+    (joined,) = store.look(LANE, "look").workers.values()
+    assert store.bury(LANE, "m1", joined, "gone", oom=False) == 3
+    store.join("lane", "m2", first=True)
+    assert {call.id for call in store.claim("lane", "m2", "iad", [], 10)} == {"a", "b", "c"}
+
+
 @pytest.mark.parametrize("value", [b"[" * 60_000, b"x:4096 " * 9000])
 def test_parts_that_are_none_hold_up_no_other(store, damage, value):
     enqueue(store, "a")

@@ -354,7 +354,7 @@ local function lose_calls(prefix, queue, machine, reason, oom)
     elseif not may_be_lost then
       fail_damaged(prefix, queue, entry, id, 'retries', retries)
     elseif lost_before < may_be_lost then
-      redis.call('HINCRBY', prefix .. ':call:' .. id, 'losses', 1)
+      redis.call('HSET', prefix .. ':call:' .. id, 'losses', lost_before + 1)
       queue_again(prefix, queue, entry, id)
     else
       settle(prefix, id, read_record(prefix, id), 'LOST', attempt, machine, region or '', '-', reason, '')

@@ -4,11 +4,12 @@
 local key = ARGV[1] .. ':call:' .. ARGV[2]
 local is = fields_of(ARGV[1], ARGV[2], 'state', 'attempt', 'entry', 'kill', 'raised')
 if is[1] ~= 'RUNNING' or is[2] ~= ARGV[3] then return end
-if is[5] and not whole(is[5], MOST_ATTEMPTS) then
+local raised = whole(is[5] or 0, MOST_ATTEMPTS)
+if not raised then
   fail_damaged(ARGV[1], KEYS[1], is[3] or '', ARGV[2], 'raised', is[5])
   return
 end
-redis.call('HINCRBY', key, 'raised', 1)
+redis.call('HSET', key, 'raised', raised + 1)
 if is[4] or ARGV[4] == '0' then
   queue_again(ARGV[1], KEYS[1], is[3] or '', ARGV[2])
   return
