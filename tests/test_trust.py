@@ -226,7 +226,8 @@ def test_it_knows_its_own_ids_and_no_others(trust):
     assert (trust.knows(call_id), len(call_id)) == (True, 48)
     assert call_id != trust.new_call_id()
     others = (Trust(b"k", "app").new_call_id(), Trust(KEY, "other").new_call_id())
-    for foreign in ("", "zz", "0" * len(call_id), call_id[:-1], call_id[:-2], *others):
+    not_quite = (call_id[:-1], call_id[:-2], f"{call_id}\n", f" {call_id}", call_id.upper())
+    for foreign in ("", "zz", "0" * len(call_id), *not_quite, *others):
         assert not trust.knows(foreign)
 
 
