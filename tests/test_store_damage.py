@@ -264,6 +264,45 @@ def test_a_number_that_redis_can_not_count_up_stops_no_script(store, damage, val
     assert {call.id for call in store.claim("lane", "m2", "iad", [], 10)} == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["queued", "running"])
+def test_a_call_that_somebody_has_taken_out_of_the_group_is_queued_again_by_who_waits(store, damage, begun):
+    enqueue(store, "a", "b")
+    queue = store._key("queue", "lane")
+    if begun:
+        store.claim("lane", "m1", "iad", [], 10)
+        damage.xack(queue, "workers", *(entry for entry, _ in damage.xrange(queue)))
+        (joined,) = store.look(LANE, "look").workers.values()
+        assert store.bury(LANE, "m1", joined, "gone", oom=False) == 0
+    else:
+        damage.xgroup_setid(queue, "workers", "$")
+    for _ in range(2):
+        assert store.standing(["a", "b"]) == [True, True]
+        assert damage.xlen(queue) == 2
+    store.join("lane", "m2", first=True)
+    assert {call.id for call in store.claim("lane", "m2", "iad", [], 10)} == {"a", "b"}
+    assert store.standing(["a", "b"]) == [True, True]
+    assert store.claim("lane", "m2", "iad", [], 10) == []
+
+
+def test_a_group_that_is_beyond_all_that_comes_is_made_anew_by_who_waits(store, damage):
+    enqueue(store, "a", "b")
+    damage.xgroup_setid(store._key("queue", "lane"), "workers", "18446744073709551615-0")
+    store.standing(["a", "b"])
+    assert {call.id for call in store.claim("lane", "m1", "iad", [], 10)} == {"a", "b"}
+
+
+def test_who_is_told_of_a_call_is_bounded(store, damage):
+    enqueue(store, "a")
+    key = store._key("call", "a")
+    damage.hset(key, "watch", b"x " * 1_000_000)
+    store.attach("a", "c2")
+    assert damage.hstrlen(key, "watch") < 100_000
+    (call,) = store.claim("lane", "m1", "iad", [], 10)
+    done = Outcome(call.id, call.attempt, State.SUCCEEDED, "m1", "iad", b"value")
+    store.finish("lane", "m1", "iad", [done], 0, concurrency=1)
+    assert damage.xlen(store._key("outcomes", "c2")) == 1
+
+
 @pytest.mark.parametrize("value", [b"[" * 60_000, b"x:4096 " * 9000])
 def test_parts_that_are_none_hold_up_no_other(store, damage, value):
     enqueue(store, "a")

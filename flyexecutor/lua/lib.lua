@@ -239,7 +239,7 @@ end
 -- A further client wants to hear of a call. If its record is not kept all must be told, and none can find out.
 local function add_watcher(key, watch, client, keep)
   local watchers = {}
-  for one in string.gmatch(watch or '', '%S+') do
+  for one in string.gmatch(string.sub(watch or '', 1, MOST_WATCH - #client - 1), '%S+') do
     if one == client then return end
     watchers[#watchers + 1] = one
   end

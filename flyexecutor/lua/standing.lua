@@ -2,6 +2,17 @@
 -- KEYS: calls (hashes)   ARGV: 1 prefix
 -- Answers for each 1 if it is QUEUED or RUNNING, else 0: it has ended, or is not there, or what is there is no call.
 -- A queue that was damaged or removed has lost its entries: who waits for these calls would wait for ever.
+
+-- Whether a worker has been given this entry, or will be: it may be there, and be in the group no longer.
+local function is_delivered(queue, entry)
+  for _, group in ipairs(redis.pcall('XINFO', 'GROUPS', queue)) do
+    if group[2] == GROUP then
+      if redis.pcall('XRANGE', queue, '(' .. group[8], entry, 'COUNT', 1)[1] then return true end
+      return redis.pcall('XPENDING', queue, GROUP, entry, entry, 1)[1]
+    end
+  end
+end
+
 local open = {}
 for n, key in ipairs(KEYS) do
   local id = string.sub(key, #ARGV[1] + 7)
@@ -16,11 +27,18 @@ for n, key in ipairs(KEYS) do
     elseif is[2] == '' then
       there = mend('ZSCORE', due, 'r ' .. id)
     else
-      there = redis.pcall('XRANGE', queue, is[2] or '', is[2] or '')[1]
+      there = redis.pcall('XRANGE', queue, is[2] or '', is[2] or '')[1] and is_delivered(queue, is[2])
     end
     if not there then
       need_queue(queue)
-      redis.call('HSET', key, 'state', 'QUEUED', 'entry', put_into(queue, id))
+      drop_entry(queue, is[2] or '')
+      local entry = put_into(queue, id)
+      if not is_delivered(queue, entry) then  -- somebody has moved the group beyond all that comes
+        redis.call('UNLINK', queue)
+        need_queue(queue)
+        entry = put_into(queue, id)
+      end
+      redis.call('HSET', key, 'state', 'QUEUED', 'entry', entry)
     end
   end
 end
