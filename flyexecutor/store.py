@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import redis
+
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report
 from flyexecutor.damage import MOST_ATTEMPTS, whole, word
 from flyexecutor.damage import state as state_of
@@ -106,6 +108,15 @@ class Store(LaneStore):
         """A worker that has left joins again if somebody has started its machine since."""
         told = (self._prefix, machine_id, UNFINISHED_TTL, 2)
         return int(script("join")(self._redis, self._lane_keys(lane), told)) != NOT_STARTED
+
+    @translated
+    def run_of_server(self) -> str:
+        """Which run of which server this is: another may have forgotten what that one knew. Empty: not told."""
+        try:
+            told: Any = self._redis.info("server")
+        except redis.ResponseError:  # a provider may not allow it
+            return ""
+        return str(told.get("run_id") or "")
 
     @translated
     def tend_due(self, lane: str) -> float | None:

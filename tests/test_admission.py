@@ -69,5 +69,13 @@ def test_a_call_that_has_ended_here_is_refused_as_long_as_it_is_remembered(admit
     assert admit() == ""
 
 
+def test_what_has_ended_is_remembered_as_long_as_it_is_the_same_run_of_redis(admit):
+    admit.worker.note_server("run")
+    for run, remembered in (("run", True), ("other", False), ("", False), ("", False)):
+        admit.worker.note_ended([b"n" * 16])
+        admit.worker.note_server(run)
+        assert bool(admit()) is remembered
+
+
 def test_what_can_not_be_read_is_left_to_its_runner():
     assert Admission("lane").refusal(ClaimedCall("c1", 1, b"damaged")) is None

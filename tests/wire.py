@@ -124,6 +124,15 @@ class Wire:
         """All connections, now."""
         self._do(self._cut)
 
+    def lead_to(self, port: int) -> None:
+        """All connections are cut; new ones go to the server on this port, as after a failover."""
+
+        def move() -> None:
+            self._there = ("127.0.0.1", port)
+            self._cut()
+
+        self._do(move)
+
     def refuse(self, on: bool = True) -> None:
         """New connections are reset at once."""
         self._change(refuses=on)

@@ -20,7 +20,8 @@ class Admission:
 
     def __init__(self, lane: str) -> None:
         self._lane = lane
-        self._ended: dict[bytes, None] = {}  # the nonces of calls that have ended here, the oldest first
+        self._ended: dict[bytes, None] = {}  # the nonces of calls that have ended here, the oldest first,
+        self._run = ""  # as this run of a server was told
 
     def refusal(self, call: ClaimedCall) -> PayloadError | None:
         """Why this call must not run here; None if it may. What can't be read its runner refuses, with the reason."""
@@ -28,6 +29,14 @@ class Admission:
         if not why:
             return None
         return PayloadError(f"the call payload of call {call.id} does not belong here: {why}; it was not run")
+
+    def note_server(self, run: str) -> None:
+        """What the worker is connected to from now on; empty: not known. Another run of Redis may know less: after a
+        crash, a failover or from a backup it has calls run again that have ended, rightly.
+        """
+        if not run or run != self._run:
+            self._ended.clear()
+        self._run = run
 
     def note_ended(self, nonces: Iterable[bytes]) -> None:
         """Redis has taken these outcomes: none of their calls runs here again."""

@@ -432,6 +432,7 @@ class Worker:
             try:
                 with outage.noticed(self._store.address):
                     self._membership.join(first=first, held=held)
+                    self._admission.note_server(self._store.run_of_server())
             except RedisUnavailableError as exc:
                 patience = OUTAGE_WITH_OUTCOMES if held else OUTAGE
                 if (exc.permanent and not held) or time.monotonic() - began > patience or self._stop_at is not None:
@@ -495,6 +496,8 @@ class Worker:
             try:
                 with outage.noticed(self._store.address):
                     started = self._membership.join_if_started()
+                    if started:
+                        self._admission.note_server(self._store.run_of_server())
                 if started:
                     self._begin_life()
                     return True

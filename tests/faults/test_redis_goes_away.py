@@ -1,5 +1,6 @@
 """Redis is down, restarted or emptied: nothing that is claimed is lost, nothing hangs, and the reason is told."""
 
+import contextlib
 import os
 import threading
 from collections import Counter
@@ -9,6 +10,7 @@ import pytest
 import redis
 
 from flyexecutor import CallForgottenError, FlyMachineExecutor, LocalFly, RedisUnavailableError, outage
+from flyexecutor.local.redis import start_server
 from tests import tasks
 from tests.wire import Wire
 
@@ -82,6 +84,35 @@ def test_every_connection_cut_loses_no_call(make_executor, tmp_path, admin):
     assert future.result(WAIT)
     assert future.attempt == 1
     assert list(executor.map(tasks.increment, range(20))) == list(range(1, 21))
+
+
+def test_a_redis_that_comes_back_as_it_was_before_has_its_calls_run_again(tmp_path):
+    """After a crash it has lost its last second, after a failover what the replica had not, and a backup is older."""
+    with LocalFly() as fly, Wire("127.0.0.1", urlsplit(fly.redis_url).port) as wire:
+        there = urlsplit(fly.redis_url)
+        another = start_server(tmp_path, there.password, 0, None)
+        with contextlib.ExitStack() as ends:
+            ends.callback(another.process.wait)
+            ends.callback(another.process.kill)
+            old = ends.enter_context(redis.Redis.from_url(fly.redis_url))
+            new = ends.enter_context(redis.Redis("127.0.0.1", another.port, password=there.password))
+            url = wire.url(fly.redis_url)
+            executor = FlyMachineExecutor(local=fly, redis_url=url, max_workers=1, idle_timeout=30.0)
+            gate = tasks.Gate.make(tmp_path)
+            runs, waits = executor.submit(gate.enter), executor.submit(os.getppid)
+            gate.wait_for_entry()
+            executor.flush(WAIT)
+            # Without the one that would wait at the gate again.
+            for key in set(old.keys("fly:*")) - set(old.keys(f"*:call:{runs.id}")):
+                new.restore(key, 0, old.dump(key))
+            gate.open()
+            worker = waits.result(WAIT)
+            wire.lead_to(another.port)
+            other = FlyMachineExecutor(local=fly, redis_url=url, max_workers=1)
+            assert other.future(waits.id).result(WAIT) == worker
+            executor.shutdown()
+            other.shutdown()
+            fly.close()  # the wire comes last: its machine would connect to it while it ends
 
 
 def test_a_worker_keeps_its_outcome_while_redis_refuses_it(make_executor, tmp_path, admin):
