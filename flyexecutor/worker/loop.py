@@ -48,6 +48,7 @@ WAKE_PATIENCE = 20.0  # seconds of being awake after a suspension was asked for;
 OVERTIME = 30.0  # seconds after max_lifetime, if the worker itself hangs
 DAMAGE_PAUSE = 1.0  # seconds before it joins again after an answer that makes no sense
 BAD_STARTS = 3  # runners in a row that died before their first call
+MOST_DOUBLINGS = 64  # of the pause before a retry: it has reached its longest by then, and 2**1024 is no float
 
 log = logging.getLogger("flyexecutor.worker")
 
@@ -335,7 +336,7 @@ class Worker:
         call, told = answer.call, answer.told
         if told.kind == AGAIN:
             # At least half of the pause, so that it is one; redis-py's, since we have it.
-            wait = EqualJitterBackoff(cap=told.longest, base=told.seconds).compute(call.raised)
+            wait = EqualJitterBackoff(cap=told.longest, base=told.seconds).compute(min(call.raised, MOST_DOUBLINGS))
             self._elsewhere.append((call, lambda: self._retry(call, wait)))
             return
         self._outcomes.append(self._tell.answered(answer))

@@ -4,6 +4,7 @@ import pytest
 
 from flyexecutor import NotStartedError, Retry, SettingsError, State
 from tests import tasks
+from tests.faults.test_a_payload_is_not_ours import hold_queue, key_of
 
 WAIT = 30.0
 SOON = Retry(attempts=3, wait=0.05)
@@ -19,6 +20,16 @@ def test_the_last_exception_is_the_outcome_when_the_attempts_are_spent(make_exec
     with pytest.raises(ValueError, match="never"):
         future.result(WAIT)
     assert future.attempt == 3
+
+
+def test_a_thousandth_attempt_does_not_end_its_machine(make_executor, tmp_path, local_redis):
+    """The pause doubles each time, and 2**1024 is no number of seconds."""
+    executor, gate = hold_queue(make_executor, tmp_path)
+    often = executor.with_options(retries=Retry(attempts=1200, wait=0.0, lost=0))
+    future = often.submit(tasks.raise_at_first, tmp_path / "ran", 2, ValueError("not yet"))
+    local_redis.hset(key_of(executor, future, local_redis), "raised", 1100)  # not begun that often: that takes a while
+    gate.open()
+    assert (future.result(WAIT), future.attempt) == (3, 3)
 
 
 def test_an_exception_that_is_not_named_is_final(make_executor, tmp_path):
