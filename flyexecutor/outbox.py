@@ -225,12 +225,13 @@ class Outbox:
             self._down_since = now
         with self._changed:
             self._error = error
+            given_up = not self._sending
         patience = OUTAGE if self._reached else FIRST_CONTACT
-        return error.permanent or now - self._down_since > patience
+        return given_up or error.permanent or now - self._down_since > patience
 
     def _done(self, batch: Sequence[Call], failure: FlyExecutorError | None) -> None:
         with self._changed:
-            if failure:
+            if failure and self._sending:
                 self._last_failure = (max(number for number, *_ in self._sending.values()), failure)
             self._error = failure if isinstance(failure, RedisUnavailableError) else None
             self._sending.clear()

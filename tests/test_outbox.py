@@ -7,7 +7,7 @@ import pytest
 
 from flyexecutor import outage, outbox
 from flyexecutor.call import Call, Part
-from flyexecutor.errors import RedisUnavailableError
+from flyexecutor.errors import FlyExecutorError, RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.outbox import Outbox
 
@@ -264,6 +264,21 @@ def test_a_refusal_fails_the_calls_at_once_and_the_next_flush_raises_it_though_i
     box.run()
     with pytest.raises(RedisUnavailableError, match="again"):
         box.flush(None)
+
+
+def test_what_is_on_its_way_when_nobody_sends_any_longer_is_dropped_at_the_next_refusal(box, clock):
+    died = FlyExecutorError("a thread has died")
+
+    def give_up():
+        box.give_up(died)
+        raise AWAY
+
+    box.store.steps = [AWAY, give_up]
+    send(box, call("a"))
+    assert clock.pauses == [0.05]
+    with pytest.raises(FlyExecutorError, match="a thread has died"):
+        box.flush(10)
+    box.run()  # ends
 
 
 def test_flush_waits_for_what_was_put_before_and_not_for_what_comes_after(box, clock):
