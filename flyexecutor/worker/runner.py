@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from flyexecutor import payload, raised
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
+from flyexecutor.secrecy import hide
 from flyexecutor.settings import take_settings
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, CallTerms, answer_to
@@ -295,7 +296,7 @@ def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int)
     # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
     with contextlib.suppress(OSError):  # macOS has no such order, and a container may keep its own
         OOM_SCORE.write_text("1000")
-    told = json.loads(sys.stdin.buffer.read())
+    told = hide(json.loads(sys.stdin.buffer.read()))
     take_settings(told)
     terminal.take_away()
     context.channel = Channel(told_fd)

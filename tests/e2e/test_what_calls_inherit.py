@@ -46,6 +46,15 @@ def _in_a_spawned_process() -> bytes:
         return pool.apply(subprocess.check_output, ([sys.executable, "-c", TELL],))
 
 
+def _in_the_frames_below() -> str:
+    """What Sentry, with `attach_stacktrace`, sends along with what a call logs."""
+    frame, found = sys._getframe(), []
+    while frame:
+        found.append(f"{frame.f_code.co_name} {frame.f_locals!r}")
+        frame = frame.f_back
+    return "\n".join(found)
+
+
 @pytest.mark.parametrize(
     "look", [_in_a_call, _at_its_start, _in_a_command, _after_fork_and_exec, _in_a_spawned_process]
 )
@@ -106,3 +115,11 @@ def test_code_in_a_call_finds_the_key_if_it_looks_for_it_in_the_worker(make_exec
     executor = make_executor()
     found = executor.submit(lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes()).result(WAIT)
     assert executor._settings.key.hex().encode() in found
+
+
+def test_neither_the_key_nor_the_address_of_redis_is_shown_by_the_frames_below_a_call(make_executor):
+    executor = make_executor()
+    found = executor.submit(_in_the_frames_below).result(WAIT)
+    assert "main {" in found
+    assert executor._settings.key.hex() not in found
+    assert executor._settings.redis_url not in found
