@@ -206,13 +206,17 @@ class Launcher:
     def create_next(self, needed: bool) -> None:
         """Create the machine that has waited longest, in a thread; or give its reservation back."""
         with self._lock:
-            action = self._creates.popleft()
+            action = self._creates[0]
+        # It may have waited for long. A Redis that was emptied meanwhile has granted others in its place. While Redis
+        # is away it waits on: nobody else knows that it is ours.
+        wanted = needed and self._store.is_counted_on(self.lane.name, action.reservation)
+        with self._lock:
+            self._creates.popleft()
             self._create_at = None
-        if not needed:
-            self._store.release(self.lane, action.reservation)
-        # It may have waited for long. A Redis that was emptied meanwhile has granted others in its place.
-        elif self._store.is_counted_on(self.lane.name, action.reservation):
+        if wanted:
             self._in_thread(self._create, action)
+        elif not needed:
+            self._store.release(self.lane, action.reservation)
 
     def _create(self, action: policy.Create) -> None:
         asked_at = time.monotonic()

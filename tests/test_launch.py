@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from flyexecutor import policy
-from flyexecutor.errors import MachinesError, MachineStartError
+from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
 from flyexecutor.lane import Lane, Machine
 from flyexecutor.launch import Launcher
 
@@ -116,6 +116,18 @@ def test_a_create_whose_reservation_was_lost_while_it_waited_is_none(make):
     one.launcher.create_soon(policy.Create("r", keeper=True))
     one.launcher.create_next(True)
     assert (one.launcher.busy, one.fly.of("create"), one.fly.of("release")) == (False, [], [])
+
+
+def test_a_create_waits_on_if_redis_is_away_when_its_moment_comes(make):
+    one = make()
+    one.fly.answers["is_counted_on"] = [RedisUnavailableError("Redis is away"), True]
+    one.launcher.create_soon(policy.Create("r", keeper=True))
+    with pytest.raises(RedisUnavailableError):
+        one.launcher.create_next(True)
+    assert one.launcher.busy
+    one.launcher.create_next(True)
+    one.wait()
+    assert one.fly.of("create")
 
 
 def test_a_created_machine_that_has_joined_already_gives_its_reservation_back(make):
