@@ -207,8 +207,10 @@ def _is_awake(machine: Machine, now: float) -> bool:
         return False
     if machine.state == "created":
         return machine.launches
-    # A word that Fly has not had before may be one for rest.
-    return machine.state == "started" or machine.state in PASSING or now - machine.changed_at <= STUCK_AFTER
+    if now - machine.changed_at <= STUCK_AFTER:
+        return True
+    # Nobody may stop one of whose host nothing is known. A word that Fly has not had before may be one for rest.
+    return machine.host_status == "ok" and (machine.state == "started" or machine.state in PASSING)
 
 
 def _passes(end: Exit | None) -> bool:

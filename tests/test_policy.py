@@ -45,6 +45,13 @@ def test_a_machine_whose_host_does_not_answer_is_neither_started_nor_stopped():
     assert plan(snapshot([resting, forgotten], reservations=["r"])) == [Create("r", keeper=False)]
 
 
+def test_calls_do_not_wait_for_a_machine_that_nobody_may_stop_since_nobody_knows_of_its_host():
+    just_now, for_long = (machine("a", "started", host="unknown", age=age) for age in (1, 301))
+    assert plan(snapshot([just_now], reservations=["r"], max_workers=1)) == [GiveBack("r")]
+    assert plan(snapshot([for_long], reservations=["r"], max_workers=1)) == [Create("r", keeper=False)]
+    assert plan(snapshot([for_long], workers=["a"], reservations=["r"], max_workers=1)) == [GiveBack("r")]
+
+
 def test_machines_at_work_or_on_their_way_are_not_counted_on():
     there = [machine("a", "started"), machine("b", "stopped")]
     assert plan(snapshot(there, workers=["a"], starts=["b"], reservations=["r"])) == [Create("r", keeper=False)]
