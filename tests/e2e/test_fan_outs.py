@@ -16,6 +16,7 @@ from flyexecutor import (
     UnknownCallError,
     WorkerCrashedError,
 )
+from flyexecutor.client import STORED_WITHIN
 from tests import tasks
 
 WAIT = 30.0
@@ -334,13 +335,17 @@ def test_a_batch_that_is_on_its_way_is_whole_for_whoever_asks(make_executor, mon
     assert [future.name for future in attached.futures] == ["increment"] * 3
 
 
-def test_what_was_never_stored_of_a_batch_ends_as_expired(make_executor, local_redis):
+def test_what_was_never_stored_of_a_batch_ends_as_expired(make_executor, local_redis, monkeypatch):
     executor = make_executor(max_workers=1)
     batch = executor.submit_batch(tasks.increment, range(2))
     assert batch.wait(WAIT)
     local_redis.delete(*local_redis.keys(f"*:call:{batch.futures[1].id}"))
-    attached = make_executor().batch(batch.id)
+    other = make_executor()
+    made_at = other._trust.made_at
+    monkeypatch.setattr(other._trust, "made_at", lambda batch_id: made_at(batch_id) + 7200.0)  # its clock is behind
+    attached = other.batch(batch.id)
     assert not attached.futures[1].done()
+    assert attached.futures[1].comes_by <= time.monotonic() + STORED_WITHIN
     attached.futures[1].comes_by = time.monotonic()  # it is minutes later
     with pytest.raises(ExpiredCallError, match="it was never stored"):
         attached.futures[1].result(WAIT)
