@@ -84,7 +84,7 @@ def run(calls: int, seed: int, workers: int = 4) -> Report:
     report, rng = Report(seed), random.Random(seed)
     began = time.monotonic()
     with LocalFly(rate_limits=False, show_output=False) as fly:
-        options = {"max_workers": workers, "idle_timeout": 0.5, "boot_timeout": 60.0, "warm": 2}
+        options = {"max_workers": workers, "idle_timeout": 0.5, "boot_timeout": 120.0, "warm": 2}
         options["retries"] = Retry(lost=1000)
         clients = [FlyMachineExecutor(local=fly, **options) for _ in range(2)]
         fly.inject(seed=seed, **FAULTS)

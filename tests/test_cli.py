@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -412,7 +413,7 @@ def ids(monkeypatch, local_redis):
         left = list(bodies)
 
         def make(self, key=None):
-            body = bytes.fromhex(left.pop(0).ljust(32, "0"))
+            body = bytes.fromhex((left.pop(0) + secrets.token_hex(16))[:32])
             made.append((body + self._tag(self._key, body)).hex())
             return made[-1]
 
