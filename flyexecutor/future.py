@@ -248,7 +248,7 @@ class FlyFuture(Future[T]):
         for fn in self._progress_callbacks or ():
             try:
                 fn(progress)
-            except Exception:
+            except BaseException:  # SystemExit, say: the watcher would take it for damage, and fail this future
                 log.exception("a progress callback of call %s raised", label(self.id, self.name))
 
 

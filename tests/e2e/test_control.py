@@ -1,6 +1,7 @@
 """What a future tells of its call while it runs, and how the call is stopped by hand."""
 
 import secrets
+import sys
 import threading
 
 import pytest
@@ -121,6 +122,7 @@ def test_the_log_of_a_failed_item_of_map_comes_with_its_failure(executor):
 def test_progress_is_seen_while_the_call_runs_and_by_callbacks(make_executor, gate):
     future = make_executor(max_workers=1).submit(tasks.report_progress, gate)
     heard, first = [], threading.Event()
+    future.add_progress_callback(lambda _: sys.exit("for the others, too"))
     future.add_progress_callback(lambda progress: (heard.append(progress), first.set()))
     future.add_progress_callback(lambda _: 1 / 0)  # is logged, and hurts nobody
     gate.wait_for_entry()
