@@ -90,6 +90,8 @@ def test_what_calls_are_given_and_come_to_is_nowhere_in_redis(make_executor, wir
     heard = wiretap()
     found = {kind for kind in KINDS if mark(kind).encode() in heard}
     assert found == (set() if encrypt else set(KINDS))
+    assert executor._settings.token.encode() not in heard
+    assert executor._settings.key.hex().encode() not in heard
 
 
 def test_who_does_not_encrypt_reads_what_others_have_encrypted_with_a_key_of_before(make_executor, monkeypatch):

@@ -8,8 +8,13 @@ import threading
 from pathlib import Path
 
 import pytest
+import redis
 
 from flyexecutor import FlyMachineExecutor
+from flyexecutor.payload import dump_value
+from flyexecutor.states import State
+from flyexecutor.terms import answer_to
+from flyexecutor.trust import Trust
 from tests import tasks
 
 WAIT = 30.0
@@ -115,6 +120,7 @@ def test_code_in_a_call_finds_the_key_if_it_looks_for_it_in_the_worker(make_exec
     executor = make_executor()
     found = executor.submit(lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes()).result(WAIT)
     assert executor._settings.key.hex().encode() in found
+    assert executor._settings.token.encode() not in found
 
 
 def test_neither_the_key_nor_the_address_of_redis_is_shown_by_the_frames_below_a_call(make_executor):
@@ -123,3 +129,35 @@ def test_neither_the_key_nor_the_address_of_redis_is_shown_by_the_frames_below_a
     assert "main {" in found
     assert executor._settings.key.hex() not in found
     assert executor._settings.redis_url not in found
+
+
+class _InTheClient:
+    def __reduce__(self):
+        return os.getpid, ()
+
+
+def _answer_instead(call_id):
+    environ = Path(f"/proc/{os.getppid()}/environ").read_text().split("\0")
+    environ = dict(line.split("=", 1) for line in environ if line)
+    trust = Trust(bytes.fromhex(environ["FLYEXECUTOR_KEY"]), environ["FLY_APP_NAME"])
+    with redis.Redis.from_url(environ["FLYEXECUTOR_REDIS_URL"], decode_responses=False) as writer:
+        (key,) = writer.keys(f"*:call:{call_id}")
+        sealed, watch = writer.hmget(key, "call", "watch")
+        value = dump_value(_InTheClient())
+        terms = answer_to(trust.unverified_terms(sealed), State.SUCCEEDED)
+        body = trust.seal_outcome(call_id, 1, terms, value.body, value.encoding)
+        stream = key.split(b":call:")[0] + b":outcomes:" + watch.split()[0]
+        writer.xadd(stream, {"head": f"{call_id} SUCCEEDED 1 m - - 0 0 0", "body": body})
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux")
+def test_code_in_a_call_that_takes_the_key_runs_code_in_a_client_of_another_lane(make_executor, tmp_path):
+    """No promise either: whoever has key and Redis is one of us."""
+    executor, gate = make_executor(max_workers=1), tasks.Gate.make(tmp_path)
+    executor.submit(gate.enter)
+    gate.wait_for_entry()
+    waiting = executor.submit(tasks.increment, 1)
+    executor.flush(WAIT)
+    make_executor(env={"OTHER": "lane"}).submit(_answer_instead, waiting.id).result(WAIT)
+    assert waiting.result(WAIT) == os.getpid()
+    gate.open()
