@@ -29,7 +29,7 @@ PASSING = (
     "READONLY",
     "read only replica",
     "LOADING",
-    "BUSY",
+    "BUSY ",  # not BUSYGROUP
     "MASTERDOWN",
     "CLUSTERDOWN",
     "TRYAGAIN",
