@@ -164,8 +164,7 @@ class Trust:
         return next((one for one in ring if hmac.compare_digest(tag, self._tag(one, body, purpose))), None)
 
     def _tag(self, signing: bytes, body: bytes, purpose: bytes = _CALL, length: int = _ID_TAG) -> bytes:
-        # Not hmac.digest: that lets go of the GIL, for which who submits then waits while outcomes are read.
-        return hmac.new(signing, purpose + b"\0" + self._app + b"\0" + body, "sha256").digest()[:length]
+        return hmac.digest(signing, purpose + b"\0" + self._app + b"\0" + body, "sha256")[:length]
 
     def seal_call(self, call_id: str, terms: CallTerms, body: bytes, encoding: Encoding = Encoding.PICKLE) -> bytes:
         """Seal what a client sends to a worker."""
