@@ -27,7 +27,7 @@ from flyexecutor.states import State
 from flyexecutor.trust import Trust
 from flyexecutor.watcher import Watcher
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 MOST_MEMORY = 32 * 1024 * 1024  # bytes
 WRONG_TYPE = redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
 ID = Trust(bytes(32), "fuzzed").new_call_id()
