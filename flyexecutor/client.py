@@ -44,9 +44,8 @@ AT_ONCE = 500  # calls in one script
 ON_ITS_WAY = (
     2.0  # seconds that who cancels waits for calls that are just being sent: in between nobody can take them back
 )
-STORED_WITHIN = (
-    300.0  # seconds after submit_batch in which its calls reach Redis, if they ever do: the outbox gives up in 60
-)
+# Seconds after submit_batch in which its calls reach Redis, if they ever do: the outbox gives up in 60.
+STORED_WITHIN = 300.0
 _USUAL_PRICES = Prices()
 
 log = logging.getLogger("flyexecutor")

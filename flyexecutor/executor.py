@@ -577,8 +577,7 @@ class FlyMachineExecutor(Executor):
             retries=options.retry.lost,
             timeout=options.timeout or 0.0,
             expires=options.expires or 0.0,
-            # An id that no key has given is new at each submit. To ask the system once more for random bytes would let
-            # go of the GIL once more.
+            # An id that no key has given is new at each submit: no further random bytes are asked of the system.
             nonce=bytes.fromhex(call_id)[:NONCE_BYTES] if options.key is None else b"",
         )
         call = Call(

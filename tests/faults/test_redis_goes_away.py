@@ -44,30 +44,36 @@ def test_worker_and_client_go_on_after_an_emptied_redis(make_executor, admin):
     assert (again.result(WAIT), again.attempt) == (worker, 1)  # not a new process in the same machine
 
 
+@pytest.fixture
+def forget(tmp_path, admin):
+    """Have a call run that Redis has forgotten, and submit another. Answers the gate of the first, its machine, and the
+    future of the second.
+    """
+
+    def empty_redis(executor):
+        gate = tasks.Gate.make(tmp_path)
+        executor.submit(gate.enter)
+        busy = gate.wait_for_entry()
+        admin.flushall()
+        return gate, busy, executor.submit(tasks.machine_id)
+
+    return empty_redis
+
+
 def test_a_call_after_redis_was_emptied_does_not_wait_for_the_machine_that_runs_a_forgotten_one(
-    make_executor, tmp_path, admin, quick_fleet
+    make_executor, forget, quick_fleet
 ):
-    executor = make_executor(max_workers=2)
-    gate = tasks.Gate.make(tmp_path)
-    executor.submit(gate.enter)
-    busy = gate.wait_for_entry()
-    admin.flushall()
-    again = executor.submit(tasks.machine_id)
+    gate, busy, again = forget(make_executor(max_workers=2))
     assert again.result(WAIT) != busy
     gate.open()
 
 
 def test_a_call_after_redis_was_emptied_has_the_only_machine_end_that_runs_a_forgotten_one(
-    make_executor, tmp_path, admin, local_fly, until, quick_fleet, monkeypatch
+    make_executor, forget, local_fly, until, quick_fleet, monkeypatch
 ):
     monkeypatch.setattr("flyexecutor.fleet.UNWANTED_FOR", 0.5)
     monkeypatch.setattr("flyexecutor.launch.REST_PATIENCE", 1.0)
-    executor = make_executor(max_workers=1)
-    gate = tasks.Gate.make(tmp_path)
-    executor.submit(gate.enter)
-    busy = gate.wait_for_entry()
-    admin.flushall()
-    again = executor.submit(tasks.machine_id)
+    gate, busy, again = forget(make_executor(max_workers=1))
     until(lambda: local_fly.states()[busy] == "stopping")
     assert not again.done()
     gate.open()
