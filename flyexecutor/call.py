@@ -68,7 +68,7 @@ class Outcome:
     sealed: bytes  # unread until trust has verified it; LOST, KILLED: a plain reason; CANCELLED: empty
     logs: bytes = b""  # the end of what it printed; from the store only if it failed
     times: Times = Times()
-    nonce: bytes = b""  # of the call that has ended, as its worker knows it
+    nonce: bytes = b""  # of the call that has ended, as its worker knows it; empty if nobody has verified it
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,11 @@ local function need_queue(queue)
   for _, group in ipairs(groups) do
     if group[2] == GROUP then return end
   end
-  if is_damage(groups) then redis.call('UNLINK', queue) end
+  if is_damage(groups) then
+    redis.call('UNLINK', queue)
+  elseif groups.err and not string.find(groups.err, 'no such key', 1, true) then
+    redis.call('XINFO', 'GROUPS', queue)  -- Redis can't, or we may not: raised, as what it is
+  end
   redis.call('XGROUP', 'CREATE', queue, GROUP, '0', 'MKSTREAM')
   redis.call('EXPIRE', queue, 7 * DAY)
 end

@@ -314,7 +314,7 @@ class Worker:
         self._claimed.extend(self._guard.tend(self._runners))
         for call in self._guard.take_wanted(self._runners, list(self._claimed)):
             self._claimed.remove(call)
-            self._outcomes.append(self._tell.killed(call, "before it began", b""))
+            self._outcomes.append(self._tell.killed(call, None))
 
     # Finish
 
@@ -405,7 +405,7 @@ class Worker:
     def _died(self, call: ClaimedCall, death: Death, stopping: str | None) -> None:
         """A call ended its process, or we did."""
         if stopping == KILLED:
-            self._outcomes.append(self._tell.killed(call, f"by {death}", death.logs))
+            self._outcomes.append(self._tell.killed(call, death))
         elif stopping == TIMED_OUT:
             self._outcomes.append(self._tell.timed_out(call, death))
         elif death.code == -signal.SIGKILL and not death.cut_off:

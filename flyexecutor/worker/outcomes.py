@@ -12,7 +12,7 @@ from flyexecutor.names import label, visible
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, answer_to
 from flyexecutor.trust import Encoding, Trust
-from flyexecutor.worker.pipe import RETURNED
+from flyexecutor.worker.pipe import REFUSED, RETURNED
 from flyexecutor.worker.runners import Answer, Death
 
 log = logging.getLogger("flyexecutor.worker")
@@ -29,12 +29,13 @@ class Outcomes:
     def answered(self, answer: Answer) -> Outcome:
         """The function returned or raised."""
         state = State.SUCCEEDED if answer.told.kind == RETURNED else State.FAILED
-        return self._outcome(answer.call, state, answer.told.body, answer.logs)
+        opened = answer.told.kind != REFUSED
+        return self._outcome(answer.call, state, answer.told.body, answer.logs, opened=opened)
 
     def refused(self, call: ClaimedCall, refusal: PayloadError) -> Outcome:
         """It was not run: it does not belong here."""
         log.error("%s", refusal)
-        return self._outcome(call, State.FAILED, self._seal(call, plain.dump(refusal)), b"")
+        return self._outcome(call, State.FAILED, self._seal(call, plain.dump(refusal)), b"", opened=False)
 
     def crashed(self, call: ClaimedCall, death: Death) -> Outcome:
         """The call ended its process."""
@@ -45,10 +46,11 @@ class Outcomes:
         reason = f"the call ran longer than its timeout of {call.terms.timeout:g} s and was stopped by {death}"
         return self._failed(call, CallTimeoutError, reason, death)
 
-    def killed(self, call: ClaimedCall, how: str, logs: bytes) -> Outcome:
-        """It was stopped because somebody asked for that."""
+    def killed(self, call: ClaimedCall, death: Death | None) -> Outcome:
+        """It was stopped because somebody asked for that; death: None if it had not begun."""
+        how, logs = (f"by {death}", death.logs) if death else ("before it began", b"")
         log.warning("call %s was killed %s: somebody asked for that", label(call.id, call.name), how)
-        return self._outcome(call, State.KILLED, f"killed {how}".encode(), logs)
+        return self._outcome(call, State.KILLED, f"killed {how}".encode(), logs, opened=death is not None)
 
     def _failed(self, call: ClaimedCall, kind: type[FlyExecutorError], reason: str, death: Death) -> Outcome:
         log.warning("call %s: %s\n%s", label(call.id, call.name), reason, visible(death.faults))
@@ -59,6 +61,7 @@ class Outcomes:
         terms = answer_to(call.terms, State.FAILED)
         return self._trust.seal_outcome(call.id, call.attempt, terms, error, Encoding.TEXT)
 
-    def _outcome(self, call: ClaimedCall, state: State, sealed: bytes, logs: bytes) -> Outcome:
-        nonce = b"" if call.terms is UNREAD else call.terms.nonce
+    def _outcome(self, call: ClaimedCall, state: State, sealed: bytes, logs: bytes, *, opened: bool = True) -> Outcome:
+        # What no runner has opened may bear the nonce of another: that one must still run.
+        nonce = call.terms.nonce if opened and call.terms is not UNREAD else b""
         return Outcome(call.id, call.attempt, state, self._machine_id, self._region, sealed, logs, nonce=nonce)

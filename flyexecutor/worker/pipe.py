@@ -15,8 +15,9 @@ _TOLD = struct.Struct(">c48sIIdd")
 
 # What a worker gives: run this; calls will share this; calls share nothing any longer; do this before a suspension.
 CALL, PART, FORGET, WARM = b"c", b"p", b"f", b"w"
-# What a runner tells. Answers: it returned; it raised; it raised and shall be tried again; it had been taken back.
-RETURNED, RAISED, AGAIN, SKIPPED = b"r", b"x", b"a", b"s"
+# What a runner tells. Answers: it returned; it raised; it raised and shall be tried again; it was no call of ours, and
+# nothing ran; it had been taken back.
+RETURNED, RAISED, AGAIN, REFUSED, SKIPPED = b"r", b"x", b"a", b"v", b"s"
 # And while a call goes on.
 PROGRESS, ITEM, NESTED = b"p", b"i", b"n"
 WARMED = b"w"

@@ -39,6 +39,7 @@ from flyexecutor.worker.pipe import (
     ITEM,
     PART,
     RAISED,
+    REFUSED,
     RETURNED,
     SKIPPED,
     WARM,
@@ -148,7 +149,7 @@ class Runner:
         dumped = _dump(result.value, manner) if result.exception is None else result.exception
         kind = RETURNED
         if isinstance(dumped, BaseException):
-            kind, exc = RAISED, dumped
+            kind, exc = REFUSED if terms is UNREAD else RAISED, dumped
             text = raised.tell(exc)
             retry = manner.retry if exc is result.exception and not isinstance(exc, TOLD_PLAINLY) else None
             if retry and retry.wants(exc, call.raised):

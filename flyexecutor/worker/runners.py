@@ -28,6 +28,7 @@ from flyexecutor.worker.pipe import (
     PART,
     PIPE_BYTES,
     RAISED,
+    REFUSED,
     RETURNED,
     SKIPPED,
     WARM,
@@ -44,7 +45,7 @@ GRACE = 5.0  # seconds between SIGTERM and SIGKILL, for the `finally` blocks of 
 STOPPED = 128 + signal.SIGTERM  # the exit code of a runner that ended on SIGTERM
 DYING = 1.0  # seconds between the end of its pipe and that of a process, at most
 FAULT_BYTES = 8 * 1024
-ANSWERS = frozenset({RETURNED, RAISED, AGAIN})
+ANSWERS = frozenset({RETURNED, RAISED, AGAIN, REFUSED})
 
 log = logging.getLogger("flyexecutor.worker")
 

@@ -133,6 +133,18 @@ def test_a_call_that_has_ended_does_not_run_again_on_its_machine(make_executor, 
     assert (tmp_path / "ran").read_text() == "once\n"
 
 
+def test_junk_that_bears_the_terms_of_a_call_does_not_keep_it_from_running(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    junk = executor.submit(tasks.increment, 1)
+    future = executor.submit(tasks.increment, 1)
+    record = writer.hgetall(key_of(executor, future, writer))
+    sealed = record[b"call"]
+    writer.hset(key_of(executor, junk, writer), "call", sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    gate.open()
+    assert isinstance(junk.exception(WAIT), PayloadError)
+    assert future.result(WAIT) == 2
+
+
 def test_a_call_that_is_lost_too_often_is_refused_whatever_redis_says_of_its_retries(make_executor, tmp_path, writer):
     executor, gate = hold_queue(make_executor, tmp_path)
     future = executor.with_options(retries=1).submit(tasks.append_line, tmp_path / "ran", "lost")
