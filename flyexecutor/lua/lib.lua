@@ -49,7 +49,7 @@ local function need_queue(queue)
   end
   if is_damage(groups) then
     redis.call('UNLINK', queue)
-  elseif groups.err and not string.find(groups.err, 'no such key', 1, true) then
+  elseif groups.err and not string.find(tostring(groups.err), 'no such key', 1, true) then
     redis.call('XINFO', 'GROUPS', queue)  -- Redis can't, or we may not: raised, as what it is
   end
   redis.call('XGROUP', 'CREATE', queue, GROUP, '0', 'MKSTREAM')

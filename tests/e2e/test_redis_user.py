@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from flyexecutor import FlyMachineExecutor, Retry
+from flyexecutor import FlyMachineExecutor, RedisUnavailableError, Retry
 from tests import tasks
 
 WAIT = 60.0
@@ -117,3 +117,12 @@ def test_nothing_else_is_allowed(command, address, local_fly, refused):
     with redis.Redis.from_url(address) as client, pytest.raises(redis.ResponseError):
         client.execute_command(*command.replace("APP", local_fly.app).split())
     assert len(refused()) == 1
+
+
+def test_a_command_that_is_not_allowed_is_named(settings, admin):
+    admin.execute_command("ACL", "SETUSER", "flyexecutor", "-xinfo|groups")
+    with FlyMachineExecutor(max_workers=1) as executor:
+        error = executor.submit(abs, -1).exception(WAIT)
+    assert isinstance(error, RedisUnavailableError)
+    assert "xinfo" in str(error)
+    assert "check its limits and its ACL" in str(error)
