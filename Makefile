@@ -1,7 +1,7 @@
 # make demo    the demo on http://127.0.0.1:$(PORT)/, with a local Machines API, Redis and mailbox; Ctrl-C ends it
 # make test    all tests, in parallel        make check   formatting, lint, types, direction of imports,
 #              and known vulnerabilities of what the image installs, where their database can be had
-#              make test T=tests/test_store.py runs one file, T="tests -k word" what has the word in its name
+#              make test T=tests/store/test_calls.py runs one file, T="tests -k word" what has the word in its name
 # make test-portable  the core of them with /proc hidden, which macOS has not
 # make chaos   1,000 calls while everything goes wrong
 # make soak    calls of every kind through a faulty wire, for SECONDS=120, by SEED
@@ -27,8 +27,8 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 endef
 
 # The core: a call's way there and back, what it dies of, machines that rest and wake, all processes of a local Fly.
-PORTABLE := tests/test_runners.py tests/test_worker_loop.py tests/test_store.py tests/e2e/test_calls.py tests/e2e/test_contract.py \
-	tests/e2e/test_errors_told.py tests/faults/test_the_process_of_a_call_dies.py tests/fleet/test_warm_pool.py \
+PORTABLE := tests/worker/test_runners.py tests/worker/test_loop.py tests/store/test_calls.py tests/e2e/test_calls.py tests/e2e/test_contract.py \
+	tests/e2e/test_errors_told.py tests/faults/test_the_process_of_a_call_dies.py tests/e2e/test_warm_pool.py \
 	tests/local/test_machines_api.py tests/local/test_redis.py
 
 .PHONY: setup setup-browser setup-cpython-tests demo test test-portable check lock release-files chaos soak fuzz mutants mutants-python mutants-lua coverage bench clean

@@ -13,14 +13,14 @@ from typing import TypeVar
 from benchmarks._clock import Clock, Pause, Program, Steps
 from benchmarks._fleet_fly import SimulatedFly
 from benchmarks._fleet_redis import SimulatedRedis
-from flyexecutor import policy
 from flyexecutor.errors import MachinesError
-from flyexecutor.fleet import FIRST_PAUSE as FIRST_LOOK_PAUSE
-from flyexecutor.fleet import LOOK_EVERY, OVERDUE
+from flyexecutor.fleet import policy
+from flyexecutor.fleet.api import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE, is_capacity
+from flyexecutor.fleet.fleet import FIRST_PAUSE as FIRST_LOOK_PAUSE
+from flyexecutor.fleet.fleet import LOOK_EVERY, OVERDUE
+from flyexecutor.fleet.launch import AVOID_FOR, CREATE_BURST
+from flyexecutor.fleet.lists import LIST_BURST, LIST_EVERY
 from flyexecutor.lane import Exit, Machine
-from flyexecutor.launch import AVOID_FOR, CREATE_BURST
-from flyexecutor.lists import LIST_BURST, LIST_EVERY
-from flyexecutor.machines import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE, is_capacity
 
 T = TypeVar("T")
 

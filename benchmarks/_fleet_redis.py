@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from benchmarks._clock import Clock
-from flyexecutor.lane_store import RESERVATION_TTL, LaneLook
-from flyexecutor.launch import CREATE_EVERY
-from flyexecutor.store import SUSPEND_EVERY, Stay
+from flyexecutor.fleet.launch import CREATE_EVERY
+from flyexecutor.store.calls import SUSPEND_EVERY, Stay
+from flyexecutor.store.lanes import RESERVATION_TTL, LaneLook
 
 RETRIES = 2  # of a call whose machine was lost: the executor's default
 

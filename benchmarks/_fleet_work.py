@@ -13,8 +13,8 @@ from benchmarks._fleet_ours import SimulatedFleet
 from benchmarks._fleet_redis import Call, Rules, SimulatedRedis
 from benchmarks._fleet_worker import SimulatedWorker
 from flyexecutor import FlyMachineExecutor
-from flyexecutor.machine_config import IDLE_SUSPENDED, load_window
-from flyexecutor.outbox import BATCH_CALLS
+from flyexecutor.client.outbox import BATCH_CALLS
+from flyexecutor.fleet.config import IDLE_SUSPENDED, load_window
 
 DAY = 86400.0
 TIMES = Times()

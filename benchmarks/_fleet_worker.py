@@ -8,7 +8,7 @@ from collections.abc import Callable
 from benchmarks._clock import Clock
 from benchmarks._fleet_fly import Box, SimulatedFly
 from benchmarks._fleet_redis import Call, SimulatedRedis
-from flyexecutor.reader import BLOCK_LIMIT
+from flyexecutor.store.reader import BLOCK_LIMIT
 from flyexecutor.worker.loop import WAKE_PATIENCE
 from flyexecutor.worker.membership import LEAVE_AGAIN
 

@@ -13,7 +13,7 @@ import redis
 
 from benchmarks._measure import noop, warm_executor
 from flyexecutor import FlyMachineExecutor, LocalFly
-from flyexecutor.machines import MachinesClient
+from flyexecutor.fleet.api import MachinesClient
 
 CALLS = 5_000
 LONE = 50

@@ -8,7 +8,8 @@ for 500 calls and 100 resumptions is measured, and told to the simulation: it is
 import time
 
 from benchmarks.fleet import simulate_fan_out
-from flyexecutor import FlyMachineExecutor, LocalFly, launch, lists
+from flyexecutor import FlyMachineExecutor, LocalFly
+from flyexecutor.fleet import launch, lists
 
 CALLS, MACHINES = 500, 100
 SECONDS = 1.0  # of a call; ten, scaled

@@ -11,14 +11,15 @@ import subprocess
 import sys
 
 from benchmarks._measure import medians, show
-from flyexecutor import FlyMachineExecutor, LocalFly, payload
+from flyexecutor import FlyMachineExecutor, LocalFly
 from flyexecutor.call import Call
+from flyexecutor.fleet.api import MachinesClient
 from flyexecutor.lane import Lane
-from flyexecutor.machines import MachinesClient
+from flyexecutor.payload import pickles
+from flyexecutor.payload.trust import KEY_VARIABLE, Trust
 from flyexecutor.settings import LANE_VARIABLE, REDIS_VARIABLE
-from flyexecutor.store import Store
+from flyexecutor.store.calls import Store
 from flyexecutor.terms import new_terms
-from flyexecutor.trust import KEY_VARIABLE, Trust
 
 ROUNDS = 9
 WHOLE = "submit, start of a stopped machine, result"
@@ -50,7 +51,7 @@ class BareWorker:
         self.close()
         call_id = self._trust.new_call_id()
         terms = new_terms((LANE.name,), result_ttl=60.0)
-        sealed = self._trust.seal_call(call_id, terms, payload.dump_call(abs, (1,), {}).body)
+        sealed = self._trust.seal_call(call_id, terms, pickles.dump_call(abs, (1,), {}).body)
         call = Call(call_id, sealed, 0, True)
         self._store.enqueue(LANE, [call], client="bench", result_ttl=60.0, reservation=call_id)
 

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from flyexecutor.batch import Batch as Batch
     from flyexecutor.call import CallInfo as CallInfo
+    from flyexecutor.client.batch import Batch as Batch
+    from flyexecutor.client.future import FlyFuture as FlyFuture
+    from flyexecutor.client.future import Kill as Kill
+    from flyexecutor.client.future import Progress as Progress
+    from flyexecutor.client.stream import ItemStream as ItemStream
     from flyexecutor.contrib.tqdm import progress_bar as progress_bar
     from flyexecutor.errors import CallForgottenError as CallForgottenError
     from flyexecutor.errors import CallKilledError as CallKilledError
@@ -32,41 +36,37 @@ if TYPE_CHECKING:
     from flyexecutor.errors import UnknownCallError as UnknownCallError
     from flyexecutor.errors import WorkerCrashedError as WorkerCrashedError
     from flyexecutor.executor import FlyMachineExecutor as FlyMachineExecutor
-    from flyexecutor.future import FlyFuture as FlyFuture
-    from flyexecutor.future import Kill as Kill
-    from flyexecutor.future import Progress as Progress
-    from flyexecutor.guests import GuestName as GuestName
-    from flyexecutor.guests import Prices as Prices
+    from flyexecutor.fleet.guests import GuestName as GuestName
+    from flyexecutor.fleet.guests import Prices as Prices
+    from flyexecutor.fleet.schedules import Every as Every
+    from flyexecutor.fleet.schedules import Schedule as Schedule
+    from flyexecutor.fleet.stock import MachineInfo as MachineInfo
+    from flyexecutor.fleet.stock import Stats as Stats
     from flyexecutor.local import LocalFly as LocalFly
     from flyexecutor.retry import Retry as Retry
-    from flyexecutor.schedule import Every as Every
-    from flyexecutor.schedule import Schedule as Schedule
     from flyexecutor.states import State as State
-    from flyexecutor.stock import MachineInfo as MachineInfo
-    from flyexecutor.stock import Stats as Stats
-    from flyexecutor.stream import ItemStream as ItemStream
     from flyexecutor.worker.context import CurrentCall as CurrentCall
     from flyexecutor.worker.context import current_call as current_call
     from flyexecutor.worker.context import progress as progress
 
 _HOMES = {
-    "Batch": "batch",
+    "Batch": "client.batch",
     "CallInfo": "call",
     "CurrentCall": "worker.context",
-    "Every": "schedule",
-    "FlyFuture": "future",
+    "Every": "fleet.schedules",
+    "FlyFuture": "client.future",
     "FlyMachineExecutor": "executor",
-    "GuestName": "guests",
-    "ItemStream": "stream",
-    "Kill": "future",
+    "GuestName": "fleet.guests",
+    "ItemStream": "client.stream",
+    "Kill": "client.future",
     "LocalFly": "local",
-    "MachineInfo": "stock",
-    "Prices": "guests",
-    "Progress": "future",
+    "MachineInfo": "fleet.stock",
+    "Prices": "fleet.guests",
+    "Progress": "client.future",
     "Retry": "retry",
-    "Schedule": "schedule",
+    "Schedule": "fleet.schedules",
     "State": "states",
-    "Stats": "stock",
+    "Stats": "fleet.stock",
     "current_call": "worker.context",
     "progress": "worker.context",
     "progress_bar": "contrib.tqdm",

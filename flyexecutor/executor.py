@@ -13,7 +13,6 @@ from dataclasses import replace
 from types import ModuleType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from flyexecutor import payload, plain
 from flyexecutor.arguments import (
     check_given,
     check_integers,
@@ -24,17 +23,23 @@ from flyexecutor.arguments import (
     read_regions,
     read_volume,
 )
-from flyexecutor.batch import Batch
 from flyexecutor.call import Call, Part
-from flyexecutor.client import Client
+from flyexecutor.client.batch import Batch
+from flyexecutor.client.client import Client
+from flyexecutor.client.fanout import FanOut, Sizes
+from flyexecutor.client.future import FlyFuture
+from flyexecutor.client.sharing import Sharing, dump_function
+from flyexecutor.client.signatures import typed_map, typed_schedule, typed_starmap, typed_submit_batch
+from flyexecutor.client.stream import ItemStream
+from flyexecutor.client.terminal import showing, tell_of_calls, tell_of_machines
 from flyexecutor.errors import NotStartedError, SettingsError
-from flyexecutor.fanout import FanOut, Sizes
-from flyexecutor.future import FlyFuture
-from flyexecutor.guests import SUSPEND_MB, GuestName, Prices, read_guest
+from flyexecutor.fleet.config import MachineSpec, owners_of
+from flyexecutor.fleet.guests import SUSPEND_MB, GuestName, Prices, read_guest
+from flyexecutor.fleet.lanes import Lanes, Limits
+from flyexecutor.fleet.schedules import Schedule, Schedules
+from flyexecutor.fleet.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
 from flyexecutor.lane import Lane
-from flyexecutor.lanes import Lanes, Limits
 from flyexecutor.local import LocalError, LocalFly
-from flyexecutor.machine_config import MachineSpec, owners_of
 from flyexecutor.names import label
 from flyexecutor.options import (
     Options,
@@ -43,18 +48,13 @@ from flyexecutor.options import (
     read_retries,
     read_warmup,
 )
+from flyexecutor.payload import pickles, plain
+from flyexecutor.payload.trust import Encoding
 from flyexecutor.retry import Retry
-from flyexecutor.schedule import Schedule, Schedules
 from flyexecutor.secrecy import hide
 from flyexecutor.settings import Settings, lane_of_this_machine, machine_settings, read_settings
-from flyexecutor.sharing import Sharing, dump_function
-from flyexecutor.signatures import typed_map, typed_schedule, typed_starmap, typed_submit_batch
 from flyexecutor.states import State
-from flyexecutor.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
-from flyexecutor.stream import ItemStream
-from flyexecutor.terminal import showing, tell_of_calls, tell_of_machines
 from flyexecutor.terms import NONCE_BYTES, UNFINISHED_TTL, CallTerms, answer_to, new_terms
-from flyexecutor.trust import Encoding
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class FlyMachineExecutor(Executor):
         timeout: float | None = None,
         expires: float | None = None,
         result_ttl: float = 86400.0,
-        max_payload: int = payload.MAX_PAYLOAD,
+        max_payload: int = pickles.MAX_PAYLOAD,
         ship: Sequence[ModuleType] = (),
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
@@ -311,7 +311,7 @@ class FlyMachineExecutor(Executor):
         items = list(zip(*iterables, strict=False))  # all: whatever an iterable raises, nothing was submitted
         batch_id = self._trust.new_batch_id(len(items))
         pickled = dump_function(fn, self._options)
-        function = fn if pickled is None else payload.Pickled(pickled)
+        function = fn if pickled is None else pickles.Pickled(pickled)
         name = self._options.name_call(fn)
         futures = [
             self._submit(function, args, {}, self._options, call_id=call_id, name=name)
@@ -548,7 +548,7 @@ class FlyMachineExecutor(Executor):
 
     def _submit(
         self,
-        fn: "Callable[..., Any] | payload.Pickled | payload.PartReference",
+        fn: "Callable[..., Any] | pickles.Pickled | pickles.PartReference",
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         options: Options,
@@ -559,15 +559,15 @@ class FlyMachineExecutor(Executor):
         parts: Sequence[Part] = (),
         take: Callable[[int, int, bytes], None] | None = None,
     ) -> FlyFuture[Any]:
-        if not (callable(fn) or isinstance(fn, payload.Pickled | payload.PartReference)):
+        if not (callable(fn) or isinstance(fn, pickles.Pickled | pickles.PartReference)):
             raise TypeError(f"{fn!r} is not callable: give submit the function and its arguments apart")
         self._client.refuse_if_closed()
         call_id = call_id or self._trust.new_call_id(options.key)
         name = options.name_call(fn) if name is None else name
         try:
-            with payload.shipping(options.ship):
-                dumped = payload.dump_call(fn, args, kwargs, options.manner(streams=take is not None))
-            payload.check_size(dumped, "the call with its arguments", options.max_payload)
+            with pickles.shipping(options.ship):
+                dumped = pickles.dump_call(fn, args, kwargs, options.manner(streams=take is not None))
+            pickles.check_size(dumped, "the call with its arguments", options.max_payload)
         except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
             return self._client.failed(call_id, name, exc)
         bigger = self._lanes.larger(self._client.know_lanes) if options.retry.on_oom == "bigger" else ()

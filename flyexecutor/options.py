@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from flyexecutor import payload
 from flyexecutor.arguments import check_integers, check_numbers, read_arguments
 from flyexecutor.errors import SettingsError
-from flyexecutor.guests import MOST_SUSPEND_MB
+from flyexecutor.fleet.guests import MOST_SUSPEND_MB
 from flyexecutor.names import name_of, path_of, shown
+from flyexecutor.payload import pickles
+from flyexecutor.payload.trust import WARMUP, Trust
 from flyexecutor.retry import Retry
-from flyexecutor.trust import WARMUP, Trust
 
 WARMUP_BYTES = 32 * 1024  # it travels in an environment variable of the machine
 
@@ -25,7 +25,7 @@ class Options:
     expires: float | None = None
     key: str | None = None
     name: str | None = None
-    max_payload: int = payload.MAX_PAYLOAD
+    max_payload: int = pickles.MAX_PAYLOAD
     ship: tuple[ModuleType, ...] = ()
     initializer: bytes | None = None  # pickled, with its arguments
 
@@ -41,12 +41,12 @@ class Options:
         """What a call of this function is called."""
         return name_of(fn) if self.name is None else shown(self.name)
 
-    def manner(self, *, streams: bool = False) -> payload.Manner | None:
+    def manner(self, *, streams: bool = False) -> pickles.Manner | None:
         """What of it travels with a call; None if nothing has to."""
         retry = self.retry if self.retry.attempts > 1 else None
-        if retry is None and self.initializer is None and not streams and self.max_payload == payload.MAX_PAYLOAD:
+        if retry is None and self.initializer is None and not streams and self.max_payload == pickles.MAX_PAYLOAD:
             return None
-        return payload.Manner(retry, self.initializer, streams, self.max_payload)
+        return pickles.Manner(retry, self.initializer, streams, self.max_payload)
 
 
 def read_retries(retries: "int | Retry") -> Retry:
@@ -67,8 +67,8 @@ def read_initializer(
         return None
     if not callable(initializer):
         raise TypeError(f"initializer must be a callable, not {initializer!r}")
-    with payload.shipping(ship):
-        return payload.dump_alone((initializer, arguments))
+    with pickles.shipping(ship):
+        return pickles.dump_alone((initializer, arguments))
 
 
 def check_suspend_mb(suspend_mb: int) -> None:
@@ -85,8 +85,8 @@ def read_warmup(
         return None
     if not callable(warmup):
         raise SettingsError(f"warmup is {warmup!r}: it must be a function without arguments")
-    with payload.shipping(ship):
-        dumped = payload.dump_part(warmup)
+    with pickles.shipping(ship):
+        dumped = pickles.dump_part(warmup)
     sealed = trust.seal_part(WARMUP, dumped.body, dumped.encoding)
     if len(sealed) > WARMUP_BYTES:
         raise SettingsError(

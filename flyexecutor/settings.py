@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flyexecutor import cipher
 from flyexecutor.arguments import check_secrets, check_strength, check_texts, check_token, read_regions
-from flyexecutor.cipher import ENCRYPT_VARIABLE
 from flyexecutor.errors import SettingsError
+from flyexecutor.payload import cipher
+from flyexecutor.payload.cipher import ENCRYPT_VARIABLE
+from flyexecutor.payload.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, Trust, derive_key, read_keys
 from flyexecutor.secrecy import Environment, Secret, goes_in_clear, passwords_of, redact
-from flyexecutor.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, Trust, derive_key, read_keys
 
 REDIS_VARIABLE = "FLYEXECUTOR_REDIS_URL"  # how a machine gets the address of Redis: REDIS_URL is the user's there,
 LANE_VARIABLE = "FLYEXECUTOR_LANE"  # its lane,

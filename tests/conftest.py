@@ -16,7 +16,7 @@ import requests
 from hypothesis import HealthCheck, settings
 
 from flyexecutor import FlyMachineExecutor, LocalFly
-from flyexecutor.store import Store
+from flyexecutor.store.calls import Store
 from tests import tasks
 
 APP = "tested"
@@ -86,8 +86,8 @@ def executor(local_fly: LocalFly) -> Iterator[FlyMachineExecutor]:
 @pytest.fixture(autouse=True)
 def unpaced_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fly creates one machine a second, lists them as often, and `local_fly` does both any number of times."""
-    monkeypatch.setattr("flyexecutor.launch.CREATE_EVERY", 0.0)
-    monkeypatch.setattr("flyexecutor.lists.LIST_EVERY", 0.0)
+    monkeypatch.setattr("flyexecutor.fleet.launch.CREATE_EVERY", 0.0)
+    monkeypatch.setattr("flyexecutor.fleet.lists.LIST_EVERY", 0.0)
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def until() -> Callable[..., Any]:
 @pytest.fixture
 def quick_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fleet that looks often and asks again soon: tests of what only the next look finds wait for nothing else."""
-    monkeypatch.setattr("flyexecutor.fleet.LOOK_EVERY", 0.5)
-    monkeypatch.setattr("flyexecutor.machines.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("flyexecutor.fleet.fleet.LOOK_EVERY", 0.5)
+    monkeypatch.setattr("flyexecutor.fleet.api.FIRST_PAUSE", 0.05)
 
 
 @pytest.fixture

@@ -21,16 +21,16 @@ import pytest
 from _pytest.main import pytest_runtestloop as run_collected_tests  # by its own name it would be a hook of this plugin
 
 from flyexecutor.local.redis import start_server
-from flyexecutor.scripts import COMMON, script
+from flyexecutor.store.scripts import COMMON, script
 
-FOLDER = Path(__file__).parent.parent / "flyexecutor" / "lua"
+FOLDER = Path(__file__).parent.parent / "flyexecutor" / "store" / "lua"
 EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants.md"
 TESTS = (
-    "tests/test_store.py",
-    "tests/test_store_damage.py",
+    "tests/store/test_calls.py",
+    "tests/store/test_damage.py",
     "tests/test_states.py",
-    "tests/test_call_machine.py",
-    "tests/test_lists.py",
+    "tests/store/test_call_machine.py",
+    "tests/fleet/test_lists.py",
 )
 OPTIONS = (
     "-x",

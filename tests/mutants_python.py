@@ -20,7 +20,7 @@ def ask(*words: str) -> str:
 def known_as(name: str) -> str:
     """How the list names a change: as it names those of the Lua scripts (mutants_lua.py)."""
     before, after = ("".join(re.findall(rf"^{sign} +(.*)", ask("show", name), re.MULTILINE)) for sign in (r"-", r"\+"))
-    return f"{name.split('.')[1]}.py: `{before}` -> `{after}`"
+    return f"{name.split('.')[-2]}.py: `{before}` -> `{after}`"
 
 
 def main() -> int:

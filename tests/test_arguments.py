@@ -11,7 +11,7 @@ import pytest
 
 from flyexecutor import FlyMachineExecutor, LocalFly, Prices, Retry, SettingsError
 from flyexecutor.options import read_warmup
-from flyexecutor.trust import Trust
+from flyexecutor.payload.trust import Trust
 from tests import tasks
 
 GIVEN = {"app": "a", "token": "t", "redis_url": "redis://127.0.0.1:1/0", "image": "i"}

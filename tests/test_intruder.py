@@ -13,21 +13,21 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from flyexecutor import payload
 from flyexecutor.call import Call
+from flyexecutor.client.future import FlyFuture
+from flyexecutor.client.watcher import Watcher
 from flyexecutor.errors import PayloadError, RedisUnavailableError
-from flyexecutor.future import FlyFuture
 from flyexecutor.lane import Lane
+from flyexecutor.payload import pickles
+from flyexecutor.payload.trust import Trust
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, answer_to, new_terms
-from flyexecutor.trust import Trust
-from flyexecutor.watcher import Watcher
 from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.outcomes import Outcomes
 from flyexecutor.worker.pipe import RAISED, RETURNED, Told
 from flyexecutor.worker.runners import Answer
 from tests.conftest import APP
-from tests.test_call_machine import run_model
+from tests.store.test_call_machine import run_model
 
 TRUST = Trust(b"k" * 32, APP)
 LANES = {name: Lane(name, {}, (), 10, 1, 600.0, load_window=600.0) for name in ("lane", "other")}
@@ -156,7 +156,7 @@ class Intruded(RuleBasedStateMachine):
         try:
             opened = TRUST.open_call(call.id, call.sealed)
         except PayloadError as exc:
-            dumped, terms, kind = payload.dump_error(exc), answer_to(UNREAD, State.FAILED), RAISED
+            dumped, terms, kind = pickles.dump_error(exc), answer_to(UNREAD, State.FAILED), RAISED
         else:
             nonce = bytes(opened.body)
             submitted_id, submitted = self.submits[nonce]
@@ -166,7 +166,7 @@ class Intruded(RuleBasedStateMachine):
             assert call.losses <= submitted.retries
             assert nonce not in one.ended
             self.ran.add(nonce)
-            dumped, terms, kind = payload.dump_value(nonce), answer_to(opened.terms, State.SUCCEEDED), RETURNED
+            dumped, terms, kind = pickles.dump_value(nonce), answer_to(opened.terms, State.SUCCEEDED), RETURNED
         sealed = TRUST.seal_outcome(call.id, call.attempt, terms, dumped.body, dumped.encoding)
         return one.tell.answered(Answer(call, Told(kind, call.id, call.attempt, body=sealed), b""))
 

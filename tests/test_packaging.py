@@ -39,7 +39,7 @@ def test_the_wheel_holds_flyexecutor_alone_with_its_scripts_and_types(wheel):
         names = archive.namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"flyexecutor"}
     assert "flyexecutor/py.typed" in names
-    assert {f"flyexecutor/lua/{script.name}" for script in (ROOT / "flyexecutor/lua").iterdir()} <= set(names)
+    assert {f"flyexecutor/store/lua/{file.name}" for file in (ROOT / "flyexecutor/store/lua").iterdir()} <= set(names)
 
 
 def test_the_wheel_needs_only_requests_with_its_urllib3_redis_and_cloudpickle(wheel):

@@ -8,8 +8,8 @@ import pytest
 from flyexecutor.cli.checks import check_settings
 from flyexecutor.cli.common import Where
 from flyexecutor.errors import SettingsError
+from flyexecutor.payload.trust import derive_key
 from flyexecutor.settings import machine_settings, read_settings
-from flyexecutor.trust import derive_key
 
 FULL = {
     "FLY_TASKS_APP": "tasks",

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import click
 
 from flyexecutor.cli.common import Where, json_option, open_client, plain, say_json, where_options
-from flyexecutor.client import Client
+from flyexecutor.client.client import Client
+from flyexecutor.client.future import KILL_PATIENCE, FlyFuture, Kill
 from flyexecutor.errors import ExpiredCallError, PayloadError, UnknownCallError
-from flyexecutor.future import KILL_PATIENCE, FlyFuture, Kill
-from flyexecutor.listing import Printed
 from flyexecutor.names import visible
 from flyexecutor.states import State
+from flyexecutor.store.listing import Printed
 
 LOOK_EVERY = 1.0  # seconds: workers tell what a call has printed about as often
 STOPPED = frozenset({State.KILLED, State.CANCELLED})

@@ -17,13 +17,13 @@ from flyexecutor.cli import probe
 from flyexecutor.cli.common import Where, plain, seconds
 from flyexecutor.errors import MachinesError, PythonMismatchError, RedisUnavailableError, SettingsError
 from flyexecutor.executor import FlyMachineExecutor
+from flyexecutor.fleet.api import ATTEMPTS, MachinesClient
+from flyexecutor.fleet.lists import LIST_BURST, LIST_EVERY
 from flyexecutor.lane import Machine
-from flyexecutor.listing import Server
-from flyexecutor.lists import LIST_BURST, LIST_EVERY
-from flyexecutor.machines import ATTEMPTS, MachinesClient
 from flyexecutor.secrecy import goes_in_clear
 from flyexecutor.settings import PUBLIC_API, read_settings
-from flyexecutor.store import Store
+from flyexecutor.store.calls import Store
+from flyexecutor.store.listing import Server
 
 CLOCKS_MAY_DIFFER = 2.0  # seconds
 OLDEST_REDIS = (6, 2)

@@ -15,14 +15,14 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 
-from flyexecutor.client import Client
+from flyexecutor.client.client import Client
 from flyexecutor.errors import SettingsError
-from flyexecutor.guests import Prices
+from flyexecutor.fleet.config import owners_of
+from flyexecutor.fleet.guests import Prices
+from flyexecutor.fleet.stock import MachineInfo, Stock
 from flyexecutor.lane import Lane
-from flyexecutor.machine_config import owners_of
 from flyexecutor.names import visible
 from flyexecutor.settings import Settings, read_settings
-from flyexecutor.stock import MachineInfo, Stock
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -19,8 +19,8 @@ from flyexecutor.cli.common import (
     where_options,
 )
 from flyexecutor.executor import FlyMachineExecutor
-from flyexecutor.guests import GuestName
-from flyexecutor.stock import ORPHAN_AFTER
+from flyexecutor.fleet.guests import GuestName
+from flyexecutor.fleet.stock import ORPHAN_AFTER
 
 
 @click.command()

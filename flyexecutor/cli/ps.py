@@ -31,10 +31,10 @@ from flyexecutor.cli.common import (
     table_within,
     where_options,
 )
+from flyexecutor.client.future import Progress
 from flyexecutor.errors import FlyExecutorError, PayloadError
-from flyexecutor.future import Progress
-from flyexecutor.listing import CallRecord, Overview
-from flyexecutor.stock import MachineInfo
+from flyexecutor.fleet.stock import MachineInfo
+from flyexecutor.store.listing import CallRecord, Overview
 
 EVERY = 2.0  # seconds between two looks
 MOST = 1000  # calls that are read

@@ -20,10 +20,10 @@ from flyexecutor.cli.common import (
     table_within,
     where_options,
 )
-from flyexecutor.client import Client
-from flyexecutor.machine_config import owners_of
-from flyexecutor.schedule import Schedule, Schedules
-from flyexecutor.trust import Trust
+from flyexecutor.client.client import Client
+from flyexecutor.fleet.config import owners_of
+from flyexecutor.fleet.schedules import Schedule, Schedules
+from flyexecutor.payload.trust import Trust
 
 RUNS = 3  # of each schedule that are shown
 NARROW = 70  # columns below which less is told

@@ -1,1 +1,4 @@
-"""Level 8: integrations, one per file; each is imported only when it is used."""
+"""Integrations with other libraries, one per file; each is imported only when it is used.
+
+They know our public names; nothing of ours knows them.
+"""

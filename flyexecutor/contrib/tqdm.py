@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import as_completed
 from typing import Any, TypeVar, cast
 
-from flyexecutor.future import FlyFuture, Progress
+from flyexecutor.client.future import FlyFuture, Progress
 from flyexecutor.names import shown
 
 F = TypeVar("F", bound=FlyFuture[Any])

@@ -7,6 +7,7 @@ import base64
 import os
 import sys
 
+from flyexecutor.payload.trust import KEY_VARIABLE, Trust
 from flyexecutor.settings import (
     IDLE_VARIABLE,
     LANE_VARIABLE,
@@ -15,7 +16,6 @@ from flyexecutor.settings import (
     SUSPEND,
     WARMUP_VARIABLE,
 )
-from flyexecutor.trust import KEY_VARIABLE, Trust
 from flyexecutor.worker.runners import Runner
 
 NEEDED = ("FLY_APP_NAME", "FLY_MACHINE_ID", REDIS_VARIABLE, LANE_VARIABLE, KEY_VARIABLE)

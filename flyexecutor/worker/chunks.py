@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flyexecutor import payload, raised
+from flyexecutor.payload import error_text, pickles
 from flyexecutor.retry import Retry
 from flyexecutor.worker import context, failures
 from flyexecutor.worker.context import Stopped
@@ -14,7 +14,7 @@ from flyexecutor.worker.context import Stopped
 class Failed:
     """Stands for the value of an item that raised."""
 
-    dumped: payload.Dumped
+    dumped: pickles.Dumped
     again: bool  # it shall be tried again
 
 
@@ -32,12 +32,12 @@ def run_chunk(
             if isinstance(exc, Stopped) or (channel and channel.forked):
                 raise  # or the next item would begin
             again = retry.wants(exc, 0)
-            payload.add_remedy(exc)
-            text = raised.tell(exc)
+            pickles.add_remedy(exc)
+            text = error_text.tell(exc)
             if channel:
                 then = f", item {number} of {len(chunk)} in this call{'; it is tried again' if again else ''}"
                 failures.log(channel, exc, text, then)
-            results.append(Failed(payload.dump_exception(exc, text), again))
+            results.append(Failed(pickles.dump_exception(exc, text), again))
             if not (return_exceptions or again):
                 break
         if channel and channel.forked:

@@ -4,8 +4,8 @@
 would push it out, and whoever asks has the exception, and the traceback with it.
 """
 
-from flyexecutor import raised
 from flyexecutor.names import label, visible
+from flyexecutor.payload import error_text
 from flyexecutor.worker.context import Channel
 
 LINE_CHARS = 300  # of what was raised
@@ -18,7 +18,7 @@ def log(channel: Channel, exc: BaseException, traceback: str, then: str = "") ->
     call = channel.current
     if call is None:
         return
-    said = raised.summary(exc).splitlines()[0][:LINE_CHARS]
+    said = error_text.summary(exc).splitlines()[0][:LINE_CHARS]
     text = f"flyexecutor: call {label(call.id, call.name)}, attempt {call.attempt}, raised {said}{then}\n"
     if len(channel.failures) < ALL_BYTES:
         text += _cut(traceback, TRACEBACK_CHARS)

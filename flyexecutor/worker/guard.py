@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from flyexecutor.call import ClaimedCall
-from flyexecutor.reader import BUSY_BLOCK
-from flyexecutor.store import Store
+from flyexecutor.store.calls import Store
+from flyexecutor.store.reader import BUSY_BLOCK
 from flyexecutor.worker.runners import Runner
 
 ORDERS_AFTER = 0.5  # seconds that a call runs before its worker listens for orders

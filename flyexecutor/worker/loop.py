@@ -20,14 +20,14 @@ from dataclasses import replace
 
 from redis.backoff import EqualJitterBackoff
 
-from flyexecutor import outage
 from flyexecutor.call import ClaimedCall, Outcome, Part
 from flyexecutor.damage import tell_once
 from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
 from flyexecutor.names import label
-from flyexecutor.reader import BLOCK_LIMIT, BUSY_BLOCK
-from flyexecutor.store import BATCH_BYTES, Store
-from flyexecutor.trust import Trust
+from flyexecutor.payload.trust import Trust
+from flyexecutor.store import outage
+from flyexecutor.store.calls import BATCH_BYTES, Store
+from flyexecutor.store.reader import BLOCK_LIMIT, BUSY_BLOCK
 from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.guard import KILLED, TIMED_OUT, Guard
 from flyexecutor.worker.membership import Membership

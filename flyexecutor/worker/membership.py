@@ -7,7 +7,7 @@ late. A worker that has just joined is taken for spare until it gets a call.
 import time
 from collections.abc import Iterable
 
-from flyexecutor.store import Store
+from flyexecutor.store.calls import Store
 
 SOON = 30.0  # seconds: a worker stays for a retry that is due so soon
 LEAVE_AGAIN = 0.05  # seconds after a refused leave

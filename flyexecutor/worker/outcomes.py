@@ -5,13 +5,13 @@ Each call that a worker ended, or that ended its process, is in the machine's lo
 
 import logging
 
-from flyexecutor import plain
 from flyexecutor.call import ClaimedCall, Outcome
 from flyexecutor.errors import CallTimeoutError, FlyExecutorError, PayloadError, WorkerCrashedError
 from flyexecutor.names import label, visible
+from flyexecutor.payload import plain
+from flyexecutor.payload.trust import Encoding, Trust
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, answer_to
-from flyexecutor.trust import Encoding, Trust
 from flyexecutor.worker.pipe import REFUSED, RETURNED
 from flyexecutor.worker.runners import Answer, Death
 

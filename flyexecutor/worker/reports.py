@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from flyexecutor.call import Report
-from flyexecutor.store import BATCH_BYTES, Store
+from flyexecutor.store.calls import BATCH_BYTES, Store
 from flyexecutor.worker.pipe import ITEM, Told
 from flyexecutor.worker.runners import Runner
 

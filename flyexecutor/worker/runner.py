@@ -23,13 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from flyexecutor import payload, raised
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
+from flyexecutor.payload import error_text, pickles
+from flyexecutor.payload.trust import WARMUP, Trust
 from flyexecutor.secrecy import hide
 from flyexecutor.settings import take_settings
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, CallTerms, answer_to
-from flyexecutor.trust import WARMUP, Trust
 from flyexecutor.worker import context, failures, terminal
 from flyexecutor.worker.chunks import run_coroutine
 from flyexecutor.worker.context import Channel, CurrentCall, Stopped
@@ -50,7 +50,7 @@ from flyexecutor.worker.pipe import (
     unpack_given,
 )
 
-USUAL = payload.Manner()
+USUAL = pickles.Manner()
 TOLD_PLAINLY = (PayloadError, InitializerError)  # of a call that did not begin
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 
@@ -77,10 +77,10 @@ class Runner:
 
     def end(self, exc: BaseException | None) -> NoReturn:
         """End this process as the interpreter would, but at once: no thread that user code has left keeps it."""
-        code = raised.exit_code(exc) if isinstance(exc, SystemExit) else int(exc is not None)
+        code = error_text.exit_code(exc) if isinstance(exc, SystemExit) else int(exc is not None)
         try:
             if not isinstance(exc, SystemExit):
-                self._say(raised.tell(exc))
+                self._say(error_text.tell(exc))
             self._mend_output()
         finally:
             os._exit(code & 0xFF)  # also if user code has closed all that could be written to
@@ -96,7 +96,7 @@ class Runner:
             for frame in frames:
                 given = unpack_given(frame)
                 if given.kind == FORGET:
-                    payload.parts_here.clear()
+                    pickles.parts_here.clear()
                 elif given.kind == PART:
                     self._keep_part(given)
                 elif given.kind == WARM:
@@ -112,17 +112,17 @@ class Runner:
         except PayloadError as exc:
             self._say(f"flyexecutor: {exc}\n")  # the calls that need it will fail
         else:
-            payload.parts_here[given.id] = payload.Dumped(opened.encoding, bytes(opened.body))
+            pickles.parts_here[given.id] = pickles.Dumped(opened.encoding, bytes(opened.body))
 
     def _warm_up(self, sealed: bytes) -> None:
         try:
             opened = self._trust.open_part(WARMUP, sealed)
-            fn = payload.load_value(opened.encoding, opened.body)
+            fn = pickles.load_value(opened.encoding, opened.body)
             fn()
         except BaseException as exc:  # noqa: BLE001 - user code; the calls that need what it does will tell
             self._end_if_forked(exc)
-            payload.add_remedy(exc)
-            self._say(f"{raised.tell(exc)}flyexecutor: warmup raised this; calls run all the same\n")
+            pickles.add_remedy(exc)
+            self._say(f"{error_text.tell(exc)}flyexecutor: warmup raised this; calls run all the same\n")
         self._end_if_forked(None)
         self._go_if_stopped()
         self._mend_output()
@@ -150,7 +150,7 @@ class Runner:
         kind = RETURNED
         if isinstance(dumped, BaseException):
             kind, exc = REFUSED if terms is UNREAD else RAISED, dumped
-            text = raised.tell(exc)
+            text = error_text.tell(exc)
             retry = manner.retry if exc is result.exception and not isinstance(exc, TOLD_PLAINLY) else None
             if retry and retry.wants(exc, call.raised):
                 failures.log(self._channel, exc, text, "; it is tried again")
@@ -162,12 +162,12 @@ class Runner:
         sealed = self._trust.seal_outcome(call.id, call.attempt, answer, dumped.body, dumped.encoding)
         return Told(kind, call.id, call.attempt, seconds=seconds, body=sealed)
 
-    def _call(self, call: Given) -> tuple[CallTerms, payload.Manner, payload.Result]:
+    def _call(self, call: Given) -> tuple[CallTerms, pickles.Manner, pickles.Result]:
         terms, manner = UNREAD, USUAL
         try:
             opened = self._trust.open_call(call.id, call.sealed)
             terms = opened.terms
-            invocation = payload.load_call(opened.encoding, opened.body)
+            invocation = pickles.load_call(opened.encoding, opened.body)
             manner = invocation.manner or USUAL
             self._initialize(manner.initializer)
             value = invocation.fn(*invocation.args, **invocation.kwargs)
@@ -175,24 +175,24 @@ class Runner:
                 value = self._stream(call, iter(value), manner)
             elif isinstance(value, Coroutine):
                 value = run_coroutine(value)
-            result = payload.Result(value)
+            result = pickles.Result(value)
         except BaseException as exc:  # noqa: BLE001 - whatever user code raises is its outcome
             # Returned: no frame of ours that its traceback names keeps it, and with it what user code had in its own.
-            payload.add_remedy(exc)
-            result = payload.Result(exception=exc)
+            pickles.add_remedy(exc)
+            result = pickles.Result(exception=exc)
         self._end_if_forked(result.exception)
         return terms, manner, result
 
-    def _dump_raised(self, exc: BaseException, text: str, manner: payload.Manner) -> payload.Dumped:
+    def _dump_raised(self, exc: BaseException, text: str, manner: pickles.Manner) -> pickles.Dumped:
         if isinstance(exc, TOLD_PLAINLY):
-            return payload.dump_error(exc, raised.tell(exc.__cause__))
+            return pickles.dump_error(exc, error_text.tell(exc.__cause__))
         if isinstance(exc, SystemExit) and isinstance(exc.code, str):
             self._say(f"{exc.code}\n")  # as the interpreter does
-        dumped = payload.dump_exception(exc, text)
+        dumped = pickles.dump_exception(exc, text)
         try:
-            payload.check_size(dumped, f"the exception {type(exc).__qualname__}", manner.max_payload)
+            pickles.check_size(dumped, f"the exception {type(exc).__qualname__}", manner.max_payload)
         except PayloadTooLargeError as too_large:
-            return payload.dump_error(too_large, text)
+            return pickles.dump_error(too_large, text)
         return dumped
 
     def _end_if_forked(self, raised: BaseException | None) -> None:
@@ -220,12 +220,12 @@ class Runner:
                 raw: Any = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115 - lives as long as the process
                 setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
 
-    def _stream(self, call: Given, items: Iterator[Any], manner: payload.Manner) -> int:
+    def _stream(self, call: Given, items: Iterator[Any], manner: pickles.Manner) -> int:
         """Send each item as it comes. Answers how many they were."""
         number = 0
         for number, item in enumerate(items, start=1):
-            dumped = payload.dump_part(item)
-            payload.check_size(dumped, "an item", manner.max_payload)
+            dumped = pickles.dump_part(item)
+            pickles.check_size(dumped, "an item", manner.max_payload)
             sealed = self._trust.seal_item(call.id, call.attempt, number - 1, dumped.body, dumped.encoding)
             self._channel.tell(Told(ITEM, call.id, call.attempt, number - 1, body=sealed))
         return number
@@ -237,17 +237,17 @@ class Runner:
             fn, args = pickle.loads(initializer)  # from inside a payload that was verified
             fn(*args)
         except BaseException as exc:
-            payload.add_remedy(exc)
-            raise InitializerError(f"the initializer raised {raised.summary(exc)}") from exc
+            pickles.add_remedy(exc)
+            raise InitializerError(f"the initializer raised {error_text.summary(exc)}") from exc
         self._end_if_forked(None)
         self._initialized.add(initializer)
 
 
-def _dump(value: Any, manner: payload.Manner) -> payload.Dumped | BaseException:
+def _dump(value: Any, manner: pickles.Manner) -> pickles.Dumped | BaseException:
     """A result, pickled; or why it can't be."""
     try:
-        dumped = payload.dump_value(value)
-        payload.check_size(dumped, "the result", manner.max_payload)
+        dumped = pickles.dump_value(value)
+        pickles.check_size(dumped, "the result", manner.max_payload)
     except BaseException as exc:  # noqa: BLE001 - user code pickles itself, and may be stopped there
         return exc
     return dumped

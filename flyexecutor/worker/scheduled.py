@@ -10,9 +10,9 @@ import json
 
 from flyexecutor.call import Call
 from flyexecutor.lane import Lane
-from flyexecutor.store import Store
+from flyexecutor.payload.trust import Trust
+from flyexecutor.store.calls import Store
 from flyexecutor.terms import new_terms
-from flyexecutor.trust import Trust
 
 
 def submit_scheduled(told: str, store: Store, trust: Trust, lane_name: str, concurrency: int) -> str:

@@ -67,7 +67,7 @@ def door(local_fly):
 @pytest.fixture
 def behind_door(make_executor, local_fly, door, monkeypatch):
     """An executor that can't reach Redis until the door is opened, and soon gives up a call that it can't store."""
-    monkeypatch.setattr("flyexecutor.outbox.FIRST_CONTACT", 0.1)
+    monkeypatch.setattr("flyexecutor.client.outbox.FIRST_CONTACT", 0.1)
     port = local_fly.redis_url.rpartition(":")[2].partition("/")[0]
     executor = make_executor(redis_url=local_fly.redis_url.replace(f":{port}", f":{door.server_address[1]}"))
     yield executor
@@ -99,7 +99,7 @@ def slow_births(monkeypatch):
             time.sleep(0.05)
             super().__init__(*args, **kwargs)
 
-    monkeypatch.setattr("flyexecutor.client.FlyFuture", SlowlyMade)
+    monkeypatch.setattr("flyexecutor.client.client.FlyFuture", SlowlyMade)
 
 
 def under_way(executor):
@@ -285,7 +285,7 @@ def test_a_keyed_call_that_could_not_be_stored_runs_when_it_is_submitted_again(b
 def test_a_keyed_call_that_was_taken_back_before_it_was_stored_runs_when_it_is_submitted_again(
     behind_door, door, monkeypatch
 ):
-    monkeypatch.setattr("flyexecutor.outbox.FIRST_CONTACT", WAIT)
+    monkeypatch.setattr("flyexecutor.client.outbox.FIRST_CONTACT", WAIT)
     keyed = behind_door.with_options(key="x" + os.urandom(4).hex())
     first = behind_door.submit(tasks.increment, 0)  # the outbox tries to send this
     while not behind_door._client._outbox._sending:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 import flyexecutor
 from flyexecutor import CallKilledError, Kill, Progress, State, progress_bar
-from flyexecutor.store import Store
+from flyexecutor.store.calls import Store
 from tests import tasks
 
 WAIT = 30.0

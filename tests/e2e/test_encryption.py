@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from flyexecutor import PayloadError, SettingsError, cipher
+from flyexecutor import PayloadError, SettingsError
+from flyexecutor.payload import cipher
+from flyexecutor.payload.trust import Trust
 from flyexecutor.settings import read_settings
-from flyexecutor.trust import Trust
 from tests import tasks
 
 WAIT = 30.0

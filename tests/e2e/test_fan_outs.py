@@ -16,7 +16,7 @@ from flyexecutor import (
     UnknownCallError,
     WorkerCrashedError,
 )
-from flyexecutor.client import STORED_WITHIN
+from flyexecutor.client.client import STORED_WITHIN
 from tests import tasks
 
 WAIT = 30.0
@@ -281,7 +281,7 @@ def test_expired_and_unknown_batches_are_told_apart(make_executor, local_redis, 
     assert other.counts() == {"EXPIRED": 1, "SUCCEEDED": 1}
     assert isinstance(other.futures[0].exception(), ExpiredCallError)
     local_redis.delete(*local_redis.keys(f"*:call:{batch.futures[1].id}"))
-    monkeypatch.setattr("flyexecutor.client.STORED_WITHIN", 0.0)
+    monkeypatch.setattr("flyexecutor.client.client.STORED_WITHIN", 0.0)
     with pytest.raises(ExpiredCallError, match=batch.id):
         make_executor().batch(batch.id)
     with pytest.raises(UnknownCallError, match="no batch has the id"):
@@ -324,7 +324,7 @@ def test_a_batch_that_is_on_its_way_is_whole_for_whoever_asks(make_executor, mon
 
     monkeypatch.setattr(asked._trust, "new_batch_id", note)
     monkeypatch.setattr(asked._client.store, "enqueue", slow)
-    monkeypatch.setattr("flyexecutor.outbox.BATCH_CALLS", 1)
+    monkeypatch.setattr("flyexecutor.client.outbox.BATCH_CALLS", 1)
     batch = asked.submit_batch(tasks.increment, range(3))
     assert batch.futures[0].result(WAIT) == 1
     attached = other.batch(batch.id)

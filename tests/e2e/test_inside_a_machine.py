@@ -40,7 +40,7 @@ def test_no_price_is_told_inside_a_machine(make_executor):
 
 def test_larger_lanes_are_made_once_for_all_that_with_options_makes_and_anew_by_new_limits(make_executor, monkeypatch):
     made = []
-    monkeypatch.setattr("flyexecutor.machine_config.name_lane", lambda *told: made.append(told) or name_lane(*told))
+    monkeypatch.setattr("flyexecutor.fleet.config.name_lane", lambda *told: made.append(told) or name_lane(*told))
     executor = make_executor(max_workers=1)
     bigger = executor.with_options(retries=BIGGER)
     lanes = executor._client._lanes

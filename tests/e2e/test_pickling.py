@@ -113,7 +113,7 @@ def test_what_is_larger_than_max_payload_is_refused_both_ways(make_executor):
 
 
 def test_a_payload_that_is_too_large_for_redis_to_like_is_warned_of(executor, caplog, monkeypatch):
-    monkeypatch.setattr("flyexecutor.payload.LARGE", 1000)
+    monkeypatch.setattr("flyexecutor.payload.pickles.LARGE", 1000)
     with caplog.at_level(logging.WARNING, logger="flyexecutor"):
         assert executor.submit(len, bytes(2000)).result(WAIT) == 2000
     assert "travels through Redis" in caplog.text

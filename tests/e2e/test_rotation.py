@@ -106,8 +106,8 @@ def test_a_schedule_stays_one_machine_through_all_steps(ring, until, local_redis
 
 
 def test_machines_of_each_key_of_the_ring_are_ours_and_those_of_before_are_retired(ring, until, monkeypatch):
-    monkeypatch.setattr("flyexecutor.retirement.UNUSED", 0.0)
-    monkeypatch.setattr("flyexecutor.retirement.SEARCH_EVERY", 0.1)  # one that finds it under way is not the last
+    monkeypatch.setattr("flyexecutor.fleet.retirement.UNUSED", 0.0)
+    monkeypatch.setattr("flyexecutor.fleet.retirement.SEARCH_EVERY", 0.1)  # one that finds it under way is not the last
     old = ring(OLD, NEW)
     machine = old.submit(tasks.machine_id).result(WAIT)
     until(lambda: {one.id: one.state for one in old.machines()}[machine] == "suspended")
@@ -149,7 +149,7 @@ def test_a_key_names_one_call_whichever_key_of_the_ring_signs(ring, two_orders, 
 
 
 def test_a_future_of_the_same_call_does_not_lose_the_one_that_comes_by_its_key(ring, tmp_path, monkeypatch):
-    monkeypatch.setattr("flyexecutor.watcher.READ_FOR", 0.5)
+    monkeypatch.setattr("flyexecutor.client.watcher.READ_FOR", 0.5)
     gate = tasks.Gate.make(tmp_path)
     submitted = ring(OLD, NEW).with_options(key="twice").submit(gate.enter)
     gate.wait_for_entry()

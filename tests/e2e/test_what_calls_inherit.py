@@ -11,10 +11,10 @@ import pytest
 import redis
 
 from flyexecutor import FlyMachineExecutor
-from flyexecutor.payload import dump_value
+from flyexecutor.payload.pickles import dump_value
+from flyexecutor.payload.trust import Trust
 from flyexecutor.states import State
 from flyexecutor.terms import answer_to
-from flyexecutor.trust import Trust
 from tests import tasks
 
 WAIT = 30.0

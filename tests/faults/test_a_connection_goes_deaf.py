@@ -7,14 +7,15 @@ import pytest
 import redis
 
 from flyexecutor import Kill, RedisUnavailableError
-from flyexecutor.store import Store
+from flyexecutor.store.calls import Store
 from tests import tasks
 from tests.wire import Wire, detour
 
 WAIT = 30.0
 SOON = 8.0  # seconds; the worker's patience is one here
 IMPATIENT = """
-from flyexecutor import lane_store, reader
+from flyexecutor.store import lanes as lane_store
+from flyexecutor.store import reader
 reader.BUSY_BLOCK, reader.LATE, lane_store.ANSWER_TIMEOUT = 0.5, 0.3, 0.5
 """
 
@@ -59,13 +60,13 @@ def test_a_call_that_runs_can_be_killed(executor, wire, gate):
 
 @pytest.mark.parametrize("new", [False, True], ids=["while it waits", "when it connects"])
 def test_a_read_does_not_wait_much_longer_than_it_has_asked_for(wire, redis_url, monkeypatch, new):
-    monkeypatch.setattr("flyexecutor.reader.CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr("flyexecutor.store.reader.CONNECT_TIMEOUT", 1.0)
     reader = Store(wire.url(redis_url), "app").outcomes("client")
     if not new:
         assert list(reader.read(0)) == []
     wire.deaf(new=new)
     with monkeypatch.context() as patched:
-        patched.setattr("flyexecutor.reader.LATE", 0.1)
+        patched.setattr("flyexecutor.store.reader.LATE", 0.1)
         began = time.monotonic()
         with pytest.raises(RedisUnavailableError):
             list(reader.read(0.1))
@@ -75,7 +76,7 @@ def test_a_read_does_not_wait_much_longer_than_it_has_asked_for(wire, redis_url,
 
 
 def test_who_does_not_wait_in_a_read_is_told_that_its_answer_is_overdue(wire, redis_url, monkeypatch):
-    monkeypatch.setattr("flyexecutor.reader.LATE", 0.5)
+    monkeypatch.setattr("flyexecutor.store.reader.LATE", 0.5)
     reader = Store(wire.url(redis_url), "app").orders("machine")
     reader.ask(0.5)
     wire.deaf()

@@ -6,10 +6,11 @@ from concurrent.futures import CancelledError
 import pytest
 import redis
 
-from flyexecutor import CallKilledError, ExpiredCallError, MachineLostError, PayloadError, payload
+from flyexecutor import CallKilledError, ExpiredCallError, MachineLostError, PayloadError
+from flyexecutor.payload import pickles
+from flyexecutor.payload.trust import Trust
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, answer_to, new_terms
-from flyexecutor.trust import Trust
 from tests import tasks
 
 WAIT = 30.0
@@ -251,7 +252,7 @@ def test_a_word_of_redis_ends_a_call_with_an_error_only(make_executor, tmp_path,
 def test_an_outcome_of_another_submit_is_refused(make_executor, tmp_path, writer):
     executor, gate = hold_queue(make_executor, tmp_path)
     future = executor.submit(tasks.increment, 1)
-    dumped = payload.dump_value(42)
+    dumped = pickles.dump_value(42)
     for terms in (UNREAD, new_terms([], result_ttl=60.0)):
         sealed = executor._trust.seal_outcome(future.id, 1, answer_to(terms, State.SUCCEEDED), dumped.body)
         head = f"{future.id} SUCCEEDED 1 m - - 0 0 0"
@@ -274,7 +275,8 @@ def test_an_outcome_that_has_expired_is_no_answer_to_a_key(make_executor, writer
     record = writer.hgetall(key)
     writer.delete(key)  # it has expired,
     writer.hset(key, mapping=record)  # and somebody who has kept it puts it back,
-    monkeypatch.setattr("flyexecutor.watcher.CLOCKS_DIFFER", -86400.0 - 60.0)  # a day later, the usual result_ttl
+    a_day_later = -86400.0 - 60.0  # the usual result_ttl
+    monkeypatch.setattr("flyexecutor.client.watcher.CLOCKS_DIFFER", a_day_later)
     other = make_executor(max_workers=1).with_options(key=first._options.key)
     again = other.submit(tasks.increment, 41) if by == "submit" else other.future(future.id)
     error = again.exception(WAIT)

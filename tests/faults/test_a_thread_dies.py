@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from flyexecutor import FlyExecutorError
-from flyexecutor.fleet import Fleet
-from flyexecutor.outbox import Outbox
-from flyexecutor.watcher import Watcher
+from flyexecutor.client.outbox import Outbox
+from flyexecutor.client.watcher import Watcher
+from flyexecutor.fleet.fleet import Fleet
 from tests import tasks
 
 WAIT = 30.0

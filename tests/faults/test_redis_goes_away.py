@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from flyexecutor import CallForgottenError, FlyMachineExecutor, LocalFly, RedisUnavailableError, outage
+from flyexecutor import CallForgottenError, FlyMachineExecutor, LocalFly, RedisUnavailableError
 from flyexecutor.local.redis import start_server
+from flyexecutor.store import outage
 from tests import tasks
 from tests.wire import Wire
 
@@ -24,7 +25,7 @@ def admin(local_fly):
 
 
 def test_an_emptied_redis_ends_pending_futures_with_an_error(make_executor, tmp_path, admin, monkeypatch):
-    monkeypatch.setattr("flyexecutor.watcher.READ_FOR", 0.2)
+    monkeypatch.setattr("flyexecutor.client.watcher.READ_FOR", 0.2)
     executor = make_executor(max_workers=1)
     gate = tasks.Gate.make(tmp_path)
     future = executor.submit(gate.enter)
@@ -71,8 +72,8 @@ def test_a_call_after_redis_was_emptied_does_not_wait_for_the_machine_that_runs_
 def test_a_call_after_redis_was_emptied_has_the_only_machine_end_that_runs_a_forgotten_one(
     make_executor, forget, local_fly, until, quick_fleet, monkeypatch
 ):
-    monkeypatch.setattr("flyexecutor.fleet.UNWANTED_FOR", 0.5)
-    monkeypatch.setattr("flyexecutor.launch.REST_PATIENCE", 1.0)
+    monkeypatch.setattr("flyexecutor.fleet.fleet.UNWANTED_FOR", 0.5)
+    monkeypatch.setattr("flyexecutor.fleet.launch.REST_PATIENCE", 1.0)
     gate, busy, again = forget(make_executor(max_workers=1))
     until(lambda: local_fly.states()[busy] == "stopping")
     assert not again.done()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from flyexecutor import PayloadError, watcher
+from flyexecutor import PayloadError
+from flyexecutor.client import watcher
 from tests import tasks
 from tests.faults.test_a_payload_is_not_ours import WAIT, hold_queue, key_of
 

@@ -9,7 +9,7 @@ WAIT = 30.0
 
 
 def test_an_unreachable_redis_is_told_by_the_future_and_by_flush(make_executor, closed_port, monkeypatch):
-    monkeypatch.setattr("flyexecutor.outbox.FIRST_CONTACT", 1.0)
+    monkeypatch.setattr("flyexecutor.client.outbox.FIRST_CONTACT", 1.0)
     executor = make_executor(redis_url=f"redis://:geheim@127.0.0.1:{closed_port}/0")
     future = executor.submit(tasks.increment, 1)
     with pytest.raises(RedisUnavailableError, match=rf"127.0.0.1:{closed_port}.*REDIS_URL") as told:

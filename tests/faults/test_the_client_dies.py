@@ -15,7 +15,8 @@ from pathlib import Path
 from flyexecutor import FlyMachineExecutor
 from tests import tasks
 
-from flyexecutor import lane_store, store
+from flyexecutor.store import lanes as lane_store
+from flyexecutor.store import calls as store
 # What it reserves and does not start is free again after so long.
 lane_store.RESERVATION_TTL = store.RESERVATION_TTL = 2.0
 ex = FlyMachineExecutor(max_workers=1, idle_timeout=1.0)

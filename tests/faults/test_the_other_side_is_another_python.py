@@ -2,7 +2,8 @@
 
 import sys
 
-from flyexecutor import PythonMismatchError, packages
+from flyexecutor import PythonMismatchError
+from flyexecutor.payload import packages
 from tests import tasks
 
 WAIT = 30.0
@@ -10,9 +11,9 @@ WAIT = 30.0
 
 def test_a_call_of_another_python_is_refused_and_the_versions_are_named(executor, monkeypatch, tmp_path):
     ours = sys.version_info
-    monkeypatch.setattr("flyexecutor.trust.sys.version_info", (3, 8, 0))
+    monkeypatch.setattr("flyexecutor.payload.trust.sys.version_info", (3, 8, 0))
     future = executor.submit(tasks.append_line, tmp_path / "ran", "x")
-    monkeypatch.setattr("flyexecutor.trust.sys.version_info", ours)
+    monkeypatch.setattr("flyexecutor.payload.trust.sys.version_info", ours)
     error = future.exception(WAIT)
     assert isinstance(error, PythonMismatchError)
     assert "pickled by Python 3.8" in str(error)
@@ -22,10 +23,10 @@ def test_a_call_of_another_python_is_refused_and_the_versions_are_named(executor
 
 def test_the_packages_that_differ_are_listed(executor, monkeypatch):
     real = sys.version_info
-    monkeypatch.setattr("flyexecutor.trust.sys.version_info", (3, 8, 0))
+    monkeypatch.setattr("flyexecutor.payload.trust.sys.version_info", (3, 8, 0))
     future = executor.submit(tasks.increment, 1)
-    monkeypatch.setattr("flyexecutor.trust.sys.version_info", real)
-    monkeypatch.setattr("flyexecutor.packages.installed", lambda: {"Python": "3.8.0", "numpy": "1.0"})
+    monkeypatch.setattr("flyexecutor.payload.trust.sys.version_info", real)
+    monkeypatch.setattr("flyexecutor.payload.packages.installed", lambda: {"Python": "3.8.0", "numpy": "1.0"})
     lines = str(future.exception(WAIT)).splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [["package", "here"], ["Python", "3.8.0"]]
     assert ["numpy", "1.0"] in [line.split()[:2] for line in lines]

@@ -6,7 +6,7 @@ import pytest
 
 from flyexecutor import MachineStartError, RedisUnavailableError
 from flyexecutor.errors import MachinesError
-from flyexecutor.machines import MachinesClient
+from flyexecutor.fleet.api import MachinesClient
 from tests.quoting import machines_api, redis_that_quotes
 
 WAIT = 30.0

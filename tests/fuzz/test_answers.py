@@ -17,15 +17,15 @@ import urllib3
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flyexecutor import answers, lists, policy
 from flyexecutor.errors import MachinesError
-from flyexecutor.guests import Prices, name_guest
+from flyexecutor.fleet import answers, lists, policy
+from flyexecutor.fleet.api import MachinesClient
+from flyexecutor.fleet.guests import Prices, name_guest
+from flyexecutor.fleet.lists import Lists
 from flyexecutor.lane import Machine
-from flyexecutor.lists import Lists
-from flyexecutor.machines import MachinesClient
 from flyexecutor.names import visible
-from flyexecutor.trust import Encoding, Trust
-from tests.test_machine_answers import EXIT, OURS, Api
+from flyexecutor.payload.trust import Encoding, Trust
+from tests.fleet.test_answers import EXIT, OURS, Api
 
 MOST = 64 * 1024
 GOOD = {

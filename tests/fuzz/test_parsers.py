@@ -15,17 +15,18 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flyexecutor import damage, payload
+from flyexecutor import damage
 from flyexecutor.call import CallInfo, Outcome, Report
+from flyexecutor.client.future import FlyFuture
+from flyexecutor.client.watcher import Watcher
 from flyexecutor.errors import PayloadError
-from flyexecutor.future import FlyFuture
-from flyexecutor.listing import Listing
 from flyexecutor.names import read_name
-from flyexecutor.reader import OrderReader, OutcomeReader
-from flyexecutor.records import Records
+from flyexecutor.payload import pickles
+from flyexecutor.payload.trust import Trust
 from flyexecutor.states import State
-from flyexecutor.trust import Trust
-from flyexecutor.watcher import Watcher
+from flyexecutor.store.listing import Listing
+from flyexecutor.store.reader import OrderReader, OutcomeReader
+from flyexecutor.store.records import Records
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 MOST_MEMORY = 32 * 1024 * 1024  # bytes
@@ -79,7 +80,7 @@ def no_unpickling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(pickle, "loads", refuse)
     monkeypatch.setattr(pickle, "Unpickler", refuse)
-    monkeypatch.setattr(payload, "load_outcome", refuse)
+    monkeypatch.setattr(pickles, "load_outcome", refuse)
     tracemalloc.start()
     yield
     most = tracemalloc.get_traced_memory()[1]

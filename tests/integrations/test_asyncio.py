@@ -79,7 +79,7 @@ def test_a_task_that_is_cancelled_cancels_its_queued_call(make_executor, tmp_pat
 
 
 def test_the_loop_goes_on_while_redis_is_away(make_executor, closed_port, monkeypatch):
-    monkeypatch.setattr("flyexecutor.outbox.FIRST_CONTACT", 1.0)
+    monkeypatch.setattr("flyexecutor.client.outbox.FIRST_CONTACT", 1.0)
     executor = make_executor(redis_url=f"redis://127.0.0.1:{closed_port}/0")
 
     async def main():

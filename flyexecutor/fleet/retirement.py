@@ -1,0 +1,90 @@
+"""Step 5, afterwards: what a deploy has left is destroyed, once it rests and nobody uses its lane. Level 4.
+
+Owns a thread for each search, since no call shall wait for one: what is refused, or can't be asked for, stays for the
+next. Only what is certain to be ours and of an earlier image goes (`policy.retire`); what somebody has prepared stays
+until `reap`. `close` ends a search after the request that is under way. Killed: the next search finds the rest.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from flyexecutor.errors import MachinesError, RedisUnavailableError
+from flyexecutor.fleet import policy
+from flyexecutor.fleet.api import MachinesClient
+from flyexecutor.lane import FAMILY_KEY, OWNER_KEY, Lane, Machine
+from flyexecutor.store.calls import Store
+
+SEARCH_EVERY = 300.0  # seconds between two searches, of all clients together
+UNUSED = 600.0  # seconds without a call, after which a lane of an earlier image is not used any longer
+
+log = logging.getLogger("flyexecutor")
+
+
+class Retirement:
+    """The searches of one client for one lane."""
+
+    def __init__(
+        self,
+        store: Store,
+        machines: MachinesClient,
+        client: str,
+        *,
+        known: Callable[[], Iterable[str]],
+        ended: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._machines = machines
+        self._client = client
+        self._known = known  # the lanes that this client uses: none of them is another's earlier deploy
+        self._ended = ended  # a search has ended
+        self._search_at = 0.0  # monotonic; not before
+        self._closed = False
+        self.busy = False  # set by the fleet's thread, cleared by ours
+
+    def search_soon(self, lane: Lane, seen: Sequence[Machine]) -> None:
+        """Search, unless somebody has done so of late. Returns at once. seen: the machines of the app."""
+        if self.busy or time.monotonic() < self._search_at:
+            return
+        self._search_at = time.monotonic() + SEARCH_EVERY
+        self.busy = True
+        try:
+            threading.Thread(target=self._search, args=(lane, seen), name="flyexecutor retire", daemon=True).start()
+        except RuntimeError:  # no thread can be had: there will be another time
+            self.busy = False
+
+    def close(self) -> None:
+        """Destroy no more."""
+        self._closed = True
+
+    def _search(self, lane: Lane, seen: Sequence[Machine]) -> None:
+        try:
+            told = [one.config["metadata"] for one in (lane, *lane.others)]
+            kinds = [(one[OWNER_KEY], one[FAMILY_KEY]) for one in told]
+            if not self._store.try_lock(f"retire:{told[0][FAMILY_KEY]}", self._client, SEARCH_EVERY):
+                return
+            used = frozenset({*self._known(), *self._store.lanes_since(UNUSED)})
+            before = self._store.now() - UNUSED
+            old = policy.retire(seen, kinds=kinds, lane=lane.name, used=used, rested_before=before)
+            self._destroy([machine for machine in old if not machine.prepared])
+            if stay := sum(machine.prepared for machine in old):
+                log.info("prepared machines of an earlier image stay: %d; flyexecutor reap removes them", stay)
+        except (MachinesError, RedisUnavailableError) as exc:
+            log.info("machines of an earlier image stay for now: %s", exc)
+        except BaseException:  # whatever it was, no call waits for this
+            log.exception("machines of an earlier image stay for now")
+        finally:
+            self.busy = False
+            self._ended()
+
+    def _destroy(self, old: Sequence[Machine]) -> None:
+        for machine in old:
+            if self._closed:
+                return
+            try:
+                self._machines.destroy(machine.id)  # not by force: one that was started meanwhile is refused
+            except MachinesError as exc:
+                log.info("machine %s is of an earlier image and stays for now: %s", machine.id, exc)
+            else:
+                log.info("machine %s is of an earlier image and is destroyed", machine.id)
