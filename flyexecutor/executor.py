@@ -34,7 +34,7 @@ from flyexecutor.client.stream import ItemStream
 from flyexecutor.client.terminal import showing, tell_of_calls, tell_of_machines
 from flyexecutor.errors import NotStartedError, SettingsError
 from flyexecutor.fleet.config import MachineSpec, owners_of
-from flyexecutor.fleet.guests import SUSPEND_MB, GuestName, Prices, read_guest
+from flyexecutor.fleet.guests import SUSPEND_MB, GuestName, Prices, check_suspend_mb, read_guest
 from flyexecutor.fleet.lanes import Lanes, Limits
 from flyexecutor.fleet.schedules import Schedule, Schedules
 from flyexecutor.fleet.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
@@ -43,7 +43,6 @@ from flyexecutor.local import LocalError, LocalFly
 from flyexecutor.names import label
 from flyexecutor.options import (
     Options,
-    check_suspend_mb,
     read_initializer,
     read_retries,
     read_warmup,
@@ -205,15 +204,25 @@ class FlyMachineExecutor(Executor):
             if close_local:
                 close_local()
             raise
-        owners = owners_of(settings)
-        self._stock = Stock(self._client, prices, owners)
-        self._schedules = Schedules(self._client, trust, owners)
+        self._prices = prices
         self._local = where
         self._life = _Life(self._client, close_local, own_local=local is True and where is not None)
 
     @property
     def _lane(self) -> Lane:
         return self._lanes.lane
+
+    # Made for each use: after a fork the client has other connections.
+
+    @property
+    def _stock(self) -> Stock:
+        client = self._client
+        return Stock(client.store, client.machines, client.lists, self._prices, owners_of(self._settings))
+
+    @property
+    def _schedules(self) -> Schedules:
+        client = self._client
+        return Schedules(client.store, client.machines, client.lists, self._trust, owners_of(self._settings))
 
     @property
     def _max_workers(self) -> int:  # dask and joblib read it

@@ -7,7 +7,6 @@ from typing import Any
 
 from flyexecutor.arguments import check_integers, check_numbers, read_arguments
 from flyexecutor.errors import SettingsError
-from flyexecutor.fleet.guests import MOST_SUSPEND_MB
 from flyexecutor.names import name_of, path_of, shown
 from flyexecutor.payload import pickles
 from flyexecutor.payload.trust import WARMUP, Trust
@@ -69,12 +68,6 @@ def read_initializer(
         raise TypeError(f"initializer must be a callable, not {initializer!r}")
     with pickles.shipping(ship):
         return pickles.dump_alone((initializer, arguments))
-
-
-def check_suspend_mb(suspend_mb: int) -> None:
-    """Raises SettingsError if it is no amount of memory that Fly suspends."""
-    if isinstance(suspend_mb, bool) or not isinstance(suspend_mb, int) or not 0 <= suspend_mb <= MOST_SUSPEND_MB:
-        raise SettingsError(f"suspend_mb is {suspend_mb!r}: Fly suspends machines with up to {MOST_SUSPEND_MB} MB")
 
 
 def read_warmup(

@@ -164,8 +164,8 @@ def test_a_wrong_argument_of_a_method_is_refused(named, value, refused, executor
 
 @pytest.mark.parametrize(("named", "value"), [(named, value) for named in METHODS for value in METHODS[named]])
 def test_a_right_argument_of_a_method_is_taken(named, value, executor, monkeypatch):
-    monkeypatch.setattr(executor, "_stock", Taken())
-    monkeypatch.setattr(executor, "_schedules", Taken())
+    monkeypatch.setattr(FlyMachineExecutor, "_stock", Taken())
+    monkeypatch.setattr(FlyMachineExecutor, "_schedules", Taken())
     ask(executor, *named, value)
 
 

@@ -82,7 +82,7 @@ def open_client(where: Where, *, token: bool) -> Iterator[Client]:
 
 def stock_of(client: Client, where: Where) -> Stock:
     """The machines of the client's app."""
-    return Stock(client, Prices(), owners_of(where.settings(image=False)))
+    return Stock(client.store, client.machines, client.lists, Prices(), owners_of(where.settings(image=False)))
 
 
 def console() -> Console:

@@ -53,7 +53,7 @@ def schedules(names: Sequence[str], as_json: bool, app: str | None, redis_url: s
     trust = settings.make_trust()
     names = list(dict.fromkeys(names))
     with open_client(where, token=True) as client:
-        known = Schedules(client, trust, owners_of(settings))
+        known = Schedules(client.store, client.machines, client.lists, trust, owners_of(settings))
         if names:
             known.remove(*names)
         found = [] if names else [(one, _runs_of(one, client, trust)) for one in known.list()]

@@ -96,6 +96,12 @@ def read_guest(guest: "str | Mapping[str, Any] | None") -> dict[str, Any] | None
     return told
 
 
+def check_suspend_mb(suspend_mb: int) -> None:
+    """Raises SettingsError if it is no amount of memory that Fly suspends."""
+    if isinstance(suspend_mb, bool) or not isinstance(suspend_mb, int) or not 0 <= suspend_mb <= MOST_SUSPEND_MB:
+        raise SettingsError(f"suspend_mb is {suspend_mb!r}: Fly suspends machines with up to {MOST_SUSPEND_MB} MB")
+
+
 def guest_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The guest of a machine configuration: Fly's default, if it names none."""
     guest: Mapping[str, Any] = config.get("guest") or PRESETS.get(config.get("size") or "", PRESETS[DEFAULT])

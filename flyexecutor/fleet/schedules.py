@@ -23,16 +23,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flyexecutor.client.client import Client
 from flyexecutor.errors import MachinesError, SettingsError
 from flyexecutor.fleet import launch
+from flyexecutor.fleet.api import MachinesClient
 from flyexecutor.fleet.config import config_of_machine
+from flyexecutor.fleet.lists import Lists
 from flyexecutor.lane import SCHEDULE_DIGEST_KEY, SCHEDULE_FUNCTION_KEY, SCHEDULE_KEY, Lane, Machine
 from flyexecutor.names import LONGEST, path_of, shown
 from flyexecutor.options import Options
 from flyexecutor.payload import pickles
 from flyexecutor.payload.trust import Trust
 from flyexecutor.settings import SCHEDULED_VARIABLE
+from flyexecutor.store.calls import Store
 
 Every = Literal["hourly", "daily", "weekly", "monthly"]
 SECONDS: dict[str, int] = {
@@ -64,8 +66,10 @@ class Schedule:
 class Schedules:
     """The schedules of one executor's app."""
 
-    def __init__(self, client: Client, trust: Trust, owners: Sequence[str]) -> None:
-        self._client = client  # asked for its store and machines each time: after a fork it has others
+    def __init__(self, store: Store, api: MachinesClient, lists: Lists, trust: Trust, owners: Sequence[str]) -> None:
+        self._store = store
+        self._api = api
+        self._lists = lists
         self._trust = trust
         self._owners = owners
 
@@ -127,12 +131,12 @@ class Schedules:
                 known = ", ".join(sorted(found)) or "none"
                 raise SettingsError(f"no schedule is named {name!r}: there is {known}")
         for name in names:
-            self._client.machines.destroy(found[name].id, force=True)
+            self._api.destroy(found[name].id, force=True)
 
     def _machines(self) -> Sequence[Machine]:
         return [
             machine
-            for machine in self._client.lists.since()
+            for machine in self._lists.since()
             if machine.is_scheduled and machine.owner in self._owners and machine.state not in ENDING
         ]
 
@@ -145,7 +149,7 @@ class Schedules:
         machine = self._known(full_name, told[SCHEDULE_KEY])
         if machine and machine.schedule_digest == told[SCHEDULE_DIGEST_KEY]:
             return machine
-        store = self._client.store
+        store = self._store
         with store.one_at_a_time(full_name):
             machine = self._known(full_name, told[SCHEDULE_KEY])
             if machine is None:
@@ -162,8 +166,8 @@ class Schedules:
 
     def _known(self, full_name: str, name: str) -> Machine | None:
         """The machine of this schedule, if Redis knows its id. Whoever can write there may have told another's."""
-        known = self._client.store.scheduled(full_name)
-        machine = self._client.machines.get(known) if known else None
+        known = self._store.scheduled(full_name)
+        machine = self._api.get(known) if known else None
         ours = machine and machine.owner in self._owners and machine.schedule_name == name
         return machine if machine and ours and machine.state not in ENDING else None
 
@@ -173,17 +177,16 @@ class Schedules:
 
     def _create(self, full_name: str, config: Mapping[str, Any], lane: Lane, *, at_once: bool) -> Machine:
         """Create the machine, or answer the one that has its name."""
-        machines = self._client.machines
         for _ in range(2):
-            time.sleep(self._client.store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST))
+            time.sleep(self._store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST))
             try:
                 # Not launched (Fly: skip_launch) it first runs at its time, which counts from now in any case.
-                machine = machines.create(full_name, config, lane.region or None, lane.name, launch=at_once)
+                machine = self._api.create(full_name, config, lane.region or None, lane.name, launch=at_once)
             except MachinesError as exc:
                 # It is there and of another lane, or nobody can say whether it has been created.
                 if not (exc.status is None or exc.status >= 500 or exc.status == 409):
                     raise
-                made = [machine for machine in self._client.lists.since() if machine.name == full_name]
+                made = [machine for machine in self._lists.since() if machine.name == full_name]
                 if not made:
                     raise
                 machine = made[0]
@@ -196,18 +199,17 @@ class Schedules:
         )
 
     def _update(self, machine: Machine, config: Mapping[str, Any]) -> Machine:
-        machines = self._client.machines
         try:
-            return machines.update(machine.id, config)
+            return self._api.update(machine.id, config)
         except MachinesError as exc:
             if exc.status not in launch.OVERTAKEN:
                 raise
         self._await(machine, "stopped")  # its image is still fetched, say
-        return machines.update(machine.id, config)
+        return self._api.update(machine.id, config)
 
     def _await(self, machine: Machine, state: str) -> None:
         try:
-            self._client.machines.wait(machine, state, PATIENCE)
+            self._api.wait(machine, state, PATIENCE)
         except MachinesError as exc:
             if exc.status not in {404, 408}:
                 raise
@@ -220,7 +222,7 @@ class Schedules:
             machine.schedule,
             machine.id,
             machine.state,
-            self._client.store.runs(machine.schedule_name),
+            self._store.runs(machine.schedule_name),
             shown(machine.schedule_function),
             machine.created_at + (passed // every + 1) * every if every else 0.0,
         )

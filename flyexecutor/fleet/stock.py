@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from flyexecutor.client.client import Client
 from flyexecutor.errors import MachinesError, MachineStartError
 from flyexecutor.fleet import launch, policy
+from flyexecutor.fleet.api import MachinesClient
 from flyexecutor.fleet.guests import Prices, name_guest
 from flyexecutor.fleet.launch import create_machine
+from flyexecutor.fleet.lists import Lists
 from flyexecutor.lane import Lane, Machine
+from flyexecutor.store.calls import Store
 from flyexecutor.store.lanes import Meter
 
 APPEARS_WITHIN = 10.0  # seconds: a machine that was just created may be unknown to a get for a moment
@@ -79,14 +81,18 @@ class MachineInfo:
 class Stock:
     """The machines of one executor's app."""
 
-    def __init__(self, client: Client, prices: Prices, owners: Collection[str]) -> None:
-        self._client = client  # asked for its store and machines each time: after a fork it has others
+    def __init__(
+        self, store: Store, api: MachinesClient, lists: Lists, prices: Prices, owners: Collection[str]
+    ) -> None:
+        self._store = store
+        self._api = api
+        self._lists = lists
         self._prices = prices
         self._owners = owners  # of the machines that are ours
 
     def stats(self, lane: Lane) -> Stats:
         """See `FlyMachineExecutor.stats`."""
-        seen: Meter = self._client.store.meter(lane.name)
+        seen: Meter = self._store.meter(lane.name)
         price = self._prices.per_second_of(lane.config, lane.region)
         return Stats(
             queued=seen.queued,
@@ -105,15 +111,14 @@ class Stock:
 
     def machines(self) -> list[MachineInfo]:
         """See `FlyMachineExecutor.machines`."""
-        return [self._describe(machine) for machine in self._client.lists.since()]
+        return [self._describe(machine) for machine in self._lists.since()]
 
     def prepare(self, lane: Lane, number: int, timeout: float, tell: Callable[[Prepared], None]) -> None:
         """See `FlyMachineExecutor.prepare`. tell: gets how far it is, at each step."""
         deadline = time.monotonic() + timeout
-        machines = self._client.machines
-        listed = [m for m in self._client.lists.since() if m.lane == lane.name]
+        listed = [m for m in self._lists.since() if m.lane == lane.name]
         kept = [m for m in listed if m.keeper and not m.is_scheduled]
-        now = self._client.store.now()
+        now = self._store.now()
         kept = [m for m in kept if m.state not in {"failed", "destroying"} and not policy.lost(m, now)]
         # One that can be suspended boots now, warms up and rests; another boots when it is needed: once in each case.
         boots = lane.suspends
@@ -123,7 +128,7 @@ class Stock:
         taken = {m.name for m in listed}
         names = (name for n in itertools.count(1) if policy.name_machine(lane.name, name := f"stock-{n}") not in taken)
         while len(kept) < number:
-            wait = self._client.store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
+            wait = self._store.pace_create(launch.CREATE_EVERY, launch.CREATE_BURST)
             if time.monotonic() + wait > deadline:
                 raise MachineStartError(
                     f"{len(kept)} of {number} machines were made within {timeout:g} s: Fly allows one a second; give "
@@ -132,7 +137,7 @@ class Stock:
             time.sleep(wait)
             region = lane.region or None
             machine = create_machine(
-                machines, self._client.lists, lane, next(names), region, keeper=True, launch=boots, prepared=True
+                self._api, self._lists, lane, next(names), region, keeper=True, launch=boots, prepared=True
             )
             if machine.state not in ENDED:  # one that has just ended may still have its name
                 kept.append(machine)
@@ -151,22 +156,22 @@ class Stock:
         return [self._describe(machine) for machine in orphans if dry_run or self._destroy(machine)]
 
     def _orphans(self, older_than: float) -> list[Machine]:
-        used = self._client.store.lanes_since(older_than)
-        now = self._client.store.now()
+        used = self._store.lanes_since(older_than)
+        now = self._store.now()
         orphans = []
-        for machine in self._client.lists.since():
+        for machine in self._lists.since():
             if machine.is_scheduled or machine.owner not in self._owners:
                 continue
             unused = machine.lane not in used and now - machine.changed_at > older_than
             rests = policy.rests(machine, now) and unused
             runs = machine.state in policy.LEAVING and now - machine.changed_at > RUNS_FOR_NOBODY
-            if rests or (runs and not self._client.store.is_counted_on(machine.lane, machine.id)):
+            if rests or (runs and not self._store.is_counted_on(machine.lane, machine.id)):
                 orphans.append(machine)
         return orphans
 
     def _destroy(self, machine: Machine) -> bool:
         try:
-            self._client.machines.destroy(machine.id, force=machine.state in policy.LEAVING)
+            self._api.destroy(machine.id, force=machine.state in policy.LEAVING)
         except MachinesError as exc:
             if exc.status in launch.OVERTAKEN:
                 log.info("machine %s is no orphan any longer: %s", machine.id, exc)  # somebody has started it
@@ -180,11 +185,11 @@ class Stock:
 
     def _await_rest(self, machine: Machine, lane: Lane, deadline: float, *, boots: bool) -> None:
         """Return when a machine rests and can be started; if it boots first, after that."""
-        machines, since = self._client.machines, time.monotonic()
+        since = time.monotonic()
         while time.monotonic() < deadline:
-            if self._client.store.is_worker(lane.name, machine.id) and self._client.store.meter(lane.name).running:
+            if self._store.is_worker(lane.name, machine.id) and self._store.meter(lane.name).running:
                 return  # it has found work already
-            seen = machines.get(machine.id)
+            seen = self._api.get(machine.id)
             age = time.monotonic() - since
             if seen is None or seen.state in ENDED or _failed(seen):
                 if seen or age > APPEARS_WITHIN:
@@ -198,7 +203,7 @@ class Stock:
             asked_at = time.monotonic()
             left = min(10.0, deadline - asked_at, math.inf if boots else FETCHED_WITHIN - age)
             try:
-                machines.wait(seen or machine, "suspended" if boots else "stopped", max(1.0, left))
+                self._api.wait(seen or machine, "suspended" if boots else "stopped", max(1.0, left))
             except MachinesError as exc:
                 if exc.status not in {404, 408}:
                     raise
