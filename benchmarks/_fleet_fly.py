@@ -12,7 +12,7 @@ from typing import Protocol
 
 from benchmarks._clock import Clock
 from flyexecutor.errors import MachinesError
-from flyexecutor.lane import Exit, Machine
+from flyexecutor.fleet.machine import Exit, Machine
 
 ON_THE_WAY = frozenset({"creating", "starting", "started"})
 EVERY = 1.0  # seconds between two requests for the same action, per app or machine

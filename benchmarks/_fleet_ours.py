@@ -20,7 +20,7 @@ from flyexecutor.fleet.fleet import FIRST_PAUSE as FIRST_LOOK_PAUSE
 from flyexecutor.fleet.fleet import LOOK_EVERY, OVERDUE
 from flyexecutor.fleet.launch import AVOID_FOR, CREATE_BURST
 from flyexecutor.fleet.lists import LIST_BURST, LIST_EVERY
-from flyexecutor.lane import Exit, Machine
+from flyexecutor.fleet.machine import Exit, Machine
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from flyexecutor.errors import MachinesError, PythonMismatchError, RedisUnavaila
 from flyexecutor.executor import FlyMachineExecutor
 from flyexecutor.fleet.api import ATTEMPTS, MachinesClient
 from flyexecutor.fleet.lists import LIST_BURST, LIST_EVERY
-from flyexecutor.lane import Machine
+from flyexecutor.fleet.machine import Machine
 from flyexecutor.secrecy import goes_in_clear
 from flyexecutor.settings import PUBLIC_API, read_settings
 from flyexecutor.store.calls import Store

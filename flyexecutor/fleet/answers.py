@@ -20,7 +20,7 @@ import requests
 from flyexecutor.damage import tell_once
 from flyexecutor.errors import MachinesError
 from flyexecutor.fleet.guests import guest_of
-from flyexecutor.lane import (
+from flyexecutor.fleet.machine import (
     FAMILY_KEY,
     KEEPER_KEY,
     LAUNCH_KEY,

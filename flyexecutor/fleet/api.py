@@ -19,7 +19,7 @@ import urllib3
 
 from flyexecutor.errors import MachinesError
 from flyexecutor.fleet import answers
-from flyexecutor.lane import Machine
+from flyexecutor.fleet.machine import Machine
 from flyexecutor.names import shown
 from flyexecutor.secrecy import Secret, passwords_of, redact, scrub
 

@@ -13,16 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flyexecutor.fleet import guests
-from flyexecutor.lane import (
-    FAMILY_KEY,
-    KEEPER_KEY,
-    LAUNCH_KEY,
-    METADATA_KEY,
-    OWNER_KEY,
-    PREPARED_KEY,
-    Lane,
-    name_lane,
-)
+from flyexecutor.fleet.machine import FAMILY_KEY, KEEPER_KEY, LAUNCH_KEY, METADATA_KEY, OWNER_KEY, PREPARED_KEY
+from flyexecutor.lane import Lane, name_lane
 from flyexecutor.payload.cipher import ENCRYPT_VARIABLE
 from flyexecutor.payload.trust import KEY_VARIABLE, show_keys
 from flyexecutor.secrecy import Secret, redact

@@ -16,8 +16,9 @@ from flyexecutor.fleet import policy
 from flyexecutor.fleet.api import MachinesClient, is_capacity, is_transient
 from flyexecutor.fleet.launch import Launcher
 from flyexecutor.fleet.lists import Lists
+from flyexecutor.fleet.machine import Exit, Machine
 from flyexecutor.fleet.retirement import Retirement
-from flyexecutor.lane import Exit, Lane, Machine
+from flyexecutor.lane import Lane
 from flyexecutor.names import visible
 from flyexecutor.store import outage
 from flyexecutor.store.calls import Store

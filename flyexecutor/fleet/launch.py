@@ -19,7 +19,8 @@ from flyexecutor.fleet import policy
 from flyexecutor.fleet.api import MachinesClient, is_capacity, is_too_soon
 from flyexecutor.fleet.config import config_of_machine
 from flyexecutor.fleet.lists import Lists
-from flyexecutor.lane import Exit, Lane, Machine
+from flyexecutor.fleet.machine import Exit, Machine
+from flyexecutor.lane import Lane
 from flyexecutor.store.calls import Store
 
 CREATE_EVERY = 1.0  # seconds, per app, with a burst of CREATE_BURST (Fly's documented rate limit)

@@ -20,7 +20,7 @@ from dataclasses import asdict, fields
 
 from flyexecutor.errors import MachinesError, PayloadError, RedisUnavailableError
 from flyexecutor.fleet.api import ATTEMPTS, MachinesClient, is_transient, pauses
-from flyexecutor.lane import Exit, Machine
+from flyexecutor.fleet.machine import Exit, Machine
 from flyexecutor.payload.trust import Encoding, Trust
 from flyexecutor.store.calls import Store
 from flyexecutor.store.lanes import Sought

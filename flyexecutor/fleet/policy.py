@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from flyexecutor.lane import Exit, Machine
+from flyexecutor.fleet.machine import Exit, Machine
 
 STARTABLE = ("suspended", "stopped", "created")  # in the order of preference: what is soonest there
 RESTING = frozenset({*STARTABLE, "failed"})

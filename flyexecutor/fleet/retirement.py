@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from flyexecutor.errors import MachinesError, RedisUnavailableError
 from flyexecutor.fleet import policy
 from flyexecutor.fleet.api import MachinesClient
-from flyexecutor.lane import FAMILY_KEY, OWNER_KEY, Lane, Machine
+from flyexecutor.fleet.machine import FAMILY_KEY, OWNER_KEY, Machine
+from flyexecutor.lane import Lane
 from flyexecutor.store.calls import Store
 
 SEARCH_EVERY = 300.0  # seconds between two searches, of all clients together

@@ -28,7 +28,8 @@ from flyexecutor.fleet import launch
 from flyexecutor.fleet.api import MachinesClient
 from flyexecutor.fleet.config import config_of_machine
 from flyexecutor.fleet.lists import Lists
-from flyexecutor.lane import SCHEDULE_DIGEST_KEY, SCHEDULE_FUNCTION_KEY, SCHEDULE_KEY, Lane, Machine
+from flyexecutor.fleet.machine import SCHEDULE_DIGEST_KEY, SCHEDULE_FUNCTION_KEY, SCHEDULE_KEY, Machine
+from flyexecutor.lane import Lane
 from flyexecutor.names import LONGEST, path_of, shown
 from flyexecutor.options import Options
 from flyexecutor.payload import pickles

@@ -16,7 +16,8 @@ from flyexecutor.fleet.api import MachinesClient
 from flyexecutor.fleet.guests import Prices, name_guest
 from flyexecutor.fleet.launch import create_machine
 from flyexecutor.fleet.lists import Lists
-from flyexecutor.lane import Lane, Machine
+from flyexecutor.fleet.machine import Machine
+from flyexecutor.lane import Lane
 from flyexecutor.store.calls import Store
 from flyexecutor.store.lanes import Meter
 

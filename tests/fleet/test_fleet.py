@@ -12,7 +12,8 @@ from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailabl
 from flyexecutor.fleet import fleet as module
 from flyexecutor.fleet.fleet import Fleet
 from flyexecutor.fleet.lists import Lists
-from flyexecutor.lane import FAMILY_KEY, OWNER_KEY, Exit, Lane, Machine
+from flyexecutor.fleet.machine import FAMILY_KEY, OWNER_KEY, Exit, Machine
+from flyexecutor.lane import Lane
 from flyexecutor.payload.trust import Trust
 
 WAIT = 10.0

@@ -9,7 +9,8 @@ import pytest
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
 from flyexecutor.fleet import policy
 from flyexecutor.fleet.launch import Launcher
-from flyexecutor.lane import Lane, Machine
+from flyexecutor.fleet.machine import Machine
+from flyexecutor.lane import Lane
 
 WAIT = 10.0
 FULL = MachinesError("insufficient resources to create new machine", 412)

@@ -11,7 +11,7 @@ import pytest
 from flyexecutor.errors import MachinesError, RedisUnavailableError
 from flyexecutor.fleet import lists as module
 from flyexecutor.fleet.lists import Lists, name_lists
-from flyexecutor.lane import Exit, Machine
+from flyexecutor.fleet.machine import Exit, Machine
 from flyexecutor.payload.trust import Encoding, Trust
 from flyexecutor.store.calls import Store
 from tests.conftest import APP

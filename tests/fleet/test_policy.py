@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flyexecutor.fleet.machine import Exit, Machine
 from flyexecutor.fleet.policy import (
     Bury,
     Create,
@@ -17,7 +18,6 @@ from flyexecutor.fleet.policy import (
     rests,
     retire,
 )
-from flyexecutor.lane import Exit, Machine
 
 NOW = 1_000_000.0
 

@@ -8,8 +8,8 @@ import pytest
 
 from flyexecutor import Prices
 from flyexecutor.errors import MachinesError
+from flyexecutor.fleet.machine import Machine
 from flyexecutor.fleet.stock import Stock
-from flyexecutor.lane import Machine
 
 
 def resting(name, **more):

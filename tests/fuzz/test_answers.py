@@ -22,7 +22,7 @@ from flyexecutor.fleet import answers, lists, policy
 from flyexecutor.fleet.api import MachinesClient
 from flyexecutor.fleet.guests import Prices, name_guest
 from flyexecutor.fleet.lists import Lists
-from flyexecutor.lane import Machine
+from flyexecutor.fleet.machine import Machine
 from flyexecutor.names import visible
 from flyexecutor.payload.trust import Encoding, Trust
 from tests.fleet.test_answers import EXIT, OURS, Api
