@@ -1,4 +1,4 @@
-"""Level 1: what an argument must be, a function for each kind. They raise SettingsError, with the argument's name and
+"""What an argument must be, a function for each kind. They raise SettingsError, with the argument's name and
 value; the value of what may be a secret is never told.
 """
 

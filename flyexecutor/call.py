@@ -1,4 +1,4 @@
-"""Level 1: the frozen records that travel between the modules and, through the store, between the processes."""
+"""The frozen records that travel between the modules and, through the store, between the processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

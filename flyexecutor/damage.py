@@ -1,4 +1,4 @@
-"""Level 1: what is believed of what comes from Redis: bounded readers of numbers, words, texts and JSON.
+"""What is believed of what comes from Redis: bounded readers of numbers, words, texts and JSON.
 
 Whoever can write to Redis, or a bug, may have left anything there. Each reader raises PayloadError, which says what is
 damaged and how. Nothing is unpickled here. Owns which kinds of damage the log has been told of.

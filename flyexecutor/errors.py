@@ -1,4 +1,4 @@
-"""Level 0: the tree of our exceptions.
+"""The tree of our exceptions.
 
     FlyExecutorError
     ├── SettingsError (ValueError)           something that the caller set, or did not set

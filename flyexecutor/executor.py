@@ -1,4 +1,4 @@
-"""Level 8: FlyMachineExecutor, the concurrent.futures contract and the options. No threads, no Redis, no HTTP.
+"""FlyMachineExecutor, the concurrent.futures contract and the options. No threads, no Redis, no HTTP.
 
 Step 1 of a call's way is here: `submit` makes the snapshot, in the caller's thread, and hands it to the client.
 """

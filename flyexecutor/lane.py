@@ -1,4 +1,4 @@
-"""Level 1: a machine configuration, the lane that it names, and the machines that Fly has for it.
+"""A machine configuration and the lane that it names.
 
 Calls that need the same machine (image, guest, environment, key, Redis) share one queue and one fleet. The lane's name
 is a keyed hash of that configuration: it stands in Redis keys and in machine metadata and tells nothing of it.

@@ -1,4 +1,4 @@
-"""Level 0: what people are shown of what comes from elsewhere; above all what a call is called, which is its function's
+"""What people are shown of what comes from elsewhere; above all what a call is called, which is its function's
 name, or the one that `with_options(name=...)` gives.
 
 It travels with the call's record and is not signed: nothing acts on it, and whoever can write to Redis may have written

@@ -1,4 +1,4 @@
-"""Level 3: how the calls of an executor are run: the options that `with_options` changes, checked once."""
+"""How the calls of an executor are run: the options that `with_options` changes, checked once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Level 1: when a call is tried again. One value; it travels with the call to the process that sees the exception."""
+"""When a call is tried again. One value; it travels with the call to the process that sees the exception."""
 
 from dataclasses import dataclass
 from typing import Literal

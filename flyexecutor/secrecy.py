@@ -1,4 +1,4 @@
-"""Level 0: what must not be shown. Texts whose repr hides them, addresses without a password, and what others say of us
+"""What must not be shown. Texts whose repr hides them, addresses without a password, and what others say of us
 without what they quote. Pure functions.
 """
 

@@ -1,4 +1,4 @@
-"""Level 2: arguments and environment to one frozen `Settings`, or one error that names all that is missing.
+"""Arguments and environment to one frozen `Settings`, or one error that names all that is missing.
 
 Reads the variables that a Fly app has or its owner sets. Never prints a token, a Redis password or a key.
 """

@@ -1,4 +1,4 @@
-"""Level 0: the states of a call, and every transition between them.
+"""The states of a call, and every transition between them.
 
 The Lua scripts make these transitions; tests drive each script from each state and compare with this table.
 """

@@ -1,4 +1,4 @@
-"""Level 1: the terms of calls and outcomes: what is sealed beside a body, in plain bytes.
+"""The terms of calls and outcomes: what is sealed beside a body, in plain bytes.
 
 They can be read without the key, and are believed only once `trust` has verified what they came with. Before that
 whoever reads them may refuse because of them, and nothing else. On the hot path: tuples and one `struct` each.

@@ -1,4 +1,4 @@
-"""Level 8: `logs` and `kill`, about single calls by their ids.
+"""`logs` and `kill`, about single calls by their ids.
 
 `logs` only reads; `kill` listens for the end of a call that runs, in the client's thread. Neither has a fleet.
 """

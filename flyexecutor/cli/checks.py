@@ -1,4 +1,4 @@
-"""Level 8: what `doctor` looks at, each thing for itself: one that is wrong does not hide another.
+"""What `doctor` looks at, each thing for itself: one that is wrong does not hide another.
 
 Changes nothing but what one call changes, on a machine of its own that destroys itself afterwards. What it tells holds
 no token, password or key: addresses come from `redact`, the rest from our own messages.

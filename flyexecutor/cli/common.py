@@ -1,4 +1,4 @@
-"""Level 8: what the commands share: the options that say where everything is, a client, and how things are shown."""
+"""What the commands share: the options that say where everything is, a client, and how things are shown."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Level 8: `doctor` shows what `checks` finds, line by line as it is found."""
+"""`doctor` shows what `checks` finds, line by line as it is found."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""Level 8: `flyexecutor local`, Fly and Redis on this computer, until Ctrl-C."""
+"""`flyexecutor local`, Fly and Redis on this computer, until Ctrl-C."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Level 8: `reap` and `prepare`, the stock of machines of an app. They send no call."""
+"""`reap` and `prepare`, the stock of machines of an app. They send no call."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Level 8: what `doctor` runs on a machine. It travels with its call, since the image may have another flyexecutor, and
+"""What `doctor` runs on a machine. It travels with its call, since the image may have another flyexecutor, and
 none of what the command needs: so it imports at the last moment, and nothing but what every worker has.
 """
 

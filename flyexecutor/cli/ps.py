@@ -1,4 +1,4 @@
-"""Level 8: `ps`, the machines of an app and its calls that have not ended; with --watch again and again.
+"""`ps`, the machines of an app and its calls that have not ended; with --watch again and again.
 
 Reads; two requests of the Machines API and Redis for each look. Fly allows one list a second per app.
 """

@@ -1,4 +1,4 @@
-"""Level 8: `schedules`, the calls that Fly makes by itself: what there is, and how to remove it."""
+"""`schedules`, the calls that Fly makes by itself: what there is, and how to remove it."""
 
 import time
 from collections.abc import Sequence

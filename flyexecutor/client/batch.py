@@ -1,4 +1,4 @@
-"""Level 7: a batch, a whole fan-out with one id, to which any process can attach."""
+"""A batch, a whole fan-out with one id, to which any process can attach."""
 
 import concurrent.futures
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Level 6: the client wires outbox, watcher and fleets, starts their threads, ends them, and remakes them after a fork.
+"""The client wires outbox, watcher and fleets, starts their threads, ends them, and remakes them after a fork.
 
 One per executor and process. Level-5 siblings do not know each other: they meet here, through callbacks.
 """

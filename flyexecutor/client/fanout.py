@@ -1,4 +1,4 @@
-"""Level 7: `map` and its relatives: items to calls, and outcomes back to items. No thread, no Redis.
+"""`map` and its relatives: items to calls, and outcomes back to items. No thread, no Redis.
 
 A fan-out sends its items as calls, some items to a call if that was asked for, and holds on to them until they are
 delivered: a call of several items that loses its machine, or takes too long, is sent again in halves, so that in the

@@ -1,4 +1,4 @@
-"""Level 4: FlyFuture, a client's handle on a call.
+"""FlyFuture, a client's handle on a call.
 
 Owns nothing but its own state. The watcher resolves it and tells it what the call reports; what needs Redis goes
 through the `Control` that the client gives it. Never unpickles.

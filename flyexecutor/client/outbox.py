@@ -1,4 +1,4 @@
-"""Step 3: the outbox sends gathered calls to the store, one batch at a time. Level 5.
+"""Step 3: the outbox sends gathered calls to the store, one batch at a time.
 
 Owns a thread and the calls that are not stored yet. `put` wakes it, `close` ends it after the last batch. Killed in
 between: Redis has a whole batch or none of it, and a batch may be sent twice. Never unpickles, never speaks HTTP.

@@ -1,4 +1,4 @@
-"""Level 6: what the calls of one fan-out share, so that it is pickled and sent once: the function, large arguments.
+"""What the calls of one fan-out share, so that it is pickled and sent once: the function, large arguments.
 
 A large argument is known again by its content, not by its identity: one that is changed between two items is another.
 Shared parts live in Redis while a call needs them, and the newest until the fan-out ends. No thread; its lock guards

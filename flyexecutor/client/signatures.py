@@ -1,4 +1,4 @@
-"""Level 8: what type checkers know of the methods that fan out: as of the builtin `map` and of `itertools.starmap`.
+"""What type checkers know of the methods that fan out: as of the builtin `map` and of `itertools.starmap`.
 
 Each argument is checked against its iterable, up to three of them; of an `async def` function the result is what it
 comes to; with `return_exceptions` it is that or an exception. When a program runs, each method is just itself.

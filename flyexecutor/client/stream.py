@@ -1,4 +1,4 @@
-"""Level 7: the items of a generator that runs on a machine, as they come.
+"""The items of a generator that runs on a machine, as they come.
 
 The watcher's thread puts sealed items into a queue; whoever iterates verifies and unpickles them. If the call runs
 again because its machine was lost, its generator begins anew: items that were delivered already are passed over.

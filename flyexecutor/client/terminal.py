@@ -1,4 +1,4 @@
-"""Level 7: what somebody at a terminal sees: a bar while he waits; after Ctrl-C what goes on, and how to end it."""
+"""What somebody at a terminal sees: a bar while he waits; after Ctrl-C what goes on, and how to end it."""
 
 import contextlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""Step 9: the watcher reads outcomes from the store, verifies and unpickles them, and resolves futures. Level 5.
+"""Step 9: the watcher reads outcomes from the store, verifies and unpickles them, and resolves futures.
 
 Owns a thread, a connection and the pending futures. `expect` wakes it; with no future pending it is parked and sends
 nothing. `close` ends it: at once when parked, else by closing its connection. Killed: outcomes stay in Redis for

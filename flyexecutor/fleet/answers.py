@@ -1,4 +1,4 @@
-"""Level 2: what the Machines API answers, bounded and checked before anybody acts on it.
+"""What the Machines API answers, bounded and checked before anybody acts on it.
 
 Machines are buried, stopped and destroyed on the word of an answer, and ids of it go into addresses. So what is not as
 it must be is no machine: one in a list is passed over, and the others count; one that was asked for is an error.

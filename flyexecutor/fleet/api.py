@@ -1,4 +1,4 @@
-"""Level 3: the only module that knows the Machines API over HTTP.
+"""The only module that knows the Machines API over HTTP.
 
 Typed, with bounded retries and jitter; what can't be retried blindly (a create whose answer was lost) is looked for
 first, by the machine's name. Errors are MachinesError with the status, Fly's text and `fly-request-id`; never the

@@ -1,4 +1,4 @@
-"""Level 3: what a machine of ours is told at its creation: Fly's `config`, as plain data. Owns nothing.
+"""What a machine of ours is told at its creation: Fly's `config`, as plain data. Owns nothing.
 
 Calls that need the same configuration share a lane. Machines of a lane differ in one thing: a keeper goes to rest when
 it has nothing to do, another destroys itself. That is decided at its creation: nobody may be there to do it later.

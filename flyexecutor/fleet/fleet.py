@@ -1,4 +1,4 @@
-"""Step 5: the fleet looks, asks the policy, and acts. Level 5.
+"""Step 5: the fleet looks, asks the policy, and acts.
 
 Owns a thread and the reservations that this client was granted. `start_soon` wakes it; while a call is pending it looks
 again every few seconds, since no one else tells it of a lost machine; with none pending it is parked and sends nothing.

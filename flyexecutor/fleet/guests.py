@@ -1,4 +1,4 @@
-"""Level 1: guests (sizes of machines) by Fly's names, what they may do, and what they cost. Data and pure functions.
+"""Guests (sizes of machines) by Fly's names, what they may do, and what they cost. Data and pure functions.
 
 Sizes as in Fly's documentation of machine sizing and flyctl's presets, 2026. A guest is the `guest` of Fly's machine
 configuration.

@@ -1,4 +1,4 @@
-"""Level 4: what the calls of an executor need of their machines, and how many of these there may be. No thread.
+"""What the calls of an executor need of their machines, and how many of these there may be. No thread.
 
 Executors that want the same machines share it, so that limits hold for all of them.
 """

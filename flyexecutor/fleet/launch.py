@@ -1,4 +1,4 @@
-"""Step 5: carries out what the policy wants started or created, and keeps an eye on it until its worker joins. Level 4.
+"""Step 5: carries out what the policy wants started or created, and keeps an eye on it until its worker joins.
 
 Each start and create runs in a short-lived thread: Fly limits starts per machine, so many go out at once. Creates are
 paced by a token bucket in Redis, which all clients of the app share; the fleet's thread asks `next_create` when it may.

@@ -1,4 +1,4 @@
-"""Step 5: the list of an app's machines, one for all who need one: lanes, clients, people. Level 4.
+"""Step 5: the list of an app's machines, one for all who need one: lanes, clients, people.
 
 Fly allows one list a second per app, whoever asks. So whoever needs one takes the newest from Redis if it is new enough
 for him; else one client of all fetches it when the pace in Redis allows (`lua/seek`) and publishes it, while the others

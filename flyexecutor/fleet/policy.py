@@ -1,4 +1,4 @@
-"""Level 3: what a fleet should do. Pure: a snapshot in, actions out; no clock, no randomness, no I/O.
+"""What a fleet should do. Pure: a snapshot in, actions out; no clock, no randomness, no I/O.
 
 A reservation becomes a machine that rests (suspended before stopped: what is soonest there), else one that is about to
 rest, else a new one: a keeper while fewer than `warm` are kept, else one that destroys itself. A worker whose machine

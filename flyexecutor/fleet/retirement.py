@@ -1,4 +1,4 @@
-"""Step 5, afterwards: what a deploy has left is destroyed, once it rests and nobody uses its lane. Level 4.
+"""Step 5, afterwards: what a deploy has left is destroyed, once it rests and nobody uses its lane.
 
 Owns a thread for each search, since no call shall wait for one: what is refused, or can't be asked for, stays for the
 next. Only what is certain to be ours and of an earlier image goes (`policy.retire`); what somebody has prepared stays

@@ -1,4 +1,4 @@
-"""Level 7: calls that Fly makes by itself, each hour, day, week or month: a scheduled machine for each. No thread.
+"""Calls that Fly makes by itself, each hour, day, week or month: a scheduled machine for each. No thread.
 
 The call travels in the machine's environment, sealed: it needs no record in Redis that would have to outlive a month.
 When Fly starts the machine its worker submits the call (`worker/scheduled.py`), runs it, and the machine stops.

@@ -1,4 +1,4 @@
-"""Level 7: the machines of an app as their owner sees them: what there is, what it costs, stock in advance, orphans.
+"""The machines of an app as their owner sees them: what there is, what it costs, stock in advance, orphans.
 
 Called by users, never by a call's way. No thread; each function asks Redis and the Machines API and returns.
 """

@@ -1,4 +1,4 @@
-"""Level 1: payloads that Redis is not to read: AES-256-GCM from `cryptography`, an extra. Pure functions; no I/O.
+"""Payloads that Redis is not to read: AES-256-GCM from `cryptography`, an extra. Pure functions; no I/O.
 
 Each payload has a key of its own, derived (HKDF-Expand, RFC 5869) from a signing key and random bytes that travel with
 it: so there is no number of payloads after which nonces would repeat. What is encrypted is signed as well, and is

@@ -1,4 +1,4 @@
-"""Level 3: what a call raised, to text, to bytes and back (steps 7 and 9). No I/O.
+"""What a call raised, to text, to bytes and back (steps 7 and 9). No I/O.
 
 Pickle makes an exception anew by calling its class with `args`. Many a constructor takes other arguments, or makes its
 message of them, a second time. So an exception is taken apart here, and put together without its constructor: its

@@ -1,4 +1,4 @@
-"""Level 2: the installed packages of this side, and how they differ from those of the other.
+"""The installed packages of this side, and how they differ from those of the other.
 
 Only looked at when something does not fit: listing them takes longer than most calls, and so does the import of what
 lists them.

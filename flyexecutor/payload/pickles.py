@@ -1,4 +1,4 @@
-"""Level 3: objects to bytes and back (step 1, 7 and 9).
+"""Objects to bytes and back (step 1, 7 and 9).
 
 A body is a pickle with its large buffers beside it (protocol 5, out of band), so that a NumPy array is not copied into
 the pickle; a large one that shrinks is compressed. What there is to say when nothing can be unpickled (a crash, a

@@ -1,4 +1,4 @@
-"""Level 2: our own errors as JSON, which every Python version can read and nobody has to unpickle."""
+"""Our own errors as JSON, which every Python version can read and nobody has to unpickle."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Level 2: where code is from that travels by value, so that tracebacks name its file and show its lines.
+"""Where code is from that travels by value, so that tracebacks name its file and show its lines.
 
 cloudpickle leaves out the file's name, so that equal code has equal pickles wherever it is from. Here it is kept. The
 lines are the sender's: where the code runs, a file of that name may be another release, or none (a notebook's cell). So

@@ -1,4 +1,4 @@
-"""Level 2: who may run code here. Derives the keys, seals payloads, and verifies them before anyone unpickles.
+"""Who may run code here. Derives the keys, seals payloads, and verifies them before anyone unpickles.
 
 Unpickling is running code, in both directions, and Redis is only a wire: whoever can write to it must not be able to
 run anything. So every payload is sealed with HMAC-SHA256 over what it is, whom it is for and on which terms; a payload

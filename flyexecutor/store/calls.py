@@ -1,4 +1,4 @@
-"""Level 3: the only module that knows Redis. Each verb is one function, in the order of a call's way (steps 3 to 9).
+"""The only module that knows Redis. Each verb is one function, in the order of a call's way (steps 3 to 9).
 
 Every change of a call's state is one atomic script from `lua/`; `lua/lib.lua` opens with the keys. Sealed bytes pass
 through unread. Errors of redis-py end here as RedisUnavailableError, with the server's address but not its password.

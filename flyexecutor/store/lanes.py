@@ -1,4 +1,4 @@
-"""Level 3: the half of the store that knows lanes: who works there, what starts, what it costs. For fleets and users.
+"""The half of the store that knows lanes: who works there, what starts, what it costs. For fleets and users.
 
 Owns the connections of the store, which stands upon it, and no thread.
 """

@@ -1,4 +1,4 @@
-"""Level 3: what lies in Redis, for the eyes of the app's owner: calls, lanes, the server itself.
+"""What lies in Redis, for the eyes of the app's owner: calls, lanes, the server itself.
 
 Reads, never changes anything, and is no part of a call's way. Uses the connection of its store; each function but
 `ids_that_begin` takes a few round trips, however much there is.

@@ -1,4 +1,4 @@
-"""Level 1: whether a Redis is away, as the threads of this process find it: told once when it goes, and once when it
+"""Whether a Redis is away, as the threads of this process find it: told once when it goes, and once when it
 is back.
 
 Owns no thread and no lock: each change is one step of a dict or a list, which several threads may take at once.

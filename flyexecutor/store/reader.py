@@ -1,4 +1,4 @@
-"""Level 2: blocking reads in two halves, and errors of redis-py as ours.
+"""Blocking reads in two halves, and errors of redis-py as ours.
 
 A worker waits for calls, runners and signals at once, and a watcher must be woken when it is closed: so each has a
 connection of its own, sends its read, and receives the answer when it likes. Owns that connection and no thread.

@@ -1,4 +1,4 @@
-"""Level 2: what calls, outcomes and reports look like in Redis: heads of words, and payloads in parts.
+"""What calls, outcomes and reports look like in Redis: heads of words, and payloads in parts.
 
 Large payloads have keys of their own, in pieces that are below what a provider takes in one request. Each piece is sent
 and fetched by itself, and again if the connection breaks, so that a bad link costs a piece and not all of it. Uses the

@@ -1,4 +1,4 @@
-"""Level 2: Lua scripts by their names, and errors of redis-py as ours. Owns nothing."""
+"""Lua scripts by their names, and errors of redis-py as ours. Owns nothing."""
 
 import functools
 import hashlib
