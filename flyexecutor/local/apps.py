@@ -14,6 +14,7 @@ from flyexecutor.local.billing import Meter
 from flyexecutor.local.config import DEFAULT_MEMORY_MB, check_config, memory_mb
 from flyexecutor.local.events import now
 from flyexecutor.local.faults import Faults
+from flyexecutor.local.host import Hosted
 from flyexecutor.local.machine import Machine
 from flyexecutor.local.output import Output
 from flyexecutor.local.pace import Pace
@@ -221,7 +222,7 @@ class Apps:
 
     # What machines ask of their host
 
-    def process_of(self, machine: Machine, command: Sequence[str] = ()) -> tuple[list[str], dict[str, str], str]:
+    def process_of(self, machine: Hosted, command: Sequence[str] = ()) -> tuple[list[str], dict[str, str], str]:
         """Command, environment and folder of a machine's main process, or of another command in it."""
         init = machine.config.get("init", {})
         main = init.get("exec") or [*(init.get("entrypoint") or ()), *(init.get("cmd") or ())] or DEFAULT_COMMAND
@@ -250,11 +251,11 @@ class Apps:
             env[files.VARIABLE] = str(files.folder_of(self.run, machine.id))
         return command, env, image["cwd"]
 
-    def edition(self, machine: Machine) -> bytes:
+    def edition(self, machine: Hosted) -> bytes:
         """Of the code in its image: another when that has been edited."""
         return code.edition(self._images[machine.config["image"]])
 
-    def became(self, machine: Machine) -> None:
+    def became(self, machine: Hosted) -> None:
         """What follows from a machine's new state; its lock is held."""
         self._states[machine.id] = machine.state
         self.meter.became(machine.id, machine.state)
@@ -267,7 +268,7 @@ class Apps:
         """How long a machine stays in a passing state."""
         return math.inf if self.faults.sticks(PASSING[change]) else self.pace.seconds_of(change)
 
-    def output(self, machine: Machine) -> int:
+    def output(self, machine: Hosted) -> int:
         """Where a machine's process writes."""
         return self.printed.open(machine.id) if self._show_output else os.open(os.devnull, os.O_WRONLY)
 

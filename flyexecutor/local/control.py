@@ -1,44 +1,10 @@
-"""What the owner of a LocalFly asks and Fly has not: routes below /local, with the API's token, neither limited nor
-counted. `Control` is their client, in the owner's process.
-"""
+"""What the owner of a LocalFly asks and Fly has not, from the owner's process: the routes are in `api.control`."""
 
 import http.client
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from flask import Flask, Response
-
-    from flyexecutor.local.apps import Apps
+from typing import Any
 
 PREFIX = "/local/"
-
-
-def add_control(api: "Flask", apps: "Apps") -> None:
-    """Add the routes to the API."""
-    from flask import jsonify, request  # noqa: PLC0415 - the owner's process imports this module too, and needs no Flask
-
-    @api.get(f"{PREFIX}billed")
-    def billed() -> "Response":
-        return jsonify(apps.meter.billed())
-
-    @api.get(f"{PREFIX}requests")
-    def requests() -> "Response":
-        return jsonify(apps.meter.requests())
-
-    @api.get(f"{PREFIX}states")
-    def states() -> "Response":
-        return jsonify(apps.states())
-
-    @api.post(f"{PREFIX}faults")
-    def faults() -> "Response":
-        apps.faults.set(request.get_json())
-        return jsonify(None)
-
-    @api.post(f"{PREFIX}lose_host")
-    def lose_host() -> "Response":
-        apps.lose_host(request.get_json())
-        return jsonify(None)
 
 
 class Control:

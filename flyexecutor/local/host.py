@@ -1,32 +1,43 @@
 """What machines are told by whoever makes them, and tell it. `apps.Apps` is the one that there is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from flyexecutor.local.faults import Faults
-    from flyexecutor.local.machine import Machine
-    from flyexecutor.local.pace import Pace
+from flyexecutor.local.faults import Faults
+from flyexecutor.local.pace import Pace
+
+
+class Hosted(Protocol):
+    """A machine, as its host sees it: `machine.Machine` is the one that there is."""
+
+    id: str
+    app: str
+    region: str
+    state: str
+    instance_id: str
+    private_ip: str
+    config: dict[str, Any]
+    secrets: Mapping[str, str]
 
 
 class Host(Protocol):
     """What machines run on."""
 
     run: Path
-    faults: "Faults"
-    pace: "Pace"
+    faults: Faults
+    pace: Pace
 
-    def process_of(self, machine: "Machine", command: Sequence[str] = ()) -> tuple[list[str], dict[str, str], str]:
+    def process_of(self, machine: Hosted, command: Sequence[str] = ()) -> tuple[list[str], dict[str, str], str]:
         """Command, environment and folder of a machine's main process, or of another command in it."""
 
-    def edition(self, machine: "Machine") -> bytes:
+    def edition(self, machine: Hosted) -> bytes:
         """Of the code in its image: another when that has been edited."""
 
-    def output(self, machine: "Machine") -> int:
+    def output(self, machine: Hosted) -> int:
         """A file descriptor for what it prints."""
 
-    def became(self, machine: "Machine") -> None:
+    def became(self, machine: Hosted) -> None:
         """It has a new state; its lock is held."""
 
     def seconds_of(self, change: str) -> float:

@@ -9,21 +9,17 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from flyexecutor.local import files, processes
 from flyexecutor.local.config import memory_mb
-from flyexecutor.local.host import Host
+from flyexecutor.local.host import Hosted, Host
 from flyexecutor.local.memory import MemoryLimit
-
-if TYPE_CHECKING:
-    from flyexecutor.local.machine import Machine
 
 
 class Program:
     """Starts it, with the machine's files in place. Raises OSError, ValueError or Refused when that can't be."""
 
-    def __init__(self, host: Host, machine: "Machine") -> None:
+    def __init__(self, host: Host, machine: Hosted) -> None:
         self.oom_killed = False  # the main process, not another
         self._run = host.run
         self._id = machine.id

@@ -17,7 +17,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from flyexecutor.local import LocalError, processes
+from flyexecutor.local import processes
+from flyexecutor.local.problems import LocalError
 
 START_TIMEOUT = 10.0
 PORT_ATTEMPTS = 5

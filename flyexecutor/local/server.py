@@ -16,9 +16,9 @@ from werkzeug.serving import make_server
 
 from flyexecutor.local.address import Address
 from flyexecutor.local.api.application import make_api
+from flyexecutor.local.api.control import add_control
 from flyexecutor.local.api.faulty import add_faults
 from flyexecutor.local.apps import Apps
-from flyexecutor.local.control import add_control
 from flyexecutor.local.limits import Limits
 from flyexecutor.local.pace import Pace
 from flyexecutor.local.problems import LocalError
