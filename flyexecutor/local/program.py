@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from flyexecutor.local import files, processes
 from flyexecutor.local.config import memory_mb
-from flyexecutor.local.host import Hosted, Host
+from flyexecutor.local.host import Host, Hosted
 from flyexecutor.local.memory import MemoryLimit
 
 
