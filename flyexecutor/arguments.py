@@ -63,6 +63,8 @@ def check_strength(name: str, secret: str) -> None:
         why = f"has {len(secret)} characters, of at least {SECRET_LENGTH}"
     elif len(set(pairwise(steps))) < SECRET_VARIETY:
         why = "repeats itself or counts, so that it can be guessed"
+    elif any("\ud800" <= char <= "\udfff" for char in secret):  # how Python has an environment's bytes that are none
+        why = "holds bytes that are no UTF-8"
     elif ";" in secret:
         why = "holds a ; which stands between two secrets in FLYEXECUTOR_SECRET_FALLBACKS"
     if why:

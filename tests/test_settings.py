@@ -154,6 +154,7 @@ WEAK = {
     "zyxwvutsrqponmlkjihgfedcba": "repeats itself",
     "a" * 64: "repeats itself",
     "geheim" * 8: "repeats itself",
+    f"{GOOD}\udcff": "holds bytes that are no UTF-8",
     f"{GOOD};": "holds a ; which stands between two secrets",
 }
 
