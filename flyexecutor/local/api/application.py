@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from flyexecutor.local.api import apps as app_routes
 from flyexecutor.local.api import machines, missing, parts, volumes
-from flyexecutor.local.api.gate import Gate
+from flyexecutor.local.api.gate import GATE, Gate
 from flyexecutor.local.apps import Apps
 from flyexecutor.local.control import PREFIX
 from flyexecutor.local.limits import Limits
@@ -47,8 +47,8 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:
         answer.headers.extend(header for header in exc.get_headers() if header[0] == "Allow")
         return answer
 
-    gate = Gate(apps, limits)
+    api.extensions[GATE] = Gate(apps, limits)
     for resource in (app_routes, machines, parts, volumes):
-        api.register_blueprint(resource.make_routes(gate))
+        api.register_blueprint(resource.routes)
     api.register_blueprint(missing.make_routes())
     return api

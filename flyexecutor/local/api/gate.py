@@ -1,12 +1,16 @@
 """What stands before each route: which machine is meant, whether the request comes too soon, who may change it."""
 
-from flask import request
+from typing import cast
+
+from flask import current_app, request
 
 from flyexecutor.local.apps import Apps
 from flyexecutor.local.limits import Limits
 from flyexecutor.local.machine import Machine
 from flyexecutor.local.problems import Refused
 from flyexecutor.local.sockets import OWN
+
+GATE = "gate"  # among the application's extensions
 
 
 class Gate:
@@ -32,6 +36,11 @@ class Gate:
         if change:
             machine.lease.check(nonce())
         return machine
+
+
+def gate() -> Gate:
+    """The one of the application that answers the request."""
+    return cast("Gate", current_app.extensions[GATE])
 
 
 def nonce() -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from flyexecutor.local.api.asked import COUNT, OBJECT, TEXT, TEXTS, choice, count, told
-from flyexecutor.local.api.gate import Gate, nonce
+from flyexecutor.local.api.gate import gate, nonce
 from flyexecutor.local.inside import FIELDS, execute, list_processes, split_command
 from flyexecutor.local.problems import Refused
 
@@ -14,100 +14,110 @@ EXEC_TIMEOUT = 30  # seconds; on Fly commands that took longer were seen to end 
 MOST_EVENTS = 50
 
 
-def make_routes(gate: Gate) -> Blueprint:
-    """The routes of a machine's parts."""
-    routes = Blueprint("parts", __name__, url_prefix="/v1/apps/<app_name>/machines/<machine_id>")
+routes = Blueprint("parts", __name__, url_prefix="/v1/apps/<app_name>/machines/<machine_id>")
 
-    @routes.get("/lease")
-    def get_lease(app_name: str, machine_id: str) -> Response:
-        machine = gate.machine("lease", app_name, machine_id, change=False)
-        return jsonify(status="success", data=machine.lease.describe(machine.instance_id))
 
-    @routes.post("/lease")
-    def take_lease(app_name: str, machine_id: str) -> tuple[Response, int]:
-        machine = gate.machine("lease", app_name, machine_id, change=False)
-        body = told(ttl=COUNT, description=TEXT)
-        ttl = body["ttl"] or count("ttl", LEASE_TTL) or LEASE_TTL  # Fly's Go client says it in the query
-        machine.lease.take(ttl, body["description"] or "", nonce())
-        return jsonify(status="success", data=machine.lease.describe(machine.instance_id)), 201
+@routes.get("/lease")
+def get_lease(app_name: str, machine_id: str) -> Response:
+    machine = gate().machine("lease", app_name, machine_id, change=False)
+    return jsonify(status="success", data=machine.lease.describe(machine.instance_id))
 
-    @routes.delete("/lease")
-    def release_lease(app_name: str, machine_id: str) -> Response:
-        machine = gate.machine("lease", app_name, machine_id, change=False)
-        machine.lease.release(nonce())
-        return jsonify(status="success", data={"ok": True})
 
-    @routes.get("/metadata")
-    def get_metadata(app_name: str, machine_id: str) -> Response:
-        machine = gate.machine("metadata", app_name, machine_id, change=False)
-        return jsonify(machine.config.get("metadata") or {})
+@routes.post("/lease")
+def take_lease(app_name: str, machine_id: str) -> tuple[Response, int]:
+    machine = gate().machine("lease", app_name, machine_id, change=False)
+    body = told(ttl=COUNT, description=TEXT)
+    ttl = body["ttl"] or count("ttl", LEASE_TTL) or LEASE_TTL  # Fly's Go client says it in the query
+    machine.lease.take(ttl, body["description"] or "", nonce())
+    return jsonify(status="success", data=machine.lease.describe(machine.instance_id)), 201
 
-    @routes.route("/metadata", methods=["PUT", "PATCH"])
-    def change_metadata(app_name: str, machine_id: str) -> tuple[str, int]:
-        machine = gate.machine("metadata", app_name, machine_id)
-        body = told(metadata=OBJECT, machine_version=TEXT)
-        machine.change_metadata(_checked(body["metadata"]), version=body["machine_version"])
-        return "", 204
 
-    @routes.get("/metadata/<key>")
-    def get_metadata_key(app_name: str, machine_id: str, key: str) -> Response:
-        metadata = gate.machine("metadata", app_name, machine_id, change=False).config.get("metadata") or {}
-        if key not in metadata:
-            raise Refused(404, f"metadata not found: {key}")
-        return jsonify(value=metadata[key])
+@routes.delete("/lease")
+def release_lease(app_name: str, machine_id: str) -> Response:
+    machine = gate().machine("lease", app_name, machine_id, change=False)
+    machine.lease.release(nonce())
+    return jsonify(status="success", data={"ok": True})
 
-    @routes.post("/metadata/<key>")
-    def set_metadata_key(app_name: str, machine_id: str, key: str) -> tuple[str, int]:
-        machine = gate.machine("metadata", app_name, machine_id)
-        value = told(value=TEXT)["value"]
-        if value is None:
-            raise Refused(400, "value is required")
-        machine.change_metadata({key: value})
-        return "", 204
 
-    @routes.delete("/metadata/<key>")
-    def delete_metadata_key(app_name: str, machine_id: str, key: str) -> tuple[str, int]:
-        gate.machine("metadata", app_name, machine_id).change_metadata({key: None})
-        return "", 204
+@routes.get("/metadata")
+def get_metadata(app_name: str, machine_id: str) -> Response:
+    machine = gate().machine("metadata", app_name, machine_id, change=False)
+    return jsonify(machine.config.get("metadata") or {})
 
-    @routes.get("/events")
-    def list_events(app_name: str, machine_id: str) -> Response:
-        machine = gate.machine("events", app_name, machine_id, change=False)
-        return jsonify(machine.describe()["events"][: min(count("limit", 20), MOST_EVENTS)])
 
-    @routes.get("/versions")
-    def list_versions(app_name: str, machine_id: str) -> Response:
-        machine = gate.machine("versions", app_name, machine_id, change=False)
-        with machine.changed:
-            versions = list(machine.versions)
-        return jsonify([{"version": version, "user_config": config} for version, config in versions])
+@routes.route("/metadata", methods=["PUT", "PATCH"])
+def change_metadata(app_name: str, machine_id: str) -> tuple[str, int]:
+    machine = gate().machine("metadata", app_name, machine_id)
+    body = told(metadata=OBJECT, machine_version=TEXT)
+    machine.change_metadata(_checked(body["metadata"]), version=body["machine_version"])
+    return "", 204
 
-    @routes.post("/cordon")
-    def cordon(app_name: str, machine_id: str) -> Response:
-        gate.machine("cordon", app_name, machine_id).cordoned = True
-        return jsonify(ok=True)
 
-    @routes.post("/uncordon")
-    def uncordon(app_name: str, machine_id: str) -> Response:
-        gate.machine("uncordon", app_name, machine_id).cordoned = False
-        return jsonify(ok=True)
+@routes.get("/metadata/<key>")
+def get_metadata_key(app_name: str, machine_id: str, key: str) -> Response:
+    metadata = gate().machine("metadata", app_name, machine_id, change=False).config.get("metadata") or {}
+    if key not in metadata:
+        raise Refused(404, f"metadata not found: {key}")
+    return jsonify(value=metadata[key])
 
-    @routes.post("/exec")
-    def execute_command(app_name: str, machine_id: str) -> Response:
-        machine = gate.machine("exec", app_name, machine_id, change=False)
-        body = told(command=TEXTS, cmd=TEXT, stdin=TEXT, timeout=COUNT)
-        command = body["command"] or split_command(body["cmd"] or "")
-        ended = execute(gate.apps, machine, command, body["stdin"] or "", body["timeout"] or EXEC_TIMEOUT)
-        return jsonify(ended)
 
-    @routes.get("/ps")
-    def ps(app_name: str, machine_id: str) -> Response:
-        machine = gate.machine("ps", app_name, machine_id, change=False)
-        sort_by, order = choice("sort_by", FIELDS), choice("order", ("asc", "desc"))
-        found = list_processes(machine)
-        return jsonify(sorted(found, key=lambda process: process[sort_by], reverse=order == "desc"))
+@routes.post("/metadata/<key>")
+def set_metadata_key(app_name: str, machine_id: str, key: str) -> tuple[str, int]:
+    machine = gate().machine("metadata", app_name, machine_id)
+    value = told(value=TEXT)["value"]
+    if value is None:
+        raise Refused(400, "value is required")
+    machine.change_metadata({key: value})
+    return "", 204
 
-    return routes
+
+@routes.delete("/metadata/<key>")
+def delete_metadata_key(app_name: str, machine_id: str, key: str) -> tuple[str, int]:
+    gate().machine("metadata", app_name, machine_id).change_metadata({key: None})
+    return "", 204
+
+
+@routes.get("/events")
+def list_events(app_name: str, machine_id: str) -> Response:
+    machine = gate().machine("events", app_name, machine_id, change=False)
+    return jsonify(machine.describe()["events"][: min(count("limit", 20), MOST_EVENTS)])
+
+
+@routes.get("/versions")
+def list_versions(app_name: str, machine_id: str) -> Response:
+    machine = gate().machine("versions", app_name, machine_id, change=False)
+    with machine.changed:
+        versions = list(machine.versions)
+    return jsonify([{"version": version, "user_config": config} for version, config in versions])
+
+
+@routes.post("/cordon")
+def cordon(app_name: str, machine_id: str) -> Response:
+    gate().machine("cordon", app_name, machine_id).cordoned = True
+    return jsonify(ok=True)
+
+
+@routes.post("/uncordon")
+def uncordon(app_name: str, machine_id: str) -> Response:
+    gate().machine("uncordon", app_name, machine_id).cordoned = False
+    return jsonify(ok=True)
+
+
+@routes.post("/exec")
+def execute_command(app_name: str, machine_id: str) -> Response:
+    machine = gate().machine("exec", app_name, machine_id, change=False)
+    body = told(command=TEXTS, cmd=TEXT, stdin=TEXT, timeout=COUNT)
+    command = body["command"] or split_command(body["cmd"] or "")
+    ended = execute(gate().apps, machine, command, body["stdin"] or "", body["timeout"] or EXEC_TIMEOUT)
+    return jsonify(ended)
+
+
+@routes.get("/ps")
+def ps(app_name: str, machine_id: str) -> Response:
+    machine = gate().machine("ps", app_name, machine_id, change=False)
+    sort_by, order = choice("sort_by", FIELDS), choice("order", ("asc", "desc"))
+    found = list_processes(machine)
+    return jsonify(sorted(found, key=lambda process: process[sort_by], reverse=order == "desc"))
 
 
 def _checked(changes: dict[str, Any] | None) -> dict[str, str | None]:
