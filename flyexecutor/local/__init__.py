@@ -81,34 +81,12 @@ class LocalFly:
         resume: float = 0.0,
         suspend: float = 0.0,
     ) -> None:
-        for module in ("flask", "psutil"):
-            if importlib.util.find_spec(module) is None:
-                raise LocalError(f"the local Machines API needs {module}: pip install 'flyexecutor[local]'")
-        if not 0 < speed < math.inf or not all(0 <= seconds < math.inf for seconds in (image, boot, resume, suspend)):
-            raise LocalError(
-                f"speed={speed} must be above 0, and none of {image=}, {boot=}, {resume=}, {suspend=} below"
-            )
-        for what, number in (("port", port), ("redis_port", redis_port)):
-            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 65536:
-                raise LocalError(f"{what} is {number!r}: it must be a whole number from 0 to 65535 (0: a free one)")
-        if not (isinstance(app, str) and app):
-            raise LocalError(f"app is {app!r}: it must be a name")
-        _check_secrets(secrets or {})
-        try:
-            folder = os.getcwd()
-        except FileNotFoundError:
-            raise LocalError("the current folder, in which machines run, has been removed: go to another") from None
-        if name is not None:
-            check_name(name)
-        for what, given in (("token", token), ("password", password)):
-            if given is not None and not (isinstance(given, str) and SECRET.fullmatch(given)):
-                raise LocalError(f"the {what} that is given must be at least 8 letters, digits and . _ ~ -")
         settings: dict[str, Any] = {
             "name": name,
             "keep": None if keep is None else os.path.abspath(keep),
             "app": app,
             "rate_limits": rate_limits,
-            "secrets": dict(secrets or {}),
+            "secrets": _read_secrets(secrets or {}),
             "machine_limit": machine_limit,
             "port": port,
             "redis_port": redis_port,
@@ -117,25 +95,28 @@ class LocalFly:
             "show_output": show_output,
             "pace": {"speed": speed, "image": image, "boot": boot, "resume": resume, "suspend": suspend},
         }
-        environment = _image_environment()
-        contents = {"python": sys.executable, "cwd": folder, "env": environment}
+        _check_settings(settings)
+        contents = _image_contents()
         self.image = _name_image(contents) if name else DEFAULT_IMAGE
         settings["contents"] = {"name": self.image, **contents}
-        environ = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}
+        environ = {**os.environ, "PYTHONPATH": contents["env"]["PYTHONPATH"]}
         self._connection = Connection(settings, environ, name=name)
-        there = self._connection.told
+        there = self._connection.greeting
         if differences := _differences(settings, there["settings"]):
             self.close()
             raise LocalError(f"a local Fly {name!r} runs already, and {'; '.join(differences)}")
         self.name = name
-        self.keep: str | None = there["settings"]["keep"]
-        self.app: str = there["settings"]["app"]
-        self.pid: int = there["pid"]
-        self.server_pid: int = there["server_pid"]
-        self.api_url: str = there["api_url"]
-        self.redis_url: str = there["redis_url"]
-        self.redis_server: str = there["redis_server"]
-        self.token: str = there["token"]
+        self._read(there)
+
+    def _read(self, greeting: Mapping[str, Any]) -> None:
+        self.keep: str | None = greeting["settings"]["keep"]
+        self.app: str = greeting["settings"]["app"]
+        self.pid: int = greeting["pid"]
+        self.server_pid: int = greeting["server_pid"]
+        self.api_url: str = greeting["api_url"]
+        self.redis_url: str = greeting["redis_url"]
+        self.redis_server: str = greeting["redis_server"]
+        self.token: str = greeting["token"]
         self._control = Control(int(self.api_url.rsplit(":", 1)[1]), self.token)
 
     def __repr__(self) -> str:
@@ -242,18 +223,44 @@ class LocalFly:
         self.close()
 
 
-def _check_secrets(secrets: object) -> None:
-    """Raises LocalError for what can't be environment variables; tells none of it."""
-    texts = [text for pair in secrets.items() for text in pair] if isinstance(secrets, Mapping) else [None]
-    if not all(isinstance(text, str) and "\0" not in text for text in texts):
-        raise LocalError("secrets must be a dict of texts without NUL characters, as {'API_KEY': '...'}")
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    for module in ("flask", "psutil"):
+        if importlib.util.find_spec(module) is None:
+            raise LocalError(f"the local Machines API needs {module}: pip install 'flyexecutor[local]'")
+    speed, *seconds = settings["pace"].values()
+    if not 0 < speed < math.inf or not all(0 <= number < math.inf for number in seconds):
+        rest = ", ".join(f"{name}={number!r}" for name, number in settings["pace"].items() if name != "speed")
+        raise LocalError(f"speed={speed} must be above 0, and none of {rest} below")
+    for name in ("port", "redis_port"):
+        number = settings[name]
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 65536:
+            raise LocalError(f"{name} is {number!r}: it must be a whole number from 0 to 65535 (0: a free one)")
+    if not (isinstance(settings["app"], str) and settings["app"]):
+        raise LocalError(f"app is {settings['app']!r}: it must be a name")
+    if settings["name"] is not None:
+        check_name(settings["name"])
+    for name in ("token", "password"):
+        given = settings[name]
+        if given is not None and not (isinstance(given, str) and SECRET.fullmatch(given)):
+            raise LocalError(f"the {name} that is given must be at least 8 letters, digits and . _ ~ -")
+
+
+def _read_secrets(secrets: object) -> dict[str, str]:
+    """Environment variables of machines. Raises LocalError for what can't be such, and tells none of it."""
+    if isinstance(secrets, Mapping):
+        texts = [text for pair in secrets.items() for text in pair]
+        if all(isinstance(text, str) and "\0" not in text for text in texts):
+            return dict(secrets)
+    raise LocalError("secrets must be a dict of texts without NUL characters, as {'API_KEY': '...'}")
 
 
 def _differences(settings: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     """In what the options of one that runs differ from those that are given; what is left out may be anything."""
     if settings.keys() != there.keys() - {"grace"} or settings["pace"].keys() != there["pace"].keys():
         return ["it is of another version of flyexecutor"]
-    here, there = ({**told, **told["pace"], "secrets": told["secrets"] or None} for told in (settings, there))
+    here, there = (
+        {**options, **options["pace"], "secrets": options["secrets"] or None} for options in (settings, there)
+    )
     return [
         f"its {option} is another" if option in HIDDEN else f"its {option} is {there[option]!r}, not {here[option]!r}"
         for option, default in (LocalFly.__init__.__kwdefaults__ or {}).items()
@@ -267,8 +274,13 @@ def _name_image(contents: Mapping[str, Any]) -> str:
     return f"registry.fly.io/local-{digest[:12]}:flyexecutor"
 
 
-def _image_environment() -> dict[str, str]:
-    """What stands for an image here: this Python and all that it can import."""
+def _image_contents() -> dict[str, Any]:
+    """What stands for an image here: this folder, this Python and all that it can import."""
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        raise LocalError("the current folder, in which machines run, has been removed: go to another") from None
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if not entry.endswith(".zip"))
     programs = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
-    return {"PATH": programs, "PYTHONPATH": path, "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
+    env = {"PATH": programs, "PYTHONPATH": path, "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
+    return {"python": sys.executable, "cwd": folder, "env": env}

@@ -39,9 +39,9 @@ class Address:
         if not settings["keep"]:
             return
         file = Path(settings["keep"]) / KEPT
-        told = {"port": port, "redis_port": redis_port, "token": self.token, "password": self.password}
+        kept = {"port": port, "redis_port": redis_port, "token": self.token, "password": self.password}
         file.touch(mode=0o600)
-        file.write_text(json.dumps(told))
+        file.write_text(json.dumps(kept))
 
 
 def _open(folder: Path) -> dict[str, Any]:

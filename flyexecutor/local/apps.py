@@ -73,7 +73,9 @@ class App:
 
 
 class Apps:
-    """All apps of this computer's Fly. One lock for who exists; machines have their own."""
+    """All apps of this computer's Fly. One lock for who exists; machines have their own. It is the one place where all
+    that machines share comes together (faults, meter, pace, schedules, sockets, output), a part for each.
+    """
 
     def __init__(self, run: Path, *, machine_limit: int | None, show_output: bool, pace: Pace) -> None:
         self.sockets = Sockets(run)
@@ -142,8 +144,8 @@ class Apps:
             name = body.get("name") or f"machine-{secrets.token_hex(6)}"
             for machine in living:
                 if machine.name == name:
-                    told = f'machine ID {machine.id} already exists with name "{name}"'
-                    raise Refused(409, f"already_exists: unique machine name violation, {told}")
+                    taken = f'machine ID {machine.id} already exists with name "{name}"'
+                    raise Refused(409, f"already_exists: unique machine name violation, {taken}")
             if self._machine_limit is not None and len(living) >= self._machine_limit:
                 raise Refused(422, f"organization has reached its machine limit of {self._machine_limit}")
             volume = find_mounted(config, app.volumes, living)
@@ -175,8 +177,8 @@ class Apps:
         if not body.get("name"):
             raise Refused(422, "a volume needs a name")
         settings = ("size_gb", "encrypted", "auto_backup_enabled", "snapshot_retention")
-        told = {name: body[name] for name in settings if body.get(name) is not None}
-        volume = Volume(body["name"], body.get("region") or DEFAULT_REGION, **told)
+        chosen = {name: body[name] for name in settings if body.get(name) is not None}
+        volume = Volume(body["name"], body.get("region") or DEFAULT_REGION, **chosen)
         app.volumes[volume.id] = volume
         return volume.describe(())
 

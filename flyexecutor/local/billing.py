@@ -34,8 +34,8 @@ class Meter:
         now = time.monotonic()
         with self._lock:
             return {
-                one: seconds + (now - self._since[one] if one in self._since else 0.0)
-                for one, seconds in self._seconds.items()
+                machine_id: seconds + (now - self._since[machine_id] if machine_id in self._since else 0.0)
+                for machine_id, seconds in self._seconds.items()
             }
 
     def count_request(self) -> None:

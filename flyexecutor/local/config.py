@@ -16,11 +16,11 @@ DEFAULT_MEMORY_MB = 256
 SCHEDULES = {"hourly": 3600, "daily": 86_400, "weekly": 7 * 86_400, "monthly": 30 * 86_400}  # seconds
 
 
-def check_config(told: object) -> dict[str, Any]:
+def check_config(given: object) -> dict[str, Any]:
     """A machine configuration that is complete and consistent, in Fly's form. Raises Refused as Fly does."""
-    if not isinstance(told, dict) or not told.get("image"):
+    if not isinstance(given, dict) or not given.get("image"):
         raise _invalid("config.image is required")
-    config: dict[str, Any] = read_config("config", told)
+    config: dict[str, Any] = read_config("config", given)
     guest, size = config.get("guest", {}), config.get("size")
     if guest and size:
         raise _invalid("size and guest are mutually exclusive")

@@ -47,16 +47,16 @@ class Connection:
         self._shower: threading.Thread | None = None
         while True:
             self._socket, self._guard = _reach(name, environ) if name is not None else _start_private(environ)
-            self.told: dict[str, Any] = self._ask(settings)
+            self.greeting: dict[str, Any] = self._ask(settings)
             if self._shared and self._guard:
                 self._guard.wait()  # it has forked itself away, to be nobody's child
-            if self.told or self._guard:
+            if self.greeting or self._guard:
                 break
             self._socket.close()  # that one was about to end: now it has
-        if "api_url" not in self.told:
+        if "api_url" not in self.greeting:
             self.leave()
-            raise LocalError(self.told.get("error", "the local Machines API ended while it started: see above"))
-        if os.path.dirname(os.environ.get("FLY_API_SOCKET", "")) == self.told["run"]:
+            raise LocalError(self.greeting.get("error", "the local Machines API ended while it started: see above"))
+        if os.path.dirname(os.environ.get("FLY_API_SOCKET", "")) == self.greeting["run"]:
             # We are in a machine of this very Fly, and end with it; one that is suspended would keep it for ever.
             self.leave()
             return

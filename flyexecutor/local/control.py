@@ -14,13 +14,13 @@ class Control:
         self._port = port
         self._token = token
 
-    def ask(self, what: str, told: Any = None) -> Any:
+    def ask(self, question: str, order: Any = None) -> Any:
         """The answer to a question, or to an order if something is told. Raises ValueError with a refusal's text."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         try:
             headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-            body = None if told is None else json.dumps(told)
-            connection.request("GET" if told is None else "POST", PREFIX + what, body, headers)
+            body = None if order is None else json.dumps(order)
+            connection.request("GET" if order is None else "POST", PREFIX + question, body, headers)
             answer = connection.getresponse()
             said = json.loads(answer.read())
         finally:

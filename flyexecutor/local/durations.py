@@ -12,17 +12,17 @@ TERM = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|s|us|µs|ns)")
 LONGEST = 2**63 - 1  # nanoseconds
 
 
-def read_duration(told: object) -> int:
+def read_duration(duration: object) -> int:
     """Nanoseconds of "1m30s" or of a number of nanoseconds. Raises Refused for anything else."""
-    if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told <= LONGEST:
-        return int(told)
-    text = told if isinstance(told, str) else ""
+    if isinstance(duration, int | float) and not isinstance(duration, bool) and 0 <= duration <= LONGEST:
+        return int(duration)
+    text = duration if isinstance(duration, str) else ""
     terms = TERM.findall(text)
     if text != "0" and (not terms or "".join(number + unit for number, unit in terms) != text):
-        raise _invalid(told)
+        raise _invalid(duration)
     nanoseconds = sum(float(number) * UNITS[unit] for number, unit in terms)
     if nanoseconds > LONGEST:
-        raise _invalid(told)
+        raise _invalid(duration)
     return round(nanoseconds)
 
 
@@ -37,21 +37,21 @@ def write_duration(nanoseconds: int) -> str:
     return f"{larger}{_decimal(rest / UNITS['s'])}s"
 
 
-def to_seconds(told: object) -> float:
+def to_seconds(duration: object) -> float:
     """Seconds of a duration. Raises Refused if it is none."""
-    return read_duration(told) / UNITS["s"]
+    return read_duration(duration) / UNITS["s"]
 
 
-def parse_duration(told: str | None, default: float) -> float:
+def parse_duration(duration: str | None, default: float) -> float:
     """Seconds of what a query says: there a number without a unit is seconds."""
-    if not told:
+    if not duration:
         return default
-    return float(told) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", told) else to_seconds(told)
+    return float(duration) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", duration) else to_seconds(duration)
 
 
 def _decimal(number: float) -> str:
     return f"{number:.9f}".rstrip("0").rstrip(".")
 
 
-def _invalid(told: object) -> Refused:
-    return Refused(400, f"invalid_argument: invalid duration {str(told)[:60]!r}")
+def _invalid(duration: object) -> Refused:
+    return Refused(400, f"invalid_argument: invalid duration {str(duration)[:60]!r}")

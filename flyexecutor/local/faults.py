@@ -51,10 +51,10 @@ class Faults:
         self._lock = threading.Lock()
         self.set({})
 
-    def set(self, told: dict[str, Any]) -> None:
+    def set(self, given: dict[str, Any]) -> None:
         """Replace the rules, and start the chances anew."""
-        sets = {name: frozenset(told.get(name, ())) for name in ("no_capacity", "stuck")}
-        rules = Rules(**(told | sets))
+        sets = {name: frozenset(given.get(name, ())) for name in ("no_capacity", "stuck")}
+        rules = Rules(**(given | sets))
         with self._lock:
             self.rules = rules
             self._random = random.Random(rules.seed)

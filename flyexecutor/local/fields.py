@@ -17,45 +17,45 @@ UNREAD = ("cache_drive", "checks", "containers", "disable_machine_autostart", "d
 
 
 def _kind(words: str, fits: Callable[[Any], bool]) -> Read:
-    def read(path: str, told: Any) -> Any:
-        if not fits(told):
+    def read(path: str, value: Any) -> Any:
+        if not fits(value):
             raise Refused(400, f"invalid_argument: {path} must be {words}")
-        return told
+        return value
 
     return read
 
 
 _anything: Read = _kind("", lambda _: True)
-_text = _kind("a string", lambda told: isinstance(told, str))
-_count = _kind("a whole number", lambda told: type(told) is int)
-_flag = _kind("true or false", lambda told: isinstance(told, bool))
-_texts = _kind("a list of strings", lambda told: isinstance(told, list) and all(isinstance(one, str) for one in told))
-_dict = _kind("an object", lambda told: isinstance(told, dict))
-_dicts = _kind("a list of objects", lambda told: all(isinstance(one, dict) for one in told))
-_list = _kind("a list", lambda told: isinstance(told, list))
+_text = _kind("a string", lambda value: isinstance(value, str))
+_count = _kind("a whole number", lambda value: type(value) is int)
+_flag = _kind("true or false", lambda value: isinstance(value, bool))
+_texts = _kind("a list of strings", lambda value: isinstance(value, list) and {*map(type, value)} <= {str})
+_dict = _kind("an object", lambda value: isinstance(value, dict))
+_dicts = _kind("a list of objects", lambda value: {*map(type, value)} <= {dict})
+_list = _kind("a list", lambda value: isinstance(value, list))
 
 
 def _object(**fields: Read) -> Read:
-    def read(path: str, told: Any) -> dict[str, Any]:
-        known = {name: value for name, value in _dict(path, told).items() if name in fields and value is not None}
+    def read(path: str, given: Any) -> dict[str, Any]:
+        known = {name: value for name, value in _dict(path, given).items() if name in fields and value is not None}
         return {name: fields[name](f"{path}.{name}", value) for name, value in known.items()}
 
     return read
 
 
 def _objects(**fields: Read) -> Read:
-    def read(path: str, told: Any) -> list[dict[str, Any]]:
-        return [_object(**fields)(path, one) for one in _dicts(path, _list(path, told))]
+    def read(path: str, given: Any) -> list[dict[str, Any]]:
+        return [_object(**fields)(path, element) for element in _dicts(path, _list(path, given))]
 
     return read
 
 
-def _texts_by_name(path: str, told: Any) -> dict[str, str]:
-    return {name: _text(f"{path}.{name}", value) for name, value in _dict(path, told).items()}
+def _texts_by_name(path: str, given: Any) -> dict[str, str]:
+    return {name: _text(f"{path}.{name}", value) for name, value in _dict(path, given).items()}
 
 
-def _duration(_path: str, told: Any) -> str:
-    return write_duration(read_duration(told))
+def _duration(_path: str, given: Any) -> str:
+    return write_duration(read_duration(given))
 
 
 read_config = _object(

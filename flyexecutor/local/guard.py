@@ -51,15 +51,15 @@ class _User:
         *lines, self.said = (self.said + more).split(b"\n")
         return lines
 
-    def tell(self, told: bytes) -> None:
+    def tell(self, data: bytes) -> None:
         """Say something; what it does not take at once is sent by a later `tell`."""
         if len(self.unsent) >= UNREAD:
-            self.left_out += len(told)
+            self.left_out += len(data)
         elif self.hears:
-            if told and self.left_out:
+            if data and self.left_out:
                 self.unsent += b"[%d bytes left out: nobody read them]\n" % self.left_out
                 self.left_out = 0
-            self.unsent += told
+            self.unsent += data
         try:
             self.unsent = self.unsent[self.connection.send(self.unsent) :]
             if self.leaves and not self.unsent:
@@ -72,7 +72,9 @@ class _User:
 
 
 class Guard:
-    """Of a run folder."""
+    """Of a run folder. One thread that hears users, the server and what machines print: three times what was said so
+    far and who waits for it, in one place.
+    """
 
     def __init__(self, stdin: socket.socket, run: Path, *, shared: bool) -> None:
         self._stdin = stdin
@@ -129,8 +131,8 @@ class Guard:
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if user.unsent else 0)
         how(user.connection, wanted, lambda: self._hear(user))
 
-    def _tell(self, user: _User, told: bytes) -> None:
-        user.tell(told)
+    def _tell(self, user: _User, data: bytes) -> None:
+        user.tell(data)
         self._watch(user, self._selector.modify)
 
     def _hear(self, user: _User) -> None:
@@ -203,12 +205,12 @@ class Guard:
             user.leaves = True
             self._tell(user, b"")
 
-    def _begin(self, told: dict[str, Any]) -> None:
+    def _begin(self, greeting: dict[str, Any]) -> None:
         """The server has come up, or has said why it can't."""
-        told |= {"pid": os.getpid(), "run": str(self._run), "settings": self._settings}
-        self._hello = json.dumps(told).encode() + b"\n"
+        greeting |= {"pid": os.getpid(), "run": str(self._run), "settings": self._settings}
+        self._hello = json.dumps(greeting).encode() + b"\n"
         for user in self._users:
-            if "error" in told:
+            if "error" in greeting:
                 self._tell(user, self._hello)
             elif user.settings:
                 self._ask_server(user, user.settings["contents"])

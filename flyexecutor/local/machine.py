@@ -31,7 +31,9 @@ VERSIONS_KEPT = 50
 
 
 class Machine:
-    """A machine of an app, on a host."""
+    """A machine of an app, on a host. So many attributes since so much of it is to be seen through the API: a dozen is
+    what it shows, the others decide what it may become next, under one lock.
+    """
 
     def __init__(
         self, name: str, region: str, config: dict[str, Any], *, app: str, secrets_: Mapping[str, str], host: Host

@@ -87,10 +87,10 @@ def _programs_in(folders: list[str]) -> Iterator[str]:
 
 def _version_of(path: str) -> str | None:
     try:
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=START_TIMEOUT)
+        shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=START_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired):  # made for another processor, say
         return None
-    version = re.search(r"v=(\d+\.\d+\S*)", told.stdout)
+    version = re.search(r"v=(\d+\.\d+\S*)", shown.stdout)
     return version.group(1) if version else None
 
 

@@ -81,8 +81,8 @@ def _serve(settings: dict[str, Any], run: Path) -> None:
         apps.printed.drain()
 
 
-def _tell_guard(told: dict[str, Any]) -> None:
-    os.write(sys.stdin.fileno(), json.dumps(told).encode() + b"\n")
+def _tell_guard(message: dict[str, Any]) -> None:
+    os.write(sys.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
 
 if __name__ == "__main__":

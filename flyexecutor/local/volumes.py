@@ -63,7 +63,8 @@ class Volume:
 
     def holder(self, machines: Iterable[Machine]) -> Machine | None:
         """The machine that it is attached to, running or not."""
-        return next((one for one in machines if one.state != "destroyed" and mounted(one.config) == self.id), None)
+        living = (machine for machine in machines if machine.state != "destroyed")
+        return next((machine for machine in living if mounted(machine.config) == self.id), None)
 
 
 def mounted(config: Mapping[str, Any]) -> str | None:

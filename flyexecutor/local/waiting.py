@@ -23,7 +23,7 @@ KINDS["settled"] = SETTLED
 class Wait:
     """For what, and for how long."""
 
-    told: Sequence[str]  # states as the request names them
+    names: Sequence[str]  # states as the request names them
     version: str  # of the machine; empty: whichever it has
     from_event: str  # only what has happened after this one counts; empty: what is so now
     timeout: float  # seconds
@@ -31,22 +31,22 @@ class Wait:
     @property
     def states(self) -> frozenset[str]:
         """The states that end it."""
-        return frozenset[str]().union(*(KINDS[name] for name in self.told))
+        return frozenset[str]().union(*(KINDS[name] for name in self.names))
 
 
 def read_wait(query: "MultiDict[str, str]") -> Wait:
     """What a request asks for. Raises Refused for what makes no sense."""
-    told = [name for each in query.getlist("state") for name in each.split(",") if name] or ["started"]
-    for name in told:
+    names = [name for each in query.getlist("state") for name in each.split(",") if name] or ["started"]
+    for name in names:
         if name not in KINDS:
             raise Refused(400, f"invalid_argument: unknown state {name[:60]!r}")
     version = query.get("version") or query.get("instance_id") or ""
-    if "stopped" in told and not version:
+    if "stopped" in names and not version:
         raise Refused(400, "instance_id required when waiting for stopped machine")
     timeout = parse_duration(query.get("timeout"), 60.0)
     if not 1 <= timeout <= 60:
         raise Refused(400, "invalid_argument: timeout must be between 1 and 60 seconds")
-    return Wait(told, version, query.get("from_event_id") or "", timeout)
+    return Wait(names, version, query.get("from_event_id") or "", timeout)
 
 
 def wait_for(machine: Machine, wait: Wait) -> dict[str, Any]:
@@ -70,8 +70,7 @@ def wait_for(machine: Machine, wait: Wait) -> dict[str, Any]:
         machine.changed.wait_for(lambda: reached() or not can_reach(state(), wait.states), wait.timeout)
         event = reached()
         if event is None:
-            names = ", ".join(wait.told)
-            raise Refused(
-                408, f"deadline_exceeded: machine failed to reach desired state, {names}, currently {state()}"
-            )
+            wanted = ", ".join(wait.names)
+            text = f"machine failed to reach desired state, {wanted}, currently {state()}"
+            raise Refused(408, f"deadline_exceeded: {text}")
         return {"ok": True, "state": event["status"], "version": machine.instance_id, "event_id": event["id"]}

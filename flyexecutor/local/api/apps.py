@@ -4,7 +4,7 @@ import re
 
 from flask import Blueprint, Response, jsonify, request
 
-from flyexecutor.local.api.asked import TEXT, told
+from flyexecutor.local.api.asked import TEXT, read_body
 from flyexecutor.local.api.gate import gate
 from flyexecutor.local.problems import Refused
 
@@ -25,7 +25,7 @@ def list_apps() -> Response:
 @routes.post("")
 def create_app() -> tuple[Response, int]:
     # Fly's documentation says app_name, its newest document and Go client name.
-    body = told(app_name=TEXT, name=TEXT, org_slug=TEXT)
+    body = read_body(app_name=TEXT, name=TEXT, org_slug=TEXT)
     name, organization = body["name"] or body["app_name"], body["org_slug"]
     if not name or not organization:
         raise Refused(400, "name and org_slug are required")

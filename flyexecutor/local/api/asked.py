@@ -30,7 +30,7 @@ OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 TEXTS = Kind("a list of strings", lambda value: isinstance(value, list) and all(map(TEXT.fits, value)))
 
 
-def told(**kinds: Kind) -> dict[str, Any]:
+def read_body(**kinds: Kind) -> dict[str, Any]:
     """The fields of the body that a route knows; None where they are missing or null. Others are ignored, as by Fly.
 
     Raises Refused if the body is not a JSON object, or a field is of another kind.
@@ -82,8 +82,8 @@ def words(name: str) -> set[str]:
 
 
 def _is_flat(value: Any, most: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return most > 0 and all(_is_flat(one, most - 1) for one in inner)
+    elements = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most > 0 and all(_is_flat(element, most - 1) for element in elements)
 
 
 def _refuse(constant: str) -> None:

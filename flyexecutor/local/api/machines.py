@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response, jsonify, request
 
-from flyexecutor.local.api.asked import COUNT, DURATION, FLAG, OBJECT, SIGNAL, TEXT, count, flag, told, words
+from flyexecutor.local.api.asked import COUNT, DURATION, FLAG, OBJECT, SIGNAL, TEXT, count, flag, read_body, words
 from flyexecutor.local.api.gate import gate
 from flyexecutor.local.config import check_config
 from flyexecutor.local.durations import parse_duration, to_seconds
@@ -34,7 +34,7 @@ def list_machines(app_name: str) -> Response:
 def create_machine(app_name: str) -> Response:
     gate().apps.app(app_name)
     gate().limit("create", app_name)
-    body = told(
+    body = read_body(
         config=OBJECT,
         name=TEXT,
         region=TEXT,
@@ -57,7 +57,7 @@ def get_machine(app_name: str, machine_id: str) -> Response:
 @routes.post("/<machine_id>")
 def update_machine(app_name: str, machine_id: str) -> Response:
     machine = gate().machine("update", app_name, machine_id)
-    body = told(config=OBJECT, current_version=TEXT, skip_launch=FLAG)
+    body = read_body(config=OBJECT, current_version=TEXT, skip_launch=FLAG)
     config = check_config(body["config"])
     gate().apps.check_update(machine, config)
     machine.update(config, launch=not body["skip_launch"], current_version=body["current_version"])
@@ -80,7 +80,7 @@ def start(app_name: str, machine_id: str) -> Response:
 @routes.post("/<machine_id>/stop")
 def stop(app_name: str, machine_id: str) -> Response:
     machine = gate().machine("stop", app_name, machine_id)
-    body = told(signal=SIGNAL, timeout=DURATION)
+    body = read_body(signal=SIGNAL, timeout=DURATION)
     timeout = None if body["timeout"] is None else to_seconds(body["timeout"])
     machine.stop(body["signal"], timeout)
     return jsonify(ok=True)
@@ -103,7 +103,7 @@ def restart(app_name: str, machine_id: str) -> Response:
 
 @routes.post("/<machine_id>/signal")
 def send_signal(app_name: str, machine_id: str) -> Response:
-    gate().machine("signal", app_name, machine_id).send_signal(told(signal=SIGNAL)["signal"] or "")
+    gate().machine("signal", app_name, machine_id).send_signal(read_body(signal=SIGNAL)["signal"] or "")
     return jsonify(ok=True)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from flyexecutor.local.api.asked import COUNT, OBJECT, TEXT, TEXTS, choice, count, told
+from flyexecutor.local.api.asked import COUNT, OBJECT, TEXT, TEXTS, choice, count, read_body
 from flyexecutor.local.api.gate import gate, nonce
 from flyexecutor.local.inside import FIELDS, execute, list_processes, split_command
 from flyexecutor.local.problems import Refused
@@ -26,7 +26,7 @@ def get_lease(app_name: str, machine_id: str) -> Response:
 @routes.post("/lease")
 def take_lease(app_name: str, machine_id: str) -> tuple[Response, int]:
     machine = gate().machine("lease", app_name, machine_id, change=False)
-    body = told(ttl=COUNT, description=TEXT)
+    body = read_body(ttl=COUNT, description=TEXT)
     ttl = body["ttl"] or count("ttl", LEASE_TTL) or LEASE_TTL  # Fly's Go client says it in the query
     machine.lease.take(ttl, body["description"] or "", nonce())
     return jsonify(status="success", data=machine.lease.describe(machine.instance_id)), 201
@@ -48,7 +48,7 @@ def get_metadata(app_name: str, machine_id: str) -> Response:
 @routes.route("/metadata", methods=["PUT", "PATCH"])
 def change_metadata(app_name: str, machine_id: str) -> tuple[str, int]:
     machine = gate().machine("metadata", app_name, machine_id)
-    body = told(metadata=OBJECT, machine_version=TEXT)
+    body = read_body(metadata=OBJECT, machine_version=TEXT)
     machine.change_metadata(_checked(body["metadata"]), version=body["machine_version"])
     return "", 204
 
@@ -64,7 +64,7 @@ def get_metadata_key(app_name: str, machine_id: str, key: str) -> Response:
 @routes.post("/metadata/<key>")
 def set_metadata_key(app_name: str, machine_id: str, key: str) -> tuple[str, int]:
     machine = gate().machine("metadata", app_name, machine_id)
-    value = told(value=TEXT)["value"]
+    value = read_body(value=TEXT)["value"]
     if value is None:
         raise Refused(400, "value is required")
     machine.change_metadata({key: value})
@@ -106,7 +106,7 @@ def uncordon(app_name: str, machine_id: str) -> Response:
 @routes.post("/exec")
 def execute_command(app_name: str, machine_id: str) -> Response:
     machine = gate().machine("exec", app_name, machine_id, change=False)
-    body = told(command=TEXTS, cmd=TEXT, stdin=TEXT, timeout=COUNT)
+    body = read_body(command=TEXTS, cmd=TEXT, stdin=TEXT, timeout=COUNT)
     command = body["command"] or split_command(body["cmd"] or "")
     ended = execute(gate().apps, machine, command, body["stdin"] or "", body["timeout"] or EXEC_TIMEOUT)
     return jsonify(ended)

@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response, jsonify
 
-from flyexecutor.local.api.asked import COUNT, FLAG, TEXT, told
+from flyexecutor.local.api.asked import COUNT, FLAG, TEXT, read_body
 from flyexecutor.local.api.gate import gate
 from flyexecutor.local.problems import Refused
 
@@ -20,7 +20,7 @@ def list_volumes(app_name: str) -> Response:
 def create_volume(app_name: str) -> Response:
     gate().apps.app(app_name)
     gate().limit("create volume", app_name)
-    body = told(
+    body = read_body(
         name=TEXT,
         region=TEXT,
         size_gb=COUNT,
@@ -51,7 +51,7 @@ def delete_volume(app_name: str, volume_id: str) -> Response:
 def extend_volume(app_name: str, volume_id: str) -> Response:
     gate().apps.describe_volume(app_name, volume_id)
     gate().limit("extend volume", volume_id)
-    size_gb = told(size_gb=COUNT)["size_gb"]
+    size_gb = read_body(size_gb=COUNT)["size_gb"]
     if size_gb is None:
         raise Refused(400, "size_gb is required")
     # A program sees nothing of a volume here, so that no restart would show it more.
