@@ -111,7 +111,10 @@ def _refusal(message: Any) -> dict[str, Any] | None:
         case _:
             missing = [name for name in ("From", "To") if not (isinstance(message, dict) and message.get(name))]
             return _refuse("mj-0003", "Missing mandatory property.", missing or ["From.Email"])
-    for where, address in [("From.Email", sender), *((f"To[{n}].Email", _email(one)) for n, one in enumerate(to))]:
+    for where, address in [
+        ("From.Email", sender),
+        *((f"To[{n}].Email", _email(recipient)) for n, recipient in enumerate(to)),
+    ]:
         if not _valid(address):
             return _refuse("mj-0013", f'"{address}" is an invalid email address.', [where])
     if not isinstance(message.get("Subject", ""), str) or len(message.get("Subject", "")) > 255:

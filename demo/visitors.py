@@ -46,9 +46,9 @@ class Quota:
 
 def visitor() -> str:
     """The address of whoever asks; of IPv6 the part that a household is given, which may choose the rest each time."""
-    told = request.headers.get("Fly-Client-IP", "") if on_fly() else ""
+    header = request.headers.get("Fly-Client-IP", "") if on_fly() else ""
     try:
-        address = ip_address(told)
+        address = ip_address(header)
     except ValueError:  # on Fly: of the private network, past the proxy
         address = ip_address(request.remote_addr or "::")
     if isinstance(address, IPv6Address):

@@ -83,7 +83,7 @@ def read_regions(regions: Iterable[str]) -> tuple[str, ...]:
     """Names of regions."""
     if isinstance(regions, str):
         raise SettingsError(f"regions is the string {regions!r}: give a list, as in regions=[{regions!r}]")
-    if not isinstance(regions, Sequence) or not all(isinstance(one, str) and one for one in regions):
+    if not isinstance(regions, Sequence) or not all(isinstance(region, str) and region for region in regions):
         raise SettingsError(f"regions is {regions!r}: it must be a list of names, as ['fra', 'ams']")
     return tuple(regions)
 
@@ -96,8 +96,8 @@ def read_env(env: Mapping[str, str]) -> dict[str, str]:
         )
     for name, value in env.items():
         if not (isinstance(name, str) and name) or set(name) & set("=\0"):
-            told = repr(name.partition("=")[0]) + " with a =" if isinstance(name, str) and "=" in name else repr(name)
-            raise SettingsError(f"env has {told}, which can't be the name of a variable")
+            word = repr(name.partition("=")[0]) + " with a =" if isinstance(name, str) and "=" in name else repr(name)
+            raise SettingsError(f"env has {word}, which can't be the name of a variable")
         if isinstance(value, bool | int | float) or value is None:
             raise SettingsError(f"env[{name!r}] is {value!r}: it must be a text, as env={{{name!r}: '{value}'}}")
         if not isinstance(value, str):

@@ -26,13 +26,13 @@ TOLD_KINDS = 1000  # that the log is told of, in a process's life
 _PIECES = re.compile(r"([\w.:-]+):(\d{1,4})", re.ASCII)
 
 log = logging.getLogger("flyexecutor")
-_told: set[str] = set()
+_seen: set[str] = set()
 
 
 def tell_once(place: str, what: object) -> None:
     """Log that something is damaged and was passed over: once for each place, or a flood of it would flood the log."""
-    if place not in _told and len(_told) < TOLD_KINDS:
-        _told.add(place)
+    if place not in _seen and len(_seen) < TOLD_KINDS:
+        _seen.add(place)
         log.error("%s is damaged and is passed over (told once): %s", place, shown(str(what)))
 
 
@@ -55,24 +55,24 @@ def word(value: bytes | str | None, what: str) -> str:
     if len(raw) > MOST_WORD:
         raise _damaged(what, value)
     try:
-        told = raw.decode()
+        text = raw.decode()
     except UnicodeDecodeError:
         raise _damaged(what, value) from None
-    if not told.isprintable() or " " in told:
+    if not text.isprintable() or " " in text:
         raise _damaged(what, value)
-    return told
+    return text
 
 
 def words(head: bytes | None, what: str, number: int | None = None) -> list[str]:
     """Words with a space in between; so many, or any number."""
     head = head or b""
     try:
-        told = head.decode()
+        text = head.decode()
     except UnicodeDecodeError:
         raise _damaged(what, head) from None
-    found = told.split()
-    too_long = len(head) > MOST_WORD and any(len(one.encode()) > MOST_WORD for one in found)
-    if too_long or not told.isprintable() or (number is not None and len(found) != number):
+    found = text.split()
+    too_long = len(head) > MOST_WORD and any(len(found_word.encode()) > MOST_WORD for found_word in found)
+    if too_long or not text.isprintable() or (number is not None and len(found) != number):
         raise _damaged(what, head)
     return found
 
@@ -85,20 +85,20 @@ def state(value: bytes | str | None) -> State:
         raise _damaged("state", value) from None
 
 
-def pieces(told: str) -> tuple[str, int]:
+def pieces(word: str) -> tuple[str, int]:
     """The name of a large payload, told as "NAME:how many", and how many pieces it has."""
-    found = _PIECES.fullmatch(told)
+    found = _PIECES.fullmatch(word)
     if not found or int(found[2]) > MOST_PIECES:
-        raise _damaged("number of pieces", told)
+        raise _damaged("number of pieces", word)
     return found[1], int(found[2])
 
 
 def progress(body: bytes) -> tuple[float, float | None, str]:
     """How far a call says that it is: done, total (None: it does not know), and a note."""
-    told = load_json(body, "progress")
-    if not (isinstance(told, list) and len(told) == 3 and isinstance(told[2], str)):
+    fields = load_json(body, "progress")
+    if not (isinstance(fields, list) and len(fields) == 3 and isinstance(fields[2], str)):
         raise _damaged("progress", body)
-    done, total, note = told
+    done, total, note = fields
     if not _is_number(done) or not (total is None or _is_number(total)):
         raise _damaged("progress", body)
     return done, total, note[:MOST_NOTE]
@@ -122,5 +122,5 @@ def _is_number(value: object) -> bool:
 
 def _damaged(what: str, value: bytes | str | None) -> PayloadError:
     raw = value.encode(errors="replace") if isinstance(value, str) else value or b""
-    told = shown(raw[:80].decode(errors="replace")) + ("..." if len(raw) > 80 else "")
-    return PayloadError(f"damaged {what} {told!r}: somebody else, or a bug, has written it into Redis")
+    start = shown(raw[:80].decode(errors="replace")) + ("..." if len(raw) > 80 else "")
+    return PayloadError(f"damaged {what} {start!r}: somebody else, or a bug, has written it into Redis")

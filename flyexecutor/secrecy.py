@@ -44,7 +44,7 @@ class SecretBytes(bytes):
 def hide(value: T) -> T:
     """A text as a Secret, also those in a dict; what is neither, as it is."""
     if isinstance(value, dict):
-        return cast("T", {name: hide(one) for name, one in value.items()})
+        return cast("T", {name: hide(element) for name, element in value.items()})
     return cast("T", Secret(value)) if isinstance(value, str) else value
 
 
@@ -103,9 +103,11 @@ def goes_in_clear(url: str) -> bool:
 def passwords_of(url: str) -> frozenset[str]:
     """What may be a password in an address, as it is written and as it is meant, whatever the address looks like."""
     rest = _SCHEME.sub("", url, count=1)
-    told = {rest.rpartition("@")[0].partition(":")[2]}
-    told |= {value for name, value in parse_qsl(rest.partition("?")[2]) if name == "password"}
-    return frozenset(Secret(one) for one in told | {unquote(one) for one in told} if one)
+    passwords = {rest.rpartition("@")[0].partition(":")[2]}
+    passwords |= {value for name, value in parse_qsl(rest.partition("?")[2]) if name == "password"}
+    return frozenset(
+        Secret(password) for password in passwords | {unquote(password) for password in passwords} if password
+    )
 
 
 def scrub(text: str, secrets: Iterable[str], env: Mapping[str, str] | None = None) -> str:

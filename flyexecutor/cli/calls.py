@@ -59,8 +59,14 @@ def logs(call_id: str, follow: bool, raw: bool, as_json: bool, app: str | None, 
                     break  # a call of `map` leaves no record when it ends
                 shown = _show(shown, now, call_id, say)
     if as_json:
-        told = {"id": call_id, "name": shown.name, "state": shown.state, "attempt": shown.attempt, "logs": shown.text}
-        say_json(told)
+        described = {
+            "id": call_id,
+            "name": shown.name,
+            "state": shown.state,
+            "attempt": shown.attempt,
+            "logs": shown.text,
+        }
+        say_json(described)
 
 
 def _show(before: Printed | None, now: Printed | None, call_id: str, say: Callable[[str], str] | None) -> Printed:
@@ -99,16 +105,16 @@ def kill(call_ids: Sequence[str], as_json: bool, app: str | None, redis_url: str
     with open_client(Where(app, redis_url), token=False) as client:
         ended = _kill_all(client, list(dict.fromkeys(whole_id(client, call_id) for call_id in call_ids)))
     if as_json:
-        say_json({"calls": [{"id": one.id, "name": one.name, "result": str(one.result)} for one in ended]})
+        say_json({"calls": [{"id": killed.id, "name": killed.name, "result": str(killed.result)} for killed in ended]})
     else:
-        for one in ended:
-            click.echo(f"{plain(one.id)}  {one.result}  {one.name}".rstrip())
-    if any(one.result is Kill.UNKNOWN for one in ended):
+        for killed in ended:
+            click.echo(f"{plain(killed.id)}  {killed.result}  {killed.name}".rstrip())
+    if any(killed.result is Kill.UNKNOWN for killed in ended):
         raise SystemExit(1)
 
 
 def _kill_all(client: Client, call_ids: Sequence[str]) -> list[Killed]:
-    told = dict.fromkeys(call_ids, Kill.UNKNOWN)
+    results = dict.fromkeys(call_ids, Kill.UNKNOWN)
     names = dict.fromkeys(call_ids, "")
     futures: dict[str, FlyFuture[object]] = {}
     for call_id in call_ids:
@@ -117,7 +123,7 @@ def _kill_all(client: Client, call_ids: Sequence[str]) -> list[Killed]:
             seen = client.store.listing.printed(call_id)
             names[call_id] = seen.name if seen else ""
             if seen and seen.state and seen.state.final:
-                told[call_id] = Kill.DONE  # not attached to: its result may be large, and is nobody's business here
+                results[call_id] = Kill.DONE  # not attached to: its result may be large, and is nobody's business here
             elif seen:
                 futures[call_id] = client.attach(call_id)
         except (UnknownCallError, ExpiredCallError, PayloadError):
@@ -127,23 +133,23 @@ def _kill_all(client: Client, call_ids: Sequence[str]) -> list[Killed]:
     ended, _ = concurrent.futures.wait(futures.values(), KILL_PATIENCE)
     for call_id, future in futures.items():
         if future in ended:
-            told[call_id] = Kill.KILLED if future.state() in STOPPED else Kill.DONE
-    return [Killed(call_id, names[call_id], result) for call_id, result in told.items()]
+            results[call_id] = Kill.KILLED if future.state() in STOPPED else Kill.DONE
+    return [Killed(call_id, names[call_id], result) for call_id, result in results.items()]
 
 
-def whole_id(client: Client, told: str) -> str:
+def whole_id(client: Client, beginning: str) -> str:
     """The id that begins so; what begins none, or is whole, as it is. Raises ClickException that names several."""
-    digits = told.lower()
+    digits = beginning.lower()
     if not BEGINNING.fullmatch(digits):
-        return told
+        return beginning
     found = []
     for call_id in client.store.listing.ids_that_begin(digits):
         with contextlib.suppress(UnknownCallError):  # somebody else has made it up
             client.check_id(call_id, "call")
             found.append(call_id)
     if len(found) < 2:
-        return found[0] if found else told
-    lines = [f"{told!r} begins the ids of {len(found)} calls, give more of it:"]
+        return found[0] if found else beginning
+    lines = [f"{beginning!r} begins the ids of {len(found)} calls, give more of it:"]
     for call_id in found[:CANDIDATES]:
         seen = client.store.listing.printed(call_id)
         lines.append(f"{call_id}  {seen.state or 'damaged'}  {seen.name}" if seen else call_id)

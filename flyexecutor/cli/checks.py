@@ -46,13 +46,13 @@ class Check:
 
 def examine(where: Where, *, call: bool, boot_timeout: float) -> Iterator[Check]:
     """All checks, each as soon as it is made."""
-    told = {
+    settings = {
         "app": where.app or os.environ.get("FLY_TASKS_APP"),
         "token": os.environ.get("FLY_API_TOKEN"),
         "redis_url": where.redis_url or os.environ.get("REDIS_URL"),
         "api_url": os.environ.get("FLY_API_HOSTNAME") or PUBLIC_API,
     }
-    given = {name: value for name, value in told.items() if value and _is_good(name, value)}
+    given = {name: value for name, value in settings.items() if value and _is_good(name, value)}
     checks = (check_settings(where), check_image())
     yield from checks
     bad = [check.name for check in checks if not check.ok]
@@ -66,9 +66,9 @@ def examine(where: Where, *, call: bool, boot_timeout: float) -> Iterator[Check]
 
 
 def _is_good(name: str, value: str) -> bool:
-    told: dict[str, Any] = {**_FILLERS, name: value}
+    settings: dict[str, Any] = {**_FILLERS, name: value}
     try:
-        read_settings(**told, environ={})
+        read_settings(**settings, environ={})
     except SettingsError:
         return False
     return True
@@ -134,8 +134,8 @@ def _name(server: Server) -> str:
     return f"{server.name} {server.version}" if server.version else f"a {server.name} that does not tell its version"
 
 
-def _version(told: str) -> tuple[int, ...]:
-    numbers = [int(part) for part in told.split(".") if part.isdigit()]
+def _version(version: str) -> tuple[int, ...]:
+    numbers = [int(part) for part in version.split(".") if part.isdigit()]
     return tuple(numbers) or OLDEST_REDIS  # it does not say: no reason to complain
 
 
@@ -283,25 +283,25 @@ def check_call(where: Where, boot_timeout: float) -> Iterator[Check]:
         if error:
             yield Check("call", False, plain(f"{type(error).__name__}: {error}"), _remedy_for(error, where))
             return
-        told, info = future.result(), future.info()
+        theirs, info = future.result(), future.info()
         where_it_ran = f"on machine {info.machine_id}{f' in {info.region}' if info.region else ''}"
         yield Check(
             "call",
             True,
             f"ran {where_it_ran}: begun after {seconds(info.queue_seconds)}, back after {seconds(back - sent)}",
         )
-        yield from _compare(told, sent, back)
+        yield from _compare(theirs, sent, back)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _compare(told: dict[str, Any], sent: float, back: float) -> Iterator[Check]:
+def _compare(theirs: dict[str, Any], sent: float, back: float) -> Iterator[Check]:
     ours = probe.look()
-    yield Check("python", True, f"{ours['python']} here, {told['python']} there")
-    differs = "" if told["flyexecutor"] == ours["flyexecutor"] else "install the same version here and in the image"
-    yield Check("flyexecutor", True, f"{ours['flyexecutor']} here, {told['flyexecutor']} there", differs)
+    yield Check("python", True, f"{ours['python']} here, {theirs['python']} there")
+    differs = "" if theirs["flyexecutor"] == ours["flyexecutor"] else "install the same version here and in the image"
+    yield Check("flyexecutor", True, f"{ours['flyexecutor']} here, {theirs['flyexecutor']} there", differs)
     # It ran between these two moments; nearer is not known.
-    ahead = max(told["time"] - back, 0.0) or min(told["time"] - sent, 0.0)
+    ahead = max(theirs["time"] - back, 0.0) or min(theirs["time"] - sent, 0.0)
     if ahead:
         yield _check_clock("machine clock", ahead, 0.0, "the machine")
     else:

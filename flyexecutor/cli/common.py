@@ -49,8 +49,8 @@ class Where:
             return read_settings(app=self.app, redis_url=self.redis_url, image=usual)
         except SettingsError as exc:
             # It speaks of Python's arguments; a shell has variables.
-            told = re.sub(r"argument \w+= or environment variable ", "", str(exc))
-            raise SettingsError(told.replace("use local=True", "see flyexecutor local")) from None
+            text = re.sub(r"argument \w+= or environment variable ", "", str(exc))
+            raise SettingsError(text.replace("use local=True", "see flyexecutor local")) from None
 
 
 def where_options(command: F) -> F:
@@ -102,13 +102,13 @@ def table(title: str, *columns: str, right: str = "") -> Table:
 def table_of_machines(width: int, title: str, machines: Sequence[MachineInfo], *, keepers: bool) -> Table:
     """A line for each; of the columns the first that have room. keepers: whether it says which are."""
     columns = {
-        "id": [plain(one.id) for one in machines],
-        "state": [plain(one.state) for one in machines],
-        "region": [plain(one.region) for one in machines],
-        "guest": [plain(one.guest) for one in machines],
-        **({"keeper": ["yes" if one.keeper else "no" for one in machines]} if keepers else {}),
-        "billed": [seconds(one.billed_seconds) for one in machines],
-        "dollars": [dollars(one.dollars) for one in machines],
+        "id": [plain(machine.id) for machine in machines],
+        "state": [plain(machine.state) for machine in machines],
+        "region": [plain(machine.region) for machine in machines],
+        "guest": [plain(machine.guest) for machine in machines],
+        **({"keeper": ["yes" if machine.keeper else "no" for machine in machines]} if keepers else {}),
+        "billed": [seconds(machine.billed_seconds) for machine in machines],
+        "dollars": [dollars(machine.dollars) for machine in machines],
     }
     ends = accumulate(max(map(cell_len, (name, *cells))) + GAP for name, cells in columns.items())
     names = [name for name, end in zip(columns, ends, strict=True) if end - GAP <= width]
@@ -144,15 +144,15 @@ def _cut(text: str, room: int) -> str:
     return text if cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
 
 
-def say_json(told: Any) -> None:
+def say_json(document: Any) -> None:
     """One JSON object."""
-    click.echo(json.dumps(told, indent=2))
+    click.echo(json.dumps(document, indent=2))
 
 
 def digits_of(ids: Iterable[str]) -> int:
     """How many digits of each of these ids tell it from the others."""
     known = set(ids)
-    enough = (n for n in range(LEAST_DIGITS, MOST_DIGITS) if len({one[:n] for one in known}) == len(known))
+    enough = (n for n in range(LEAST_DIGITS, MOST_DIGITS) if len({known_id[:n] for known_id in known}) == len(known))
     return next(enough, MOST_DIGITS)
 
 

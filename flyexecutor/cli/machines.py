@@ -45,7 +45,7 @@ def reap(older_than: float, dry_run: bool, as_json: bool, app: str | None, redis
     with open_client(where, token=True) as client:
         reaped = stock_of(client, where).reap(older_than, dry_run=dry_run)
     if as_json:
-        say_json({"dry_run": dry_run, "machines": [asdict(one) for one in reaped]})
+        say_json({"dry_run": dry_run, "machines": [asdict(machine) for machine in reaped]})
     elif reaped:
         title = "Would be destroyed" if dry_run else "Destroyed"
         out = console()
@@ -87,7 +87,7 @@ def prepare(
 
     They serve the executors that have the same settings: give here what is given to those.
     """
-    if wrong := [one for one in env if "=" not in one]:
+    if wrong := [variable for variable in env if "=" not in variable]:
         raise click.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param_hint="--env")
     Where(app, redis_url).settings(image=True)  # if something is missing it says so in the words of a shell
     since = time.monotonic()
@@ -99,7 +99,7 @@ def prepare(
         max_workers=number,
         concurrency=concurrency,
         idle_timeout=idle_timeout,
-        env=dict(one.split("=", 1) for one in env),
+        env=dict(variable.split("=", 1) for variable in env),
     ) as executor:
         executor.prepare(number, timeout)
     took = time.monotonic() - since

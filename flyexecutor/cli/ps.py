@@ -138,7 +138,7 @@ def _summary(seen: Seen, machines: int, calls: int) -> str:
     """machines, calls: how many are shown."""
     queued = sum(lane.queued for lane in seen.redis.lanes)
     running = sum(lane.running for lane in seen.redis.lanes)
-    price = sum(one.dollars or 0.0 for one in seen.machines)
+    price = sum(machine.dollars or 0.0 for machine in seen.machines)
     some_calls = f" ({calls} shown)" if calls < queued + running else ""
     some_machines = f" ({machines} shown)" if machines < len(seen.machines) else ""
     return (
@@ -156,20 +156,20 @@ def progress_of(call: CallRecord) -> Progress | None:
 
 
 def _tell_progress(call: CallRecord) -> str:
-    told = progress_of(call)
-    if told is None:
+    progress = progress_of(call)
+    if progress is None:
         return plain(call.damaged)
-    number = f"{told.done:g}" if told.total is None else f"{told.done:g}/{told.total:g}"
-    return f"{number} {plain(told.note)}".rstrip()
+    number = f"{progress.done:g}" if progress.total is None else f"{progress.done:g}/{progress.total:g}"
+    return f"{number} {plain(progress.note)}".rstrip()
 
 
 def _as_json(seen: Seen) -> dict[str, Any]:
     calls = []
     for call in seen.redis.calls:
-        told = progress_of(call)
-        calls.append({**asdict(call), "progress": told and told._asdict()})
+        progress = progress_of(call)
+        calls.append({**asdict(call), "progress": progress and progress._asdict()})
     return {
-        "machines": [asdict(one) for one in seen.machines],
+        "machines": [asdict(machine) for machine in seen.machines],
         "calls": calls,
         "lanes": [asdict(lane) for lane in seen.redis.lanes],
     }

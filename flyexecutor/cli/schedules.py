@@ -56,13 +56,13 @@ def schedules(names: Sequence[str], as_json: bool, app: str | None, redis_url: s
         known = Schedules(client.store, client.machines, client.lists, trust, owners_of(settings))
         if names:
             known.remove(*names)
-        found = [] if names else [(one, _runs_of(one, client, trust)) for one in known.list()]
+        found = [] if names else [(schedule, _runs_of(schedule, client, trust)) for schedule in known.list()]
     if names and as_json:
         say_json({"removed": names})
     elif names:
         click.echo("".join(f"{plain(name)}  removed\n" for name in names), nl=False)
     elif as_json:
-        say_json({"schedules": [_as_json(one, runs) for one, runs in found]})
+        say_json({"schedules": [_as_json(schedule, runs) for schedule, runs in found]})
     elif found:
         _show(found)
     else:
@@ -81,17 +81,17 @@ def _runs_of(schedule: Schedule, client: Client, trust: Trust) -> list[Run]:
 def _show(found: Sequence[tuple[Schedule, Sequence[Run]]]) -> None:
     out, now = console(), time.time()
     columns = {
-        "name": [plain(one.name) for one, _ in found],
-        "every": [plain(one.every) for one, _ in found],
-        "function": [plain(one.function).rpartition(".")[2] for one, _ in found],
-        "state": [plain(one.state) for one, _ in found],
-        "next in": [seconds(max(0.0, one.next_at - now)) if one.next_at else "" for one, _ in found],
-        "machine": [plain(one.machine_id) for one, _ in found],
+        "name": [plain(schedule.name) for schedule, _ in found],
+        "every": [plain(schedule.every) for schedule, _ in found],
+        "function": [plain(schedule.function).rpartition(".")[2] for schedule, _ in found],
+        "state": [plain(schedule.state) for schedule, _ in found],
+        "next in": [seconds(max(0.0, schedule.next_at - now)) if schedule.next_at else "" for schedule, _ in found],
+        "machine": [plain(schedule.machine_id) for schedule, _ in found],
     }
     if out.width < NARROW:
         del columns["state"], columns["machine"]
     out.print(table_within(out.width, "Schedules", columns, texts=("name", "function"), right="next in"))
-    runs = [(one.name, run) for one, its_runs in found for run in its_runs[:RUNS]]
+    runs = [(schedule.name, run) for schedule, its_runs in found for run in its_runs[:RUNS]]
     if not runs:
         return
     digits = digits_of(run.id for _, run in runs)
@@ -106,6 +106,6 @@ def _show(found: Sequence[tuple[Schedule, Sequence[Run]]]) -> None:
 
 
 def _as_json(schedule: Schedule, runs: Sequence[Run]) -> dict[str, Any]:
-    told = asdict(schedule)
-    del told["call_ids"]
-    return {**told, "runs": [asdict(run) for run in runs]}
+    described = asdict(schedule)
+    del described["call_ids"]
+    return {**described, "runs": [asdict(run) for run in runs]}

@@ -84,27 +84,27 @@ def read_json(body: bytes) -> Any:
         return None
 
 
-def read_machines(told: object) -> list[Machine]:
+def read_machines(answer: object) -> list[Machine]:
     """The machines of ours in a list. Raises MachinesError if it is none."""
-    if not isinstance(told, list):
+    if not isinstance(answer, list):
         raise MachinesError(
             "the Machines API answered with something that is no list of machines: check FLY_API_HOSTNAME"
         )
     now, found = time.time(), []
-    for one in told:
-        if not _is_ours(one):
+    for described in answer:
+        if not _is_ours(described):
             continue
         try:
-            found.append(_machine(one, now))
+            found.append(_machine(described, now))
         except OddAnswerError as exc:
-            tell_once(f"machine {shown(reprlib.repr(one.get('id')))} in Fly's list", exc)
+            tell_once(f"machine {shown(reprlib.repr(described.get('id')))} in Fly's list", exc)
     return found
 
 
-def read_machine(told: object, machine_id: str = "") -> Machine:
+def read_machine(answer: object, machine_id: str = "") -> Machine:
     """A machine that was asked for, by its id or in another way. Raises MachinesError."""
     try:
-        machine = _machine(told, time.time(), machine_id)
+        machine = _machine(answer, time.time(), machine_id)
     except OddAnswerError as exc:
         raise MachinesError(
             f"the Machines API answered with something that is no machine ({exc}): check FLY_API_HOSTNAME"
@@ -112,27 +112,31 @@ def read_machine(told: object, machine_id: str = "") -> Machine:
     return machine
 
 
-def read_regions(told: object) -> list[str]:
+def read_regions(answer: object) -> list[str]:
     """The regions of a list of them."""
-    regions = told.get("regions") if isinstance(told, dict) else None
+    regions = answer.get("regions") if isinstance(answer, dict) else None
     if not isinstance(regions, list):
         raise MachinesError("the Machines API answered with something that is no list of regions", 200)
-    return [one["code"] for one in regions if isinstance(one, dict) and is_word(one.get("code"))]
+    return [region["code"] for region in regions if isinstance(region, dict) and is_word(region.get("code"))]
 
 
-def read_free_volumes(told: object, name: str) -> list[tuple[str, str]]:
+def read_free_volumes(answer: object, name: str) -> list[tuple[str, str]]:
     """Id and region of the volumes of this name that no machine has."""
-    if not isinstance(told, list):
+    if not isinstance(answer, list):
         raise MachinesError("the Machines API answered with something that is no list of volumes", 200)
-    named = [one for one in told if isinstance(one, dict) and one.get("name") == name]
-    free = [one for one in named if not one.get("attached_machine_id")]
-    return [(one["id"], one["region"]) for one in free if is_word(one.get("id")) and is_word(one.get("region"))]
+    named = [volume for volume in answer if isinstance(volume, dict) and volume.get("name") == name]
+    free = [volume for volume in named if not volume.get("attached_machine_id")]
+    return [
+        (volume["id"], volume["region"])
+        for volume in free
+        if is_word(volume.get("id")) and is_word(volume.get("region"))
+    ]
 
 
-def read_error(told: object) -> str:
+def read_error(answer: object) -> str:
     """Fly's words about an error, as they came."""
-    words = (told.get("error"), told.get("message")) if isinstance(told, dict) else ()
-    return next((one for one in words if one and isinstance(one, str)), "")
+    words = (answer.get("error"), answer.get("message")) if isinstance(answer, dict) else ()
+    return next((word for word in words if word and isinstance(word, str)), "")
 
 
 def in_a_line(text: str) -> str:
@@ -145,37 +149,37 @@ def _whole(digits: str) -> float:
     return int(digits) if len(digits) < 20 else float(digits)
 
 
-def _is_ours(told: Any) -> bool:
+def _is_ours(described: Any) -> bool:
     """Whether it has a lane. What others have made may be of any form."""
     try:
-        return bool((told.get("config") or told.get("incomplete_config"))["metadata"].get(METADATA_KEY))
+        return bool((described.get("config") or described.get("incomplete_config"))["metadata"].get(METADATA_KEY))
     except (KeyError, TypeError, AttributeError):
         return False
 
 
-def _machine(told: object, now: float, machine_id: str = "") -> Machine:
-    told = _object(told, "it")
-    config = _object(told.get("config") or told.get("incomplete_config") or {}, "its config")
+def _machine(described: object, now: float, machine_id: str = "") -> Machine:
+    described = _object(described, "it")
+    config = _object(described.get("config") or described.get("incomplete_config") or {}, "its config")
     metadata = _object(config.get("metadata") or {}, "its metadata")
-    events = _events(told.get("events") or [])
-    if not told.get("id") or not told.get("state"):
+    events = _events(described.get("events") or [])
+    if not described.get("id") or not described.get("state"):
         raise OddAnswerError("it has no id or no state")
-    if machine_id and told["id"] != machine_id:
-        raise _odd(f"it is not {machine_id}: its id", told["id"])
+    if machine_id and described["id"] != machine_id:
+        raise _odd(f"it is not {machine_id}: its id", described["id"])
     return Machine(
-        id=_word(told, "id"),
-        name=_text(told, "name"),
-        state=_word(told, "state"),
-        region=_word(told, "region"),
-        instance_id=_word(told, "instance_id"),
-        host_status=_word(told, "host_status") or "ok",
+        id=_word(described, "id"),
+        name=_text(described, "name"),
+        state=_word(described, "state"),
+        region=_word(described, "region"),
+        instance_id=_word(described, "instance_id"),
+        host_status=_word(described, "host_status") or "ok",
         exit=_last_exit(events),
         lane=_word(metadata, METADATA_KEY),
         family=_text(metadata, FAMILY_KEY),
         owner=_text(metadata, OWNER_KEY),
         keeper=metadata.get(KEEPER_KEY) == "1",
-        created_at=_moment(told, "created_at", now),
-        changed_at=_moment(told, "updated_at", now),
+        created_at=_moment(described, "created_at", now),
+        changed_at=_moment(described, "updated_at", now),
         billed_seconds=_billed(events, now),
         last_run=_last_run(events),
         guest=_guest(config),
@@ -194,15 +198,15 @@ def _odd(name: str, value: object) -> OddAnswerError:
     )  # of a few levels: it may be as deep as can be read
 
 
-def _object(told: object, name: str) -> Mapping[str, Any]:
-    if not isinstance(told, dict):
-        raise _odd(name, told)
-    return told
+def _object(described: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(described, dict):
+        raise _odd(name, described)
+    return described
 
 
-def _word(told: Mapping[str, Any], name: str) -> str:
+def _word(described: Mapping[str, Any], name: str) -> str:
     """A word; empty, if it is not told."""
-    word = told.get(name)
+    word = described.get(name)
     if word is None or word == "":
         return ""
     if not is_word(word):
@@ -210,9 +214,9 @@ def _word(told: Mapping[str, Any], name: str) -> str:
     return str(word)
 
 
-def _text(told: Mapping[str, Any], name: str) -> str:
+def _text(described: Mapping[str, Any], name: str) -> str:
     """A text on one line, of characters that can be sent on; empty, if it is not told."""
-    text = told.get(name)
+    text = described.get(name)
     if text is None:
         return ""
     if not isinstance(text, str) or len(text) > MOST_TEXT or not text.isprintable():
@@ -220,9 +224,9 @@ def _text(told: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _moment(told: Mapping[str, Any], name: str, now: float) -> float:
+def _moment(described: Mapping[str, Any], name: str, now: float) -> float:
     """Seconds since the epoch. What is not told is just now: nobody shall take the machine for stuck or forgotten."""
-    text = told.get(name) or _UNTOLD
+    text = described.get(name) or _UNTOLD
     if text == _UNTOLD:
         return now
     try:
@@ -249,15 +253,15 @@ def _guest(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {"cpu_kind": kind, "cpus": cpus, "memory_mb": memory_mb}
 
 
-def _number(told: object, least: float, most: float) -> bool:
-    return isinstance(told, int) and not isinstance(told, bool) and least <= told <= most
+def _number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _events(told: object) -> list[Mapping[str, Any]]:
+def _events(events: object) -> list[Mapping[str, Any]]:
     """The events of a machine, newest first, without the odd ones."""
-    if not isinstance(told, list):
-        raise _odd("its events", told)
-    return [one for one in told if isinstance(one, dict) and _number(one.get("timestamp"), 0, _LATEST * 1000)]
+    if not isinstance(events, list):
+        raise _odd("its events", events)
+    return [event for event in events if isinstance(event, dict) and _number(event.get("timestamp"), 0, _LATEST * 1000)]
 
 
 def _billed(events: Iterable[Mapping[str, Any]], now: float) -> float:
@@ -302,18 +306,18 @@ def _exit(event: Mapping[str, Any]) -> Exit | None:
     request = event.get("request")
     if isinstance(request, dict) and isinstance(request.get("MonitorEvent"), dict):
         request = {**request["MonitorEvent"], **request}
-    told = request.get("exit_event") if isinstance(request, dict) else None
-    if not told or not isinstance(told, dict):
+    exit_event = request.get("exit_event") if isinstance(request, dict) else None
+    if not exit_event or not isinstance(exit_event, dict):
         return None
     numbers, flags = ("exit_code", "signal"), ("oom_killed", "requested_stop")
-    if not all(told.get(name) is None or _number(told[name], -(2**31), 2**31) for name in numbers):
+    if not all(exit_event.get(name) is None or _number(exit_event[name], -(2**31), 2**31) for name in numbers):
         return None
-    if not all(told.get(name) is None or isinstance(told[name], bool) for name in flags):
+    if not all(exit_event.get(name) is None or isinstance(exit_event[name], bool) for name in flags):
         return None
     return Exit(
-        told.get("exit_code"),
-        told.get("signal"),
-        bool(told.get("oom_killed")),
+        exit_event.get("exit_code"),
+        exit_event.get("signal"),
+        bool(exit_event.get("oom_killed")),
         event["timestamp"],
-        bool(told.get("requested_stop")),
+        bool(exit_event.get("requested_stop")),
     )

@@ -234,7 +234,7 @@ class MachinesClient:
         )
 
     def _scrub(self, text: str) -> str:
-        passwords = {one for value in self._env.values() for one in passwords_of(value) if "://" in value}
+        passwords = {password for value in self._env.values() for password in passwords_of(value) if "://" in value}
         return scrub(text, self._secrets | passwords, self._env)
 
 

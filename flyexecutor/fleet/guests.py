@@ -83,17 +83,17 @@ def read_guest(guest: "str | Mapping[str, Any] | None") -> dict[str, Any] | None
         raise SettingsError(f"guest is {guest!r}, and Fly has retired GPUs: {usual}")
     if not isinstance(guest, Mapping):
         raise SettingsError(f"guest is {guest!r}: {usual}")
-    told = {**PRESETS[DEFAULT], **guest}
-    if not isinstance(told["cpu_kind"], str):
-        raise SettingsError(f"guest has cpu_kind {told['cpu_kind']!r}: it must be a text, as 'shared'")
+    completed = {**PRESETS[DEFAULT], **guest}
+    if not isinstance(completed["cpu_kind"], str):
+        raise SettingsError(f"guest has cpu_kind {completed['cpu_kind']!r}: it must be a text, as 'shared'")
     for word in ("cpus", "memory_mb"):
-        if isinstance(told[word], bool) or not isinstance(told[word], int) or told[word] < 1:
-            raise SettingsError(f"guest has {word} {told[word]!r}: it must be a whole number of at least 1")
+        if isinstance(completed[word], bool) or not isinstance(completed[word], int) or completed[word] < 1:
+            raise SettingsError(f"guest has {word} {completed[word]!r}: it must be a whole number of at least 1")
     if "memory_mb" not in guest:
-        told["memory_mb"] = MEMORY_PER_CPU.get(told["cpu_kind"], 256) * told["cpus"]
-    if told["memory_mb"] % 256:
-        raise SettingsError(f"guest has memory_mb {told['memory_mb']!r}: Fly takes multiples of 256")
-    return told
+        completed["memory_mb"] = MEMORY_PER_CPU.get(completed["cpu_kind"], 256) * completed["cpus"]
+    if completed["memory_mb"] % 256:
+        raise SettingsError(f"guest has memory_mb {completed['memory_mb']!r}: Fly takes multiples of 256")
+    return completed
 
 
 def check_suspend_mb(suspend_mb: int) -> None:

@@ -104,7 +104,7 @@ class Schedules:
                 f"the call is {len(sealed):,} bytes when pickled, at most {MOST_BYTES:,} fit into a machine's "
                 "environment: have the function fetch its data"
             )
-        told = {
+        scheduled = {
             "name": name,
             "sealed": base64.b64encode(sealed).decode(),
             "retries": options.retry.lost,
@@ -112,10 +112,10 @@ class Schedules:
             "result_ttl": result_ttl,
         }
         config = config_of_machine(lane, keeper=True, volume_id=None, rests=False)
-        config["env"][SCHEDULED_VARIABLE] = json.dumps(told)
+        config["env"][SCHEDULED_VARIABLE] = json.dumps(scheduled)
         config["schedule"] = every
         # Not the region: each process of a web app may have another one, and would take the machine to its own.
-        digest = hashlib.sha256(json.dumps([lane.name, every, told]).encode()).hexdigest()[:32]
+        digest = hashlib.sha256(json.dumps([lane.name, every, scheduled]).encode()).hexdigest()[:32]
         its_keys = {SCHEDULE_KEY: name, SCHEDULE_FUNCTION_KEY: path_of(fn), SCHEDULE_DIGEST_KEY: digest}
         config["metadata"].update(its_keys)
         return self._describe(self._ensure(config, lane, at_once=at_once))
@@ -143,25 +143,25 @@ class Schedules:
 
     def _ensure(self, config: Mapping[str, Any], lane: Lane, *, at_once: bool) -> Machine:
         """The machine with this configuration: it is there, or becomes so, or is created."""
-        told = config["metadata"]
+        metadata = config["metadata"]
         # The same for both orders of a ring: processes of before and after a step of the rotation may declare at once.
-        whose = f"{min(self._owners)} {told[SCHEDULE_KEY]}"
+        whose = f"{min(self._owners)} {metadata[SCHEDULE_KEY]}"
         full_name = f"fx-schedule-{hashlib.sha256(whose.encode()).hexdigest()[:16]}"
-        machine = self._known(full_name, told[SCHEDULE_KEY])
-        if machine and machine.schedule_digest == told[SCHEDULE_DIGEST_KEY]:
+        machine = self._known(full_name, metadata[SCHEDULE_KEY])
+        if machine and machine.schedule_digest == metadata[SCHEDULE_DIGEST_KEY]:
             return machine
         store = self._store
         with store.one_at_a_time(full_name):
-            machine = self._known(full_name, told[SCHEDULE_KEY])
+            machine = self._known(full_name, metadata[SCHEDULE_KEY])
             if machine is None:
-                machine = self._listed(told[SCHEDULE_KEY]) or self._create(full_name, config, lane, at_once=at_once)
+                machine = self._listed(metadata[SCHEDULE_KEY]) or self._create(full_name, config, lane, at_once=at_once)
                 store.note_scheduled(full_name, machine.id)
-            if machine.schedule_digest != told[SCHEDULE_DIGEST_KEY]:
-                before, function = shown(machine.schedule_function), told[SCHEDULE_FUNCTION_KEY]
+            if machine.schedule_digest != metadata[SCHEDULE_DIGEST_KEY]:
+                before, function = shown(machine.schedule_function), metadata[SCHEDULE_FUNCTION_KEY]
                 level, how = logging.INFO, "since what it was declared with differs"
                 if before != function:  # which may have the same name by mistake
                     level, how = logging.WARNING, f"by one of {function}"
-                log.log(level, "the schedule %r of %s is replaced %s", told[SCHEDULE_KEY], before, how)
+                log.log(level, "the schedule %r of %s is replaced %s", metadata[SCHEDULE_KEY], before, how)
                 machine = self._update(machine, config)
             return machine
 

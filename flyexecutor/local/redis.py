@@ -20,7 +20,7 @@ from redis.retry import Retry
 from flyexecutor.local import processes
 from flyexecutor.local.problems import LocalError
 
-START_TIMEOUT = 10.0
+START_TIMEOUT = 30.0
 PORT_ATTEMPTS = 5
 OLDEST = (6, 2)
 OLD = (7, 0)  # what is older is told of

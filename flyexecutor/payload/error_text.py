@@ -65,7 +65,7 @@ def add_note(exc: BaseException, note: str) -> None:
     """As its `add_note`, also if its class is frozen. Not a second time; not if something else is where notes go."""
     note = visible(note)
     notes = _dict.__get__(exc).setdefault("__notes__", [])
-    if type(notes) is list and note not in [one for one in notes if type(one) is str]:
+    if type(notes) is list and note not in [text for text in notes if type(text) is str]:
         notes.append(note)
 
 

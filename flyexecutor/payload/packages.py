@@ -15,7 +15,7 @@ def installed() -> dict[str, str]:
     import platform  # noqa: PLC0415
 
     found = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
-    return {"Python": platform.python_version(), **dict(sorted(found.items(), key=lambda one: one[0].lower()))}
+    return {"Python": platform.python_version(), **dict(sorted(found.items(), key=lambda package: package[0].lower()))}
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:

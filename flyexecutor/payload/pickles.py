@@ -221,8 +221,8 @@ def _not_brought(said: str, failure: BaseException) -> RemoteError:
 
 def dump_error(error: FlyExecutorError, traceback_text: str = "") -> Dumped:
     """One of our own errors, readable by every Python version."""
-    told = packages.installed() if isinstance(error, PythonMismatchError) else None
-    return Dumped(Encoding.TEXT, plain.dump(error, traceback_text, told))
+    installed = packages.installed() if isinstance(error, PythonMismatchError) else None
+    return Dumped(Encoding.TEXT, plain.dump(error, traceback_text, installed))
 
 
 def load_value(encoding: Encoding, body: memoryview) -> Any:
@@ -233,10 +233,10 @@ def load_value(encoding: Encoding, body: memoryview) -> Any:
 def load_outcome(encoding: Encoding, body: memoryview) -> Result:
     """Unpickle a verified outcome. Raises what unpickling raises."""
     if encoding is Encoding.TEXT:
-        told = plain.load(body)
-        table = packages.differences(packages.installed(), told.packages) if told.packages else ""
-        error = type(told.error)(f"{told.error}. What differs:\n{table}") if table else told.error
-        return _raised(error, told.traceback)
+        read = plain.load(body)
+        table = packages.differences(packages.installed(), read.packages) if read.packages else ""
+        error = type(read.error)(f"{read.error}. What differs:\n{table}") if table else read.error
+        return _raised(error, read.traceback)
     succeeded, *rest = _load(encoding, body)
     if succeeded:
         return Result(value=rest[0])

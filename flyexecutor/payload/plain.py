@@ -32,14 +32,14 @@ class Told(NamedTuple):
 
 def dump(error: errors.FlyExecutorError, traceback: str = "", packages: Mapping[str, str] | None = None) -> bytes:
     """An error of ours, as bytes."""
-    told: dict[str, Any] = {"error": type(error).__name__, "message": str(error), "traceback": traceback}
-    told |= {"packages": packages or {}, "about": {}}
+    fields: dict[str, Any] = {"error": type(error).__name__, "message": str(error), "traceback": traceback}
+    fields |= {"packages": packages or {}, "about": {}}
     if isinstance(error, errors.MachineStartError):
-        told["about"] = {name: getattr(error, name) for name in ("status", "request_id", "phase", "region")}
-    return json.dumps(told).encode()
+        fields["about"] = {name: getattr(error, name) for name in ("status", "request_id", "phase", "region")}
+    return json.dumps(fields).encode()
 
 
 def load(body: bytes | memoryview) -> Told:
     """The error again. Raises KeyError for a kind that we do not send."""
-    told = json.loads(bytes(body))
-    return Told(_KINDS[told["error"]](told["message"], **told["about"]), told["traceback"], told["packages"])
+    fields = json.loads(bytes(body))
+    return Told(_KINDS[fields["error"]](fields["message"], **fields["about"]), fields["traceback"], fields["packages"])

@@ -80,16 +80,16 @@ class Trust:
         self._key = key
         self._encrypts = encrypts
         self._app = app.encode()
-        self._ring = {name_key(one): one for one in (key, *fallbacks)}
+        self._ring = {name_key(signing): signing for signing in (key, *fallbacks)}
         self.key_id = name_key(key)
 
     @classmethod
-    def of_machine(cls, told: Mapping[str, str], app: str) -> Self:
+    def of_machine(cls, environ: Mapping[str, str], app: str) -> Self:
         """Inside a machine: the keys that it was told. Where `cryptography` is not installed it opens no call that is
         encrypted, and what it says of that is not.
         """
-        key, *fallbacks = read_keys(told)
-        return cls(key, app, fallbacks, encrypts=bool(told.get(cipher.ENCRYPT_VARIABLE)) and cipher.is_installed())
+        key, *fallbacks = read_keys(environ)
+        return cls(key, app, fallbacks, encrypts=bool(environ.get(cipher.ENCRYPT_VARIABLE)) and cipher.is_installed())
 
     def __repr__(self) -> str:
         return f"<Trust key {self.key_id.hex()}>"
@@ -106,13 +106,13 @@ class Trust:
 
     def pointers(self, key: str) -> Sequence[str]:
         """The ids that a key gives under the other keys of the ring, each with a proof for who has the first one's."""
-        call_id, *others = (self._keyed_id(one, key) for one in self._ring.values())
+        call_id, *others = (self._keyed_id(signing, key) for signing in self._ring.values())
         return [other + self._proof(self._key, call_id, other).hex() for other in others]
 
     def follow(self, call_id: str, pointer: str) -> str | None:
         """The id that a pointer gives for this one, if somebody made it who has a key of ours."""
         other = pointer[: len(call_id)]
-        proofs = (self._proof(one, call_id, other).hex() for one in self._ring.values())
+        proofs = (self._proof(signing, call_id, other).hex() for signing in self._ring.values())
         proven = any(hmac.compare_digest(pointer.encode(), (other + proof).encode()) for proof in proofs)
         return other if proven else None
 
@@ -140,7 +140,7 @@ class Trust:
         raw = bytes.fromhex(batch_id)
         _, number = struct.unpack_from(">II", raw)
         numbered = (raw + n.to_bytes(4, "big") for n in range(number))
-        bodies = (raw[:4] + self._tag(signing, one, _BATCH_CALL, _ID_RANDOM) for one in numbered)
+        bodies = (raw[:4] + self._tag(signing, body, _BATCH_CALL, _ID_RANDOM) for body in numbered)
         return [(body + self._tag(signing, body)).hex() for body in bodies]
 
     def made_at(self, call_id: str) -> float:
@@ -161,7 +161,7 @@ class Trust:
             return None  # with a line's end, say: Redis would not know it
         body, tag = raw[:-_ID_TAG], raw[-_ID_TAG:]
         ring = self._ring.values()
-        return next((one for one in ring if hmac.compare_digest(tag, self._tag(one, body, purpose))), None)
+        return next((signing for signing in ring if hmac.compare_digest(tag, self._tag(signing, body, purpose))), None)
 
     def _tag(self, signing: bytes, body: bytes, purpose: bytes = _CALL, length: int = _ID_TAG) -> bytes:
         return hmac.digest(signing, purpose + b"\0" + self._app + b"\0" + body, "sha256")[:length]
@@ -236,7 +236,7 @@ class Trust:
             )
         key = self._ring.get(key_id)
         if key is None:
-            ours = f"ours {'is' if len(self._ring) == 1 else 'are'} {', '.join(one.hex() for one in self._ring)}"
+            ours = f"ours {'is' if len(self._ring) == 1 else 'are'} {', '.join(key_id.hex() for key_id in self._ring)}"
             raise PayloadError(
                 f"{what} is signed with key {key_id.hex()}, {ours}: give both sides the same "
                 "FLYEXECUTOR_SECRET (or the same Fly API token), or the other's in FLYEXECUTOR_SECRET_FALLBACKS"
@@ -285,13 +285,13 @@ def name_key(key: bytes) -> bytes:
 
 def show_keys(keys: Sequence[bytes]) -> dict[str, str]:
     """A ring as the environment of a machine that we create tells it."""
-    key, *fallbacks = (one.hex() for one in keys)
+    key, *fallbacks = (other.hex() for other in keys)
     return {KEY_VARIABLE: key, FALLBACKS_VARIABLE: " ".join(fallbacks)} if fallbacks else {KEY_VARIABLE: key}
 
 
-def read_keys(told: Mapping[str, str]) -> tuple[bytes, ...]:
+def read_keys(environ: Mapping[str, str]) -> tuple[bytes, ...]:
     """The ring that a machine was given: the key that signs, then the others."""
-    return tuple(map(SecretBytes.fromhex, (told[KEY_VARIABLE], *told.get(FALLBACKS_VARIABLE, "").split())))
+    return tuple(map(SecretBytes.fromhex, (environ[KEY_VARIABLE], *environ.get(FALLBACKS_VARIABLE, "").split())))
 
 
 def derive_key(secret: str, app: str) -> bytes:
