@@ -7,7 +7,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from flyexecutor.local.api import apps as app_routes
-from flyexecutor.local.api import machines, missing, parts, volumes
+from flyexecutor.local.api import details, machines, missing, volumes
 from flyexecutor.local.api.gate import GATE, Gate
 from flyexecutor.local.apps import Apps
 from flyexecutor.local.control import PREFIX
@@ -48,7 +48,7 @@ def make_api(apps: Apps, limits: Limits, token: str) -> Flask:
         return answer
 
     api.extensions[GATE] = Gate(apps, limits)
-    for resource in (app_routes, machines, parts, volumes):
+    for resource in (app_routes, machines, details, volumes):
         api.register_blueprint(resource.routes)
     api.register_blueprint(missing.make_routes())
     return api

@@ -1,4 +1,4 @@
-"""What belongs to a machine beside its life: lease, metadata, events, versions, and what runs inside it."""
+"""Details of a machine, beside its life: lease, metadata, events, versions, and what runs inside it."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ EXEC_TIMEOUT = 30  # seconds; on Fly commands that took longer were seen to end 
 MOST_EVENTS = 50
 
 
-routes = Blueprint("parts", __name__, url_prefix="/v1/apps/<app_name>/machines/<machine_id>")
+routes = Blueprint("details", __name__, url_prefix="/v1/apps/<app_name>/machines/<machine_id>")
 
 
 @routes.get("/lease")
