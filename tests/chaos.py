@@ -18,7 +18,8 @@ import requests
 from flyexecutor import FlyMachineExecutor, LocalFly, Retry
 from tests import tasks
 
-EVERY = 0.15  # seconds between two misfortunes, on average
+EVERY = 0.15  # seconds between two misfortunes, on average,
+IN_VAIN = 10  # and more after so many since a call has ended: what is killed faster than it boots can do nothing
 FAULTS = {"too_many": 0.1, "broken": 0.08, "lost_answers": 0.04, "no_answer": 0.04, "latency": (0.0, 0.05)}
 DEEDS = ("kill", "kill", "kill", "stop", "suspend", "destroy")
 WAIT = 240.0
@@ -42,18 +43,24 @@ class Report:
 class Misfortune(threading.Thread):
     """Does something to a machine, again and again, until `end`."""
 
-    def __init__(self, fly: LocalFly, rng: random.Random, deeds: Counter, every: float = EVERY) -> None:
+    def __init__(
+        self, fly: LocalFly, rng: random.Random, deeds: Counter, ended: Counter | None = None, every: float = EVERY
+    ) -> None:
         super().__init__(daemon=True)
         self._fly = fly
         self._rng = rng
         self._deeds = deeds
+        self._ended = ended  # the calls that have; None: it is no matter
         self._every = every
         self._over = threading.Event()
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {fly.token}"
 
     def run(self) -> None:
-        while not self._over.wait(self._rng.expovariate(1 / self._every)):
+        done, in_vain = 0, 0
+        while not self._over.wait(self._rng.expovariate(1 / self._every) * 1.5 ** (in_vain // IN_VAIN)):
+            if self._ended is not None:
+                done, in_vain = len(self._ended), in_vain + 1 if len(self._ended) == done else 0
             alive = sorted(m for m, state in self._fly.states().items() if state == "started")
             if alive:
                 deed = self._rng.choice(DEEDS)
@@ -88,9 +95,9 @@ def run(calls: int, seed: int, workers: int = 4) -> Report:
         options["retries"] = Retry(lost=1000)
         clients = [FlyMachineExecutor(local=fly, **options) for _ in range(2)]
         fly.inject(seed=seed, **FAULTS)
-        misfortune = Misfortune(fly, rng, report.deeds)
-        misfortune.start()
         ended: Counter = Counter()
+        misfortune = Misfortune(fly, rng, report.deeds, ended)
+        misfortune.start()
         futures = []
         for n in range(calls):
             future = clients[n % 2].submit(tasks.rest_and_return, rng.uniform(0.0, 0.04), n)
