@@ -25,7 +25,7 @@ from flyexecutor.terms import UNREAD, answer_to, new_terms
 from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.outcomes import Outcomes
 from flyexecutor.worker.pipe import RAISED, RETURNED, Told
-from flyexecutor.worker.runners import Answer
+from flyexecutor.worker.runner_process import Answer
 from tests.conftest import APP
 from tests.store.test_call_machine import run_model
 

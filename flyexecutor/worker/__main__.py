@@ -16,7 +16,7 @@ from flyexecutor.settings import (
     SUSPEND,
     WARMUP_VARIABLE,
 )
-from flyexecutor.worker.runners import Runner
+from flyexecutor.worker.runner_process import Runner
 
 NEEDED = ("FLY_APP_NAME", "FLY_MACHINE_ID", REDIS_VARIABLE, LANE_VARIABLE, KEY_VARIABLE)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from flyexecutor.call import ClaimedCall
 from flyexecutor.store.calls import Store
 from flyexecutor.store.reader import BUSY_BLOCK
-from flyexecutor.worker.runners import Runner
+from flyexecutor.worker.runner_process import Runner
 
 ORDERS_AFTER = 0.5  # seconds that a call runs before its worker listens for orders
 TIMED_OUT, KILLED = "timeout", "kill"  # why a call is stopped

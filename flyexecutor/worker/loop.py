@@ -34,7 +34,7 @@ from flyexecutor.worker.membership import Membership
 from flyexecutor.worker.outcomes import Outcomes
 from flyexecutor.worker.pipe import AGAIN
 from flyexecutor.worker.reports import Reports
-from flyexecutor.worker.runners import Answer, Death, Runner
+from flyexecutor.worker.runner_process import Answer, Death, Runner
 from flyexecutor.worker.scheduled import submit_scheduled
 
 AHEAD_SECONDS = 0.02  # of work that a runner is given at once, by the duration of recent calls

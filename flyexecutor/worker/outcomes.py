@@ -13,7 +13,7 @@ from flyexecutor.payload.trust import Encoding, Trust
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, answer_to
 from flyexecutor.worker.pipe import REFUSED, RETURNED
-from flyexecutor.worker.runners import Answer, Death
+from flyexecutor.worker.runner_process import Answer, Death
 
 log = logging.getLogger("flyexecutor.worker")
 

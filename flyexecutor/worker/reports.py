@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from flyexecutor.call import Report
 from flyexecutor.store.calls import BATCH_BYTES, Store
 from flyexecutor.worker.pipe import ITEM, Told
-from flyexecutor.worker.runners import Runner
+from flyexecutor.worker.runner_process import Runner
 
 EVERY = 0.5  # seconds
 LOGS_AFTER = 1.0  # seconds that a call runs before its output is shown: that of a short call comes with its outcome

@@ -87,7 +87,9 @@ def test_of_a_chunk_only_the_item_that_takes_too_long_fails(impatient, gate):
 
 
 def test_the_call_is_killed_while_redis_is_away_and_its_outcome_kept(make_executor, local_fly, gate):
-    (gate.folder / "sitecustomize.py").write_text("from flyexecutor.worker import runners\nrunners.GRACE = 0.3\n")
+    (gate.folder / "sitecustomize.py").write_text(
+        "from flyexecutor.worker import runner_process\nrunner_process.GRACE = 0.3\n"
+    )
     with Wire("127.0.0.1", redis.connection.parse_url(local_fly.redis_url)["port"]) as wire:
         executor = make_executor(
             max_workers=1,

@@ -18,7 +18,7 @@ from flyexecutor.retry import Retry
 from flyexecutor.terms import UNREAD, new_terms
 from flyexecutor.worker.chunks import run_chunk
 from flyexecutor.worker.pipe import AGAIN, PIPE_BYTES, RAISED, RETURNED, FrameReader, Told, pack_told, write_frames
-from flyexecutor.worker.runners import GRACE, Answer, Death, Runner
+from flyexecutor.worker.runner_process import GRACE, Answer, Death, Runner
 from tests import tasks
 
 KEY = b"k" * 32
