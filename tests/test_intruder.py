@@ -24,7 +24,7 @@ from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, answer_to, new_terms
 from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.outcomes import Outcomes
-from flyexecutor.worker.pipe import RAISED, RETURNED, Told
+from flyexecutor.worker.pipe import RAISED, RETURNED, Message
 from flyexecutor.worker.runner_process import Answer
 from tests.conftest import APP
 from tests.store.test_call_machine import run_model
@@ -168,7 +168,7 @@ class Intruded(RuleBasedStateMachine):
             self.ran.add(nonce)
             dumped, terms, kind = pickles.dump_value(nonce), answer_to(opened.terms, State.SUCCEEDED), RETURNED
         sealed = TRUST.seal_outcome(call.id, call.attempt, terms, dumped.body, dumped.encoding)
-        return one.tell.answered(Answer(call, Told(kind, call.id, call.attempt, body=sealed), b""))
+        return one.tell.answered(Answer(call, Message(kind, call.id, call.attempt, body=sealed), b""))
 
     @rule(name=machine)
     def finish(self, name):

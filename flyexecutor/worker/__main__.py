@@ -16,7 +16,7 @@ from flyexecutor.settings import (
     SUSPEND,
     WARMUP_VARIABLE,
 )
-from flyexecutor.worker.runner_process import Runner
+from flyexecutor.worker.runner_process import RunnerProcess
 
 NEEDED = ("FLY_APP_NAME", "FLY_MACHINE_ID", REDIS_VARIABLE, LANE_VARIABLE, KEY_VARIABLE)
 
@@ -30,7 +30,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    runners = [Runner() for _ in range(int(os.environ.get("FLYEXECUTOR_CONCURRENCY", "1")))]
+    runners = [RunnerProcess() for _ in range(int(os.environ.get("FLYEXECUTOR_CONCURRENCY", "1")))]
 
     from flyexecutor.worker.loop import Worker  # noqa: PLC0415 - see above
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from flyexecutor.worker.pipe import NESTED, PROGRESS, Told, pack_told, write_frames
+from flyexecutor.worker.pipe import NESTED, PROGRESS, Message, pack_message, write_frames
 
 PROGRESS_EVERY = 0.1  # seconds
 MOST_NOTE = 1000  # characters: it is kept with the call's outcome, and shown on a line
@@ -43,7 +43,7 @@ class Channel:
         self._awaited: set[Hashable] = set()  # what the current call waits for
         self._writing = threading.Lock()  # frames must not mix
         self._changed = threading.Condition()  # guards the two below
-        self._progress: Told | None = None
+        self._progress: Message | None = None
         self._sender: threading.Thread | None = None
 
     @property
@@ -69,14 +69,14 @@ class Channel:
             before = bool(self._awaited)
             (self._awaited.add if waiting else self._awaited.discard)(what)
             if self.current and before != bool(self._awaited):
-                self.tell(Told(NESTED, self.current.id, self.current.attempt, number=int(waiting)))
+                self.tell(Message(NESTED, self.current.id, self.current.attempt, number=int(waiting)))
 
-    def tell(self, *told: Told) -> None:
+    def tell(self, *messages: Message) -> None:
         """Send at once; blocks while the worker does not read."""
         if self.forked:
             return  # two that write would mix their frames
         with self._writing:
-            write_frames(self._fd, [pack_told(one) for one in told])
+            write_frames(self._fd, [pack_message(message) for message in messages])
 
     def tell_progress(self, body: bytes) -> None:
         """Send soon; what comes shortly after replaces it."""
@@ -84,13 +84,13 @@ class Channel:
         if current is None or self.forked:
             return
         with self._changed:
-            self._progress = Told(PROGRESS, current.id, current.attempt, body=body)
+            self._progress = Message(PROGRESS, current.id, current.attempt, body=body)
             if self._sender is None:
                 self._sender = threading.Thread(target=self._send_progress, name="flyexecutor progress", daemon=True)
                 self._sender.start()
             self._changed.notify()
 
-    def flush(self) -> Sequence[Told]:
+    def flush(self) -> Sequence[Message]:
         """What was not sent yet: the last word before a call's answer."""
         with self._changed:
             last, self._progress = self._progress, None
@@ -101,8 +101,8 @@ class Channel:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._progress)
-            for told in self.flush():
-                self.tell(told)
+            for message in self.flush():
+                self.tell(message)
             pace.wait(PROGRESS_EVERY)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from flyexecutor.call import ClaimedCall
 from flyexecutor.store.calls import Store
 from flyexecutor.store.reader import BUSY_BLOCK
-from flyexecutor.worker.runner_process import Runner
+from flyexecutor.worker.runner_process import RunnerProcess
 
 ORDERS_AFTER = 0.5  # seconds that a call runs before its worker listens for orders
 TIMED_OUT, KILLED = "timeout", "kill"  # why a call is stopped
@@ -24,7 +24,7 @@ class Guard:
         self.orders = store.orders(machine_id)
         self._wanted: set[str] = set()
 
-    def ask(self, runners: Iterable[Runner]) -> None:
+    def ask(self, runners: Iterable[RunnerProcess]) -> None:
         """Have Redis tell of orders, if there is a call that could be the subject of one."""
         if not self.orders.waiting and any(_runs_for(runner) >= ORDERS_AFTER for runner in runners):
             self.orders.ask(BUSY_BLOCK)
@@ -37,12 +37,12 @@ class Guard:
         """Close the connection."""
         self.orders.close()
 
-    def asks_at(self, runners: Iterable[Runner]) -> Iterable[float]:
+    def asks_at(self, runners: Iterable[RunnerProcess]) -> Iterable[float]:
         """When to `ask` (monotonic seconds)."""
         if not self.orders.waiting:
             yield from (runner.answered_at + ORDERS_AFTER for runner in runners if runner.given)
 
-    def due(self, runners: Iterable[Runner]) -> Iterable[float]:
+    def due(self, runners: Iterable[RunnerProcess]) -> Iterable[float]:
         """When to `tend` although nothing happens (monotonic seconds)."""
         for runner in runners:
             if runner.patience is not None:
@@ -50,7 +50,7 @@ class Guard:
             elif runner.given and runner.given[0].terms.timeout:
                 yield runner.answered_at + runner.given[0].terms.timeout
 
-    def tend(self, runners: Iterable[Runner]) -> list[ClaimedCall]:
+    def tend(self, runners: Iterable[RunnerProcess]) -> list[ClaimedCall]:
         """Stop what must be stopped. Answers calls that were waiting behind, which another runner must have."""
         freed: list[ClaimedCall] = []
         for runner in runners:
@@ -66,7 +66,7 @@ class Guard:
                     runner.stop(TIMED_OUT if late else KILLED)
         return freed
 
-    def take_wanted(self, runners: Iterable[Runner], claimed: Sequence[ClaimedCall]) -> list[ClaimedCall]:
+    def take_wanted(self, runners: Iterable[RunnerProcess], claimed: Sequence[ClaimedCall]) -> list[ClaimedCall]:
         """Those of the calls that nobody runs yet and that are wanted dead. Forgets orders for calls that went away."""
         held = {call.id for runner in runners for call in runner.given}
         taken = [call for call in claimed if call.id in self._wanted]
@@ -74,5 +74,5 @@ class Guard:
         return taken
 
 
-def _runs_for(runner: Runner) -> float:
+def _runs_for(runner: RunnerProcess) -> float:
     return time.monotonic() - runner.answered_at if runner.given else 0.0

@@ -34,7 +34,7 @@ from flyexecutor.worker.membership import Membership
 from flyexecutor.worker.outcomes import Outcomes
 from flyexecutor.worker.pipe import AGAIN
 from flyexecutor.worker.reports import Reports
-from flyexecutor.worker.runner_process import Answer, Death, Runner
+from flyexecutor.worker.runner_process import Answer, Death, RunnerProcess
 from flyexecutor.worker.scheduled import submit_scheduled
 
 AHEAD_SECONDS = 0.02  # of work that a runner is given at once, by the duration of recent calls
@@ -58,7 +58,7 @@ class Worker:
 
     def __init__(
         self,
-        runners: list[Runner],
+        runners: list[RunnerProcess],
         *,
         app: str,
         trust: Trust,
@@ -241,7 +241,7 @@ class Worker:
         """How many calls a runner may have: one while calls are long, many while they take milliseconds."""
         return max(1, min(AHEAD_CALLS, int(AHEAD_SECONDS / max(self._seconds, 1e-6))))
 
-    def _holds_up(self, runner: Runner) -> bool:
+    def _holds_up(self, runner: RunnerProcess) -> bool:
         """Whether calls wait behind the one that this runner runs."""
         return len(runner.given) > 1 or bool(runner.given and self._claimed)
 
@@ -302,7 +302,7 @@ class Worker:
         """A call that waits for calls which it has submitted must not take their place: a further runner has it."""
         wanted = self._concurrency + sum(1 for runner in self._runners if runner.nested)
         while len(self._runners) < wanted and self._stop_at is None:
-            self._runners.append(Runner())
+            self._runners.append(RunnerProcess())
         spare = max(0, len(self._runners) - wanted)
         for runner in [one for one in self._runners if not one.given and not one.nested][:spare]:
             self._runners.remove(runner)
@@ -318,25 +318,27 @@ class Worker:
 
     # Finish
 
-    def _collect(self, runner: Runner) -> None:
+    def _collect(self, runner: RunnerProcess) -> None:
         try:
-            heard = runner.hear()
+            news = runner.hear()
         except EOFError:
             runner.end_if_cut_off()
             return  # its death has its own signal
-        for told in heard:
-            if isinstance(told, Answer):
-                self._seconds += (told.told.seconds - self._seconds) * 0.3
+        for message in news:
+            if isinstance(message, Answer):
+                self._seconds += (message.message.seconds - self._seconds) * 0.3
                 self._bad_starts = 0
-                self._end(told)
+                self._end(message)
             else:
-                self._reports.add(told)
+                self._reports.add(message)
 
     def _end(self, answer: Answer) -> None:
-        call, told = answer.call, answer.told
-        if told.kind == AGAIN:
+        call, message = answer.call, answer.message
+        if message.kind == AGAIN:
             # At least half of the pause, so that it is one; redis-py's, since we have it.
-            wait = EqualJitterBackoff(cap=told.longest, base=told.seconds).compute(min(call.raised, MOST_DOUBLINGS))
+            wait = EqualJitterBackoff(cap=message.longest, base=message.seconds).compute(
+                min(call.raised, MOST_DOUBLINGS)
+            )
             self._elsewhere.append((call, lambda: self._retry(call, wait)))
             return
         self._outcomes.append(self._tell.answered(answer))
@@ -386,19 +388,19 @@ class Worker:
                 self._bad_starts += 1
                 if self._bad_starts == BAD_STARTS:
                     raise WorkerCrashedError(f"runners end before they take a call ({death}): see above")
-            self._runners[n] = Runner()
+            self._runners[n] = RunnerProcess()
 
-    def _drain(self, runner: Runner) -> None:
+    def _drain(self, runner: RunnerProcess) -> None:
         """What it had told before it died."""
         poll = select.poll()
         poll.register(runner, select.POLLIN)
         while poll.poll(0):
             try:
-                for told in runner.hear():
-                    if isinstance(told, Answer):
-                        self._end(told)
+                for message in runner.hear():
+                    if isinstance(message, Answer):
+                        self._end(message)
                     else:
-                        self._reports.add(told)
+                        self._reports.add(message)
             except EOFError:
                 return
 

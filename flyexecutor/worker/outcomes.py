@@ -28,9 +28,9 @@ class Outcomes:
 
     def answered(self, answer: Answer) -> Outcome:
         """The function returned or raised."""
-        state = State.SUCCEEDED if answer.told.kind == RETURNED else State.FAILED
-        opened = answer.told.kind != REFUSED
-        return self._outcome(answer.call, state, answer.told.body, answer.logs, opened=opened)
+        state = State.SUCCEEDED if answer.message.kind == RETURNED else State.FAILED
+        opened = answer.message.kind != REFUSED
+        return self._outcome(answer.call, state, answer.message.body, answer.logs, opened=opened)
 
     def refused(self, call: ClaimedCall, refusal: PayloadError) -> Outcome:
         """It was not run: it does not belong here."""

@@ -10,7 +10,7 @@ PIPE_BYTES = 64 * 1024  # what a pipe takes without its reader (Linux, pipe(7); 
 _HEAD = struct.Struct(">2sI")  # of a frame: its mark and length
 _MARK = b"fx"
 _GIVEN = struct.Struct(">c48sIIH")
-_TOLD = struct.Struct(">c48sIIdd")
+_MESSAGE = struct.Struct(">c48sIIdd")
 
 
 # What a worker gives: run this; calls will share this; calls share nothing any longer; do this before a suspension.
@@ -34,7 +34,7 @@ class Given(NamedTuple):
     name: str = ""  # of the call
 
 
-class Told(NamedTuple):
+class Message(NamedTuple):
     """What a runner says of a call."""
 
     kind: bytes
@@ -59,16 +59,18 @@ def unpack_given(frame: bytes) -> Given:
     return Given(kind, its_id.decode(), attempt, raised, frame[at:], frame[_GIVEN.size : at].decode())
 
 
-def pack_told(told: Told) -> bytes:
+def pack_message(message: Message) -> bytes:
     """A frame for the worker."""
-    head = _TOLD.pack(told.kind, told.call_id.encode(), told.attempt, told.number, told.seconds, told.longest)
-    return head + told.body
+    head = _MESSAGE.pack(
+        message.kind, message.call_id.encode(), message.attempt, message.number, message.seconds, message.longest
+    )
+    return head + message.body
 
 
-def unpack_told(frame: bytes) -> Told:
-    """The reverse of `pack_told`."""
-    kind, call_id, attempt, number, seconds, longest = _TOLD.unpack_from(frame)
-    return Told(kind, call_id.decode(errors="replace"), attempt, number, seconds, longest, frame[_TOLD.size :])
+def unpack_message(frame: bytes) -> Message:
+    """The reverse of `pack_message`."""
+    kind, call_id, attempt, number, seconds, longest = _MESSAGE.unpack_from(frame)
+    return Message(kind, call_id.decode(errors="replace"), attempt, number, seconds, longest, frame[_MESSAGE.size :])
 
 
 def write_frames(fd: int, frames: Iterable[bytes]) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from flyexecutor.call import Report
 from flyexecutor.store.calls import BATCH_BYTES, Store
-from flyexecutor.worker.pipe import ITEM, Told
-from flyexecutor.worker.runner_process import Runner
+from flyexecutor.worker.pipe import ITEM, Message
+from flyexecutor.worker.runner_process import RunnerProcess
 
 EVERY = 0.5  # seconds
 LOGS_AFTER = 1.0  # seconds that a call runs before its output is shown: that of a short call comes with its outcome
@@ -29,19 +29,19 @@ class Reports:
         self._held_until = 0.0
         self._makers: set[str] = set()  # calls whose items are held
 
-    def add(self, told: Told) -> None:
+    def add(self, message: Message) -> None:
         """Take what a runner tells."""
-        if told.kind == ITEM:
-            self._items.append(Report(told.call_id, told.attempt, Report.ITEM, told.number, told.body))
-            self._makers.add(told.call_id)
+        if message.kind == ITEM:
+            self._items.append(Report(message.call_id, message.attempt, Report.ITEM, message.number, message.body))
+            self._makers.add(message.call_id)
         else:
-            self._progress[told.call_id] = Report(told.call_id, told.attempt, Report.PROGRESS, 0, told.body)
+            self._progress[message.call_id] = Report(message.call_id, message.attempt, Report.PROGRESS, 0, message.body)
 
-    def holds(self, runner: Runner) -> bool:
+    def holds(self, runner: RunnerProcess) -> bool:
         """Whether this runner makes items that nobody takes: it is not read, until it waits."""
         return time.monotonic() < self._held_until and bool(runner.given) and runner.given[0].id in self._makers
 
-    def due(self, runners: Iterable[Runner]) -> Iterable[float]:
+    def due(self, runners: Iterable[RunnerProcess]) -> Iterable[float]:
         """When something must be told although nothing happens (monotonic seconds)."""
         if self._items or time.monotonic() < self._held_until:
             yield self._held_until
@@ -51,7 +51,7 @@ class Reports:
             if runner.output.news and runner.given:
                 yield max(self._next, runner.answered_at + LOGS_AFTER)
 
-    def send(self, runners: Iterable[Runner], *, all_now: bool = False) -> None:
+    def send(self, runners: Iterable[RunnerProcess], *, all_now: bool = False) -> None:
         """Tell what is due; all_now: an outcome follows, which must not overtake them."""
         now = time.monotonic()
         while self._items and (all_now or now >= self._held_until):
@@ -75,7 +75,7 @@ class Reports:
             self._progress.clear()
 
 
-def _logs(runners: Iterable[Runner], now: float) -> Iterable[Report]:
+def _logs(runners: Iterable[RunnerProcess], now: float) -> Iterable[Report]:
     for runner in runners:
         if runner.output.news and runner.given and now - runner.answered_at >= LOGS_AFTER:
             call = runner.given[0]

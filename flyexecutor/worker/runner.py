@@ -46,7 +46,7 @@ from flyexecutor.worker.pipe import (
     WARMED,
     FrameReader,
     Given,
-    Told,
+    Message,
     unpack_given,
 )
 
@@ -104,7 +104,7 @@ class Runner:
                 elif _take(tokens_fd):
                     self._run(given)
                 else:
-                    self._channel.tell(Told(SKIPPED, given.id, given.attempt))
+                    self._channel.tell(Message(SKIPPED, given.id, given.attempt))
 
     def _keep_part(self, given: Given) -> None:
         try:
@@ -126,7 +126,7 @@ class Runner:
         self._end_if_forked(None)
         self._go_if_stopped()
         self._mend_output()
-        self._channel.tell(Told(WARMED, "", 0))
+        self._channel.tell(Message(WARMED, "", 0))
 
     def _run(self, call: Given) -> None:
         self._channel.begin(CurrentCall(call.id, call.attempt, call.name))
@@ -143,7 +143,7 @@ class Runner:
         self._channel.begin(None)
         self._go_if_stopped()  # it has answered before that, or in spite of it
 
-    def _answer(self, call: Given) -> Told:
+    def _answer(self, call: Given) -> Message:
         began = time.monotonic()
         terms, manner, result = self._call(call)
         dumped = _dump(result.value, manner) if result.exception is None else result.exception
@@ -154,13 +154,13 @@ class Runner:
             retry = manner.retry if exc is result.exception and not isinstance(exc, TOLD_PLAINLY) else None
             if retry and retry.wants(exc, call.raised):
                 failures.log(self._channel, exc, text, "; it is tried again")
-                return Told(AGAIN, call.id, call.attempt, seconds=retry.wait, longest=retry.longest_wait)
+                return Message(AGAIN, call.id, call.attempt, seconds=retry.wait, longest=retry.longest_wait)
             failures.log(self._channel, exc, text)
             dumped = self._dump_raised(exc, text, manner)
         seconds = time.monotonic() - began
         answer = answer_to(terms, State.SUCCEEDED if kind == RETURNED else State.FAILED)
         sealed = self._trust.seal_outcome(call.id, call.attempt, answer, dumped.body, dumped.encoding)
-        return Told(kind, call.id, call.attempt, seconds=seconds, body=sealed)
+        return Message(kind, call.id, call.attempt, seconds=seconds, body=sealed)
 
     def _call(self, call: Given) -> tuple[CallTerms, pickles.Manner, pickles.Result]:
         terms, manner = UNREAD, USUAL
@@ -227,7 +227,7 @@ class Runner:
             dumped = pickles.dump_part(item)
             pickles.check_size(dumped, "an item", manner.max_payload)
             sealed = self._trust.seal_item(call.id, call.attempt, number - 1, dumped.body, dumped.encoding)
-            self._channel.tell(Told(ITEM, call.id, call.attempt, number - 1, body=sealed))
+            self._channel.tell(Message(ITEM, call.id, call.attempt, number - 1, body=sealed))
         return number
 
     def _initialize(self, initializer: bytes | None) -> None:
@@ -291,17 +291,17 @@ class _Forking:
         self._let_go()
 
 
-def main(mark: str, given_fd: int, told_fd: int, tokens_fd: int, faults_fd: int) -> None:
+def main(mark: str, given_fd: int, messages_fd: int, tokens_fd: int, faults_fd: int) -> None:
     """Run until the worker closes its end, a call ends this process, or SIGTERM comes."""
     faulthandler.enable(faults_fd)
     # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
     with contextlib.suppress(OSError):  # macOS has no such order, and a container may keep its own
         OOM_SCORE.write_text("1000")
-    told = hide(json.loads(sys.stdin.buffer.read()))
-    take_settings(told)
+    settings = hide(json.loads(sys.stdin.buffer.read()))
+    take_settings(settings)
     terminal.take_away()
-    context.channel = Channel(told_fd)
-    trust = Trust.of_machine(told, os.environ["FLY_APP_NAME"])
+    context.channel = Channel(messages_fd)
+    trust = Trust.of_machine(settings, os.environ["FLY_APP_NAME"])
     runner = Runner(trust, context.channel, mark.encode())
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, _interrupt)

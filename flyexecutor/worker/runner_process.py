@@ -35,9 +35,9 @@ from flyexecutor.worker.pipe import (
     WARMED,
     FrameReader,
     Given,
-    Told,
+    Message,
     pack_given,
-    unpack_told,
+    unpack_message,
     write_frames,
 )
 
@@ -55,7 +55,7 @@ class Answer:
     """How a call ended in a runner, and the end of what it printed."""
 
     call: ClaimedCall
-    told: Told
+    message: Message
     logs: bytes
 
 
@@ -83,7 +83,7 @@ def _name_of(number: int) -> str:
         return str(number)
 
 
-class Runner:
+class RunnerProcess:
     """One runner process and the calls that it has."""
 
     def __init__(self) -> None:
@@ -100,12 +100,12 @@ class Runner:
         self._taken_back = 0  # calls that it will answer as skipped
         self._parts: set[str] = set()  # what its calls share and it has
         given_out, self._given = os.pipe()
-        told, told_in = os.pipe()
+        messages, messages_in = os.pipe()
         self._tokens_out, self._tokens = os.pipe()
         # Shared with the child: either of us who reads a token has the call, and neither waits for one.
         os.set_blocking(self._tokens_out, False)
         self._faults = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        ends = (given_out, told_in, self._tokens_out, self._faults.fileno())
+        ends = (given_out, messages_in, self._tokens_out, self._faults.fileno())
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-m", "flyexecutor.worker.runner", self.output.mark, *map(str, ends)],
             pass_fds=ends,
@@ -114,12 +114,12 @@ class Runner:
             stdout=self.output.write_fd,
             stderr=self.output.write_fd,
         )
-        for fd in (given_out, told_in, self.output.write_fd):
+        for fd in (given_out, messages_in, self.output.write_fd):
             os.close(fd)
-        self._tell_settings()
-        self._reader = FrameReader(told)
+        self._give_settings()
+        self._reader = FrameReader(messages)
 
-    def _tell_settings(self) -> None:
+    def _give_settings(self) -> None:
         stdin = self._process.stdin
         assert stdin
         with contextlib.suppress(BrokenPipeError), stdin:  # one that has just died is noticed by the loop
@@ -183,30 +183,30 @@ class Runner:
         with contextlib.suppress(BrokenPipeError):
             write_frames(self._given, [pack_given(Given(WARM, sealed=sealed))])
 
-    def hear(self) -> list[Answer | Told]:
+    def hear(self) -> list[Answer | Message]:
         """What it tells; blocks only if nothing is readable. Raises EOFError if the pipe is closed or spoiled."""
-        heard: list[Answer | Told] = []
-        for told in map(unpack_told, self._reader.read_some()):
-            if told.kind == SKIPPED:
+        news: list[Answer | Message] = []
+        for message in map(unpack_message, self._reader.read_some()):
+            if message.kind == SKIPPED:
                 self._taken_back -= 1
-            elif told.kind == WARMED:
+            elif message.kind == WARMED:
                 self.warming = False
-            elif told.kind == NESTED:
-                if self._runs(told):  # else it is what a thread does that a call has left behind
-                    self.nested = told.number
-            elif told.kind in ANSWERS and not self._runs(told):
-                log.error("a runner answers the call %r, which it does not run: passed over", told.call_id)
-            elif told.kind in ANSWERS:
+            elif message.kind == NESTED:
+                if self._runs(message):  # else it is what a thread does that a call has left behind
+                    self.nested = message.number
+            elif message.kind in ANSWERS and not self._runs(message):
+                log.error("a runner answers the call %r, which it does not run: passed over", message.call_id)
+            elif message.kind in ANSWERS:
                 self.answered, self.answered_at, self.nested = True, time.monotonic(), 0
-                heard.append(Answer(self.given.popleft(), told, self.output.take()))
-                if told.number:
+                news.append(Answer(self.given.popleft(), message, self.output.take()))
+                if message.number:
                     self.output.take()  # is for the machine's log, and in it
             else:
-                heard.append(told)
-        return heard
+                news.append(message)
+        return news
 
-    def _runs(self, told: Told) -> bool:
-        return bool(self.given) and (self.given[0].id, self.given[0].attempt) == (told.call_id, told.attempt)
+    def _runs(self, message: Message) -> bool:
+        return bool(self.given) and (self.given[0].id, self.given[0].attempt) == (message.call_id, message.attempt)
 
     def take_back(self) -> Sequence[ClaimedCall]:
         """Take back the calls that it has not begun."""

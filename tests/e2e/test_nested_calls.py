@@ -6,7 +6,7 @@ import pytest
 
 from flyexecutor.worker import context
 from flyexecutor.worker.context import Channel, CurrentCall
-from flyexecutor.worker.pipe import NESTED, FrameReader, unpack_told
+from flyexecutor.worker.pipe import NESTED, FrameReader, unpack_message
 from tests import tasks
 
 WAIT = 30.0
@@ -39,7 +39,9 @@ def test_what_an_earlier_call_left_pending_neither_counts_nor_hides_what_the_nex
 
     def hear(count):
         while len(told) < count:
-            told.extend((one.kind, one.call_id, one.number) for one in map(unpack_told, worker.read_some()))
+            told.extend(
+                (message.kind, message.call_id, message.number) for message in map(unpack_message, worker.read_some())
+            )
         return told
 
     channel.begin(CurrentCall(FIRST, 1))

@@ -17,8 +17,17 @@ from flyexecutor.payload.trust import KEY_VARIABLE, WARMUP, Trust
 from flyexecutor.retry import Retry
 from flyexecutor.terms import UNREAD, new_terms
 from flyexecutor.worker.chunks import run_chunk
-from flyexecutor.worker.pipe import AGAIN, PIPE_BYTES, RAISED, RETURNED, FrameReader, Told, pack_told, write_frames
-from flyexecutor.worker.runner_process import GRACE, Answer, Death, Runner
+from flyexecutor.worker.pipe import (
+    AGAIN,
+    PIPE_BYTES,
+    RAISED,
+    RETURNED,
+    FrameReader,
+    Message,
+    pack_message,
+    write_frames,
+)
+from flyexecutor.worker.runner_process import GRACE, Answer, Death, RunnerProcess
 from tests import tasks
 
 KEY = b"k" * 32
@@ -35,7 +44,7 @@ def machine_environment(monkeypatch):
 
 @pytest.fixture
 def runner(machine_environment):
-    runner = Runner()
+    runner = RunnerProcess()
     yield runner
     runner.close()
 
@@ -55,7 +64,7 @@ def answer_of(runner):
 
 
 def value_of(answer):
-    opened = TRUST.open_outcome(answer.call.id, answer.call.attempt, answer.told.body)
+    opened = TRUST.open_outcome(answer.call.id, answer.call.attempt, answer.message.body)
     return pickles.load_outcome(opened.encoding, opened.body)
 
 
@@ -80,7 +89,7 @@ def test_a_runner_starts_without_what_linux_alone_has(proc, monkeypatch, tmp_pat
     python.write_text(f'#!/bin/sh\nexec unshare --mount sh -ec \'{PROC[proc]}; exec "$@"\' sh {sys.executable} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    test_calls_are_answered_in_order(new_runner := Runner())
+    test_calls_are_answered_in_order(new_runner := RunnerProcess())
     new_runner.close()
 
 
@@ -98,9 +107,9 @@ def test_calls_are_answered_in_order(runner):
 
 def test_an_exception_is_an_answer_and_the_next_call_runs(runner):
     runner.give(make_call(tasks.raise_value_error, "x"))
-    assert [answer.told.kind for answer in answer_of(runner)] == [RAISED]
+    assert [answer.message.kind for answer in answer_of(runner)] == [RAISED]
     runner.give(make_call(tasks.increment, 1))
-    assert [answer.told.kind for answer in answer_of(runner)] == [RETURNED]
+    assert [answer.message.kind for answer in answer_of(runner)] == [RETURNED]
 
 
 def test_a_payload_that_does_not_verify_is_not_unpickled(runner, tmp_path):
@@ -122,7 +131,7 @@ def test_what_was_not_begun_can_be_taken_back_and_does_not_run(runner, tmp_path)
     assert runner.take_back() == behind
     assert not runner.can_take(behind[0])  # until it has answered those
     gate.open()
-    assert [answer.told.kind for answer in answer_of(runner)] == [RETURNED]
+    assert [answer.message.kind for answer in answer_of(runner)] == [RETURNED]
     while not runner.can_take(behind[0]):
         runner.hear()
     runner.give(make_call(tasks.increment, 1))
@@ -185,10 +194,10 @@ BASE_ERRORS = [
 def run(runner, fn, *args, manner=None):
     """The answer of a call, and what it said before that."""
     runner.give(make_call(fn, *args, manner=manner))
-    heard = answer_of(runner)
-    while not isinstance(heard[-1], Answer):
-        heard += answer_of(runner)
-    return heard[-1], heard[:-1]
+    news = answer_of(runner)
+    while not isinstance(news[-1], Answer):
+        news += answer_of(runner)
+    return news[-1], news[:-1]
 
 
 def error_of(runner, fn, *args, manner=None):
@@ -312,7 +321,7 @@ def test_a_call_that_spoils_its_output_keeps_its_result_and_later_calls_can_prin
 def test_a_call_that_spoils_its_output_and_raises_is_tried_again(runner):
     manner = pickles.Manner(retry=Retry(attempts=2))
     answer, _ = run(runner, tasks.spoil_output_and_raise, "close", manner=manner)
-    assert answer.told.kind == AGAIN
+    assert answer.message.kind == AGAIN
 
 
 # What the machine's log has
@@ -374,7 +383,7 @@ def test_each_item_that_raises_is_in_the_machines_log(runner, capfd):
     for n in range(100):
         assert f"attempt 1, raised ValueError: {n} is bad, item {n} of 100 in this call\n" in text
     assert text.count("in fail_on") > 1
-    assert (answer.told.kind, answer.logs) == (RETURNED, b"")
+    assert (answer.message.kind, answer.logs) == (RETURNED, b"")
     call = make_call(run_chunk, tasks.fail_on, [(n, n) for n in range(5_000)], Retry(), True)
     runner.give(call)
     while runner.given:  # as a worker does
@@ -427,7 +436,7 @@ def test_of_a_call_that_forks_only_the_runner_answers(runner, end, code):
 
 def test_of_a_generator_that_forks_only_the_items_of_the_runner_come(runner):
     answer, said = run(runner, tasks.fork_in_stream, manner=pickles.Manner(streams=True))
-    assert (value_of(answer).value, [one.number for one in said]) == (3, [0, 1, 2])
+    assert (value_of(answer).value, [message.number for message in said]) == (3, [0, 1, 2])
     assert value_of(run(runner, tasks.increment, 1)[0]).value == 2
 
 
@@ -444,15 +453,15 @@ def test_a_process_of_a_call_that_is_terminated_at_its_birth_ends(runner):
 
 def test_an_answer_that_is_not_for_the_call_at_the_head_is_passed_over(runner, tmp_path, caplog):
     gate = tasks.Gate.make(tmp_path)
-    told, told_in = os.pipe()
-    runner._reader, old = FrameReader(told), runner._reader
+    messages, messages_in = os.pipe()
+    runner._reader, old = FrameReader(messages), runner._reader
     runner.give(make_call(gate.enter))
-    write_frames(told_in, [pack_told(Told(RETURNED, TRUST.new_call_id(), 1))])
+    write_frames(messages_in, [pack_message(Message(RETURNED, TRUST.new_call_id(), 1))])
     assert runner.hear() == []
     assert len(runner.given) == 1
     assert "answer" in caplog.text
     runner._reader = old
-    os.close(told), os.close(told_in)
+    os.close(messages), os.close(messages_in)
     gate.wait_for_entry()
     gate.open()
-    assert [answer.told.kind for answer in answer_of(runner)] == [RETURNED]
+    assert [answer.message.kind for answer in answer_of(runner)] == [RETURNED]
