@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from flyexecutor.call import ClaimedCall
 from flyexecutor.store.calls import Store
 from flyexecutor.store.reader import BUSY_BLOCK
-from flyexecutor.worker.runner_process import RunnerProcess
+from flyexecutor.worker.runner_process import KILLED, TIMED_OUT, RunnerProcess
 
 ORDERS_AFTER = 0.5  # seconds that a call runs before its worker listens for orders
-TIMED_OUT, KILLED = "timeout", "kill"  # why a call is stopped
 
 
 class Guard:

@@ -18,23 +18,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from redis.backoff import EqualJitterBackoff
-
 from flyexecutor.call import ClaimedCall, Outcome, Part
 from flyexecutor.damage import tell_once
 from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
-from flyexecutor.names import label
 from flyexecutor.payload.trust import Trust
 from flyexecutor.store import outage
 from flyexecutor.store.calls import BATCH_BYTES, Store
 from flyexecutor.store.reader import BLOCK_LIMIT, BUSY_BLOCK
 from flyexecutor.worker.admission import Admission
-from flyexecutor.worker.guard import KILLED, TIMED_OUT, Guard
+from flyexecutor.worker.guard import Guard
 from flyexecutor.worker.membership import Membership
-from flyexecutor.worker.outcomes import Outcomes
-from flyexecutor.worker.pipe import AGAIN
+from flyexecutor.worker.outcomes import Outcomes, Outgrown, Retried
 from flyexecutor.worker.reports import Reports
-from flyexecutor.worker.runner_process import Answer, Death, RunnerProcess
+from flyexecutor.worker.runner_process import Answer, RunnerProcess
 from flyexecutor.worker.scheduled import submit_scheduled
 
 AHEAD_SECONDS = 0.02  # of work that a runner is given at once, by the duration of recent calls
@@ -48,7 +44,6 @@ WAKE_PATIENCE = 20.0  # seconds of being awake after a suspension was asked for;
 OVERTIME = 30.0  # seconds after max_lifetime, if the worker itself hangs
 DAMAGE_PAUSE = 1.0  # seconds before it joins again after an answer that makes no sense
 BAD_STARTS = 3  # runners in a row that died before their first call
-MOST_DOUBLINGS = 64  # of the pause before a retry: it has reached its longest by then, and 2**1024 is no float
 
 log = logging.getLogger("flyexecutor.worker")
 
@@ -102,7 +97,7 @@ class Worker:
         self._warmup = warmup  # sealed; what runners do before the machine is first suspended
         self._claimed: deque[ClaimedCall] = deque()  # not given to a runner yet
         self._outcomes: list[Outcome] = []  # not stored yet
-        self._elsewhere: deque[tuple[ClaimedCall, Callable[[], None]]] = deque()  # stored as no outcome, not yet
+        self._elsewhere: deque[Retried | Outgrown] = deque()  # these have no outcome, and Redis does not know it yet
         self._parts: dict[str, Part] = {}  # what the calls claimed last share
         self._seconds = AHEAD_SECONDS  # that a recent call took; at first: one call at a time
         self._bad_starts = 0
@@ -159,7 +154,7 @@ class Worker:
         self._stop_what_must()
         self._reports.send(self._runners, all_now=bool(self._outcomes or self._elsewhere))
         while self._elsewhere:
-            self._elsewhere[0][1]()
+            self._send_elsewhere(self._elsewhere[0])
             self._elsewhere.popleft()  # forgotten only now
         while self._outcomes:
             self._finish()
@@ -328,25 +323,24 @@ class Worker:
             if isinstance(message, Answer):
                 self._seconds += (message.message.seconds - self._seconds) * 0.3
                 self._bad_starts = 0
-                self._end(message)
+                self._end(self._tell.answered(message))
             else:
                 self._reports.add(message)
 
-    def _end(self, answer: Answer) -> None:
-        call, message = answer.call, answer.message
-        if message.kind == AGAIN:
-            # At least half of the pause, so that it is one; redis-py's, since we have it.
-            wait = EqualJitterBackoff(cap=message.longest, base=message.seconds).compute(
-                min(call.raised, MOST_DOUBLINGS)
-            )
-            self._elsewhere.append((call, lambda: self._retry(call, wait)))
-            return
-        self._outcomes.append(self._tell.answered(answer))
+    def _end(self, ending: Outcome | Retried | Outgrown) -> None:
+        if isinstance(ending, Outcome):
+            self._outcomes.append(ending)
+        else:
+            self._elsewhere.append(ending)
 
-    def _retry(self, call: ClaimedCall, wait: float) -> None:
-        self._store.retry(self._lane, call, wait)
+    def _send_elsewhere(self, ending: Retried | Outgrown) -> None:
+        match ending:
+            case Retried(call, wait):
+                self._store.retry(self._lane, call, wait)
+                self._membership.expect_due(wait)
+            case Outgrown(call, reason, logs):
+                self._store.outgrow(self._lane, self._machine_id, self._region, call, reason, logs)
         self._membership.worked()
-        self._membership.expect_due(wait)
 
     def _finish(self) -> None:
         """Store what is done, and claim the next in the same trip."""
@@ -379,11 +373,11 @@ class Worker:
             if not runner.died():
                 continue
             self._drain(runner)
-            death, stopping, answered = runner.death(), runner.stopping, runner.answered
+            death, answered = runner.death(), runner.answered
             begun, not_begun = runner.bury()
             self._claimed.extendleft(reversed(not_begun))
             if begun:
-                self._died(begun, death, stopping)
+                self._end(self._tell.died(begun, death))
             elif not answered:
                 self._bad_starts += 1
                 if self._bad_starts == BAD_STARTS:
@@ -398,29 +392,11 @@ class Worker:
             try:
                 for message in runner.hear():
                     if isinstance(message, Answer):
-                        self._end(message)
+                        self._end(self._tell.answered(message))
                     else:
                         self._reports.add(message)
             except EOFError:
                 return
-
-    def _died(self, call: ClaimedCall, death: Death, stopping: str | None) -> None:
-        """A call ended its process, or we did."""
-        if stopping == KILLED:
-            self._outcomes.append(self._tell.killed(call, death))
-        elif stopping == TIMED_OUT:
-            self._outcomes.append(self._tell.timed_out(call, death))
-        elif death.code == -signal.SIGKILL and not death.cut_off:
-            # Nobody here sends it but the kernel, when memory is short (Linux: the OOM killer).
-            reason = f"its process ended with {death}, which is how the kernel ends what needs too much memory"
-            log.warning("call %s: %s", label(call.id, call.name), reason)
-            self._elsewhere.append((call, lambda: self._outgrow(call, reason, death.logs)))
-        else:
-            self._outcomes.append(self._tell.crashed(call, death))
-
-    def _outgrow(self, call: ClaimedCall, reason: str, logs: bytes) -> None:
-        self._store.outgrow(self._lane, self._machine_id, self._region, call, reason, logs)
-        self._membership.worked()
 
     # Join and leave
 
@@ -431,7 +407,7 @@ class Worker:
         while True:
             held = [call.id for runner in self._runners for call in runner.given]
             held += [call.id for call in self._claimed] + [outcome.id for outcome in self._outcomes]
-            held += [call.id for call, _ in self._elsewhere]
+            held += [ending.call.id for ending in self._elsewhere]
             try:
                 with outage.noticed(self._store.address):
                     self._membership.join(first=first, held=held)

@@ -1,9 +1,14 @@
 """How calls have ended, in words for the store: what runners answered, and what is told of those that died.
 
-Each call that a worker ended, or that ended its process, is in the machine's log as well.
+A call has an outcome, or goes elsewhere without one: it is tried again, or has outgrown its machine. Each call that a
+worker ended, or that ended its process, is in the machine's log as well.
 """
 
 import logging
+import signal
+from dataclasses import dataclass
+
+from redis.backoff import EqualJitterBackoff
 
 from flyexecutor.call import ClaimedCall, Outcome
 from flyexecutor.errors import CallTimeoutError, FlyExecutorError, PayloadError, WorkerCrashedError
@@ -12,10 +17,29 @@ from flyexecutor.payload import plain
 from flyexecutor.payload.trust import Encoding, Trust
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, answer_to
-from flyexecutor.worker.pipe import REFUSED, RETURNED
-from flyexecutor.worker.runner_process import Answer, Death
+from flyexecutor.worker.pipe import AGAIN, REFUSED, RETURNED
+from flyexecutor.worker.runner_process import KILLED, TIMED_OUT, Answer, Death
+
+MOST_DOUBLINGS = 64  # of the pause before a retry: it has reached its longest by then, and 2**1024 is no float
 
 log = logging.getLogger("flyexecutor.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A call that raised and is queued again."""
+
+    call: ClaimedCall
+    wait: float  # seconds before that
+
+
+@dataclass(frozen=True, slots=True)
+class Outgrown:
+    """A call that ran out of memory: it goes to a larger machine if it may, else it is lost."""
+
+    call: ClaimedCall
+    reason: str
+    logs: bytes  # the end of what it printed
 
 
 class Outcomes:
@@ -26,25 +50,34 @@ class Outcomes:
         self._machine_id = machine_id
         self._region = region
 
-    def answered(self, answer: Answer) -> Outcome:
+    def answered(self, answer: Answer) -> Outcome | Retried:
         """The function returned or raised."""
-        state = State.SUCCEEDED if answer.message.kind == RETURNED else State.FAILED
-        opened = answer.message.kind != REFUSED
-        return self._outcome(answer.call, state, answer.message.body, answer.logs, opened=opened)
+        call, message = answer.call, answer.message
+        if message.kind == AGAIN:
+            # At least half of the pause, so that it is one; redis-py's, since we have it.
+            backoff = EqualJitterBackoff(cap=message.longest, base=message.seconds)
+            return Retried(call, backoff.compute(min(call.raised, MOST_DOUBLINGS)))
+        state = State.SUCCEEDED if message.kind == RETURNED else State.FAILED
+        return self._outcome(call, state, message.body, answer.logs, opened=message.kind != REFUSED)
 
     def refused(self, call: ClaimedCall, refusal: PayloadError) -> Outcome:
         """It was not run: it does not belong here."""
         log.error("%s", refusal)
         return self._outcome(call, State.FAILED, self._seal(call, plain.dump(refusal)), b"", opened=False)
 
-    def crashed(self, call: ClaimedCall, death: Death) -> Outcome:
-        """The call ended its process."""
+    def died(self, call: ClaimedCall, death: Death) -> Outcome | Outgrown:
+        """The call ended its process, or we did."""
+        if death.stopping == KILLED:
+            return self.killed(call, death)
+        if death.stopping == TIMED_OUT:
+            reason = f"the call ran longer than its timeout of {call.terms.timeout:g} s and was stopped by {death}"
+            return self._failed(call, CallTimeoutError, reason, death)
+        if death.code == -signal.SIGKILL and not death.cut_off:
+            # Nobody here sends it but the kernel, when memory is short (Linux: the OOM killer).
+            reason = f"its process ended with {death}, which is how the kernel ends what needs too much memory"
+            log.warning("call %s: %s", label(call.id, call.name), reason)
+            return Outgrown(call, reason, death.logs)
         return self._failed(call, WorkerCrashedError, f"the process that ran the call ended with {death}", death)
-
-    def timed_out(self, call: ClaimedCall, death: Death) -> Outcome:
-        """It was stopped for its timeout."""
-        reason = f"the call ran longer than its timeout of {call.terms.timeout:g} s and was stopped by {death}"
-        return self._failed(call, CallTimeoutError, reason, death)
 
     def killed(self, call: ClaimedCall, death: Death | None) -> Outcome:
         """It was stopped because somebody asked for that; death: None if it had not begun."""

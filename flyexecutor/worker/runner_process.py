@@ -46,6 +46,7 @@ STOPPED = 128 + signal.SIGTERM  # the exit code of a runner that ended on SIGTER
 DYING = 1.0  # seconds between the end of its pipe and that of a process, at most
 FAULT_BYTES = 8 * 1024
 ANSWERS = frozenset({RETURNED, RAISED, AGAIN, REFUSED})
+TIMED_OUT, KILLED = "timeout", "kill"  # why a call is stopped
 
 log = logging.getLogger("flyexecutor.worker")
 
@@ -67,6 +68,7 @@ class Death:
     faults: str  # what faulthandler wrote
     logs: bytes  # the end of what its last call printed
     cut_off: bool  # we ended it, since it could not answer any more
+    stopping: str | None = None  # why we have stopped its call, if we have
 
     def __str__(self) -> str:
         if self.code == STOPPED:
@@ -257,7 +259,7 @@ class RunnerProcess:
         code = self._process.wait()
         self._faults.seek(0)
         faults = self._faults.read(FAULT_BYTES).decode(errors="replace")
-        return Death(code, faults, self.output.rest(), self._cut_off)
+        return Death(code, faults, self.output.rest(), self._cut_off, self.stopping)
 
     def close(self) -> None:
         """End the process, by force if it still runs."""
