@@ -26,16 +26,15 @@ from flyexecutor.store import outage
 from flyexecutor.store.calls import BATCH_BYTES, Store
 from flyexecutor.store.reader import BLOCK_LIMIT, BUSY_BLOCK
 from flyexecutor.worker.admission import Admission
+from flyexecutor.worker.crew import Crew, Interrupted
 from flyexecutor.worker.guard import Guard
 from flyexecutor.worker.membership import Membership
 from flyexecutor.worker.outcomes import Outcomes, Outgrown, Retried
+from flyexecutor.worker.pipe import Message
 from flyexecutor.worker.reports import Reports
 from flyexecutor.worker.runner_process import Answer, RunnerProcess
 from flyexecutor.worker.scheduled import submit_scheduled
 
-AHEAD_SECONDS = 0.02  # of work that a runner is given at once, by the duration of recent calls
-AHEAD_CALLS = 128
-TAKE_BACK_AFTER = 0.05  # seconds that calls wait behind another before somebody else may have them
 DRAIN_SECONDS = 25.0  # for calls that run when the machine is stopped; below the stop_config of our machines
 OUTAGE = 60.0  # seconds without Redis after which a worker with nothing to tell ends
 OUTAGE_WITH_OUTCOMES = 600.0
@@ -43,7 +42,6 @@ LONGEST_PAUSE = 5.0
 WAKE_PATIENCE = 20.0  # seconds of being awake after a suspension was asked for; it takes up to 15 (Fly's users)
 OVERTIME = 30.0  # seconds after max_lifetime, if the worker itself hangs
 DAMAGE_PAUSE = 1.0  # seconds before it joins again after an answer that makes no sense
-BAD_STARTS = 3  # runners in a row that died before their first call
 
 log = logging.getLogger("flyexecutor.worker")
 
@@ -68,8 +66,7 @@ class Worker:
         scheduled: str,
     ) -> None:
         logging.basicConfig(stream=sys.stderr, format="flyexecutor worker: %(message)s", level=logging.INFO)
-        self._runners = runners
-        self._concurrency = len(runners)
+        self._crew = Crew(runners)
         self._app = app
         self._trust = trust
         self._machine_id = machine_id
@@ -87,7 +84,7 @@ class Worker:
             lane,
             machine_id,
             idle_timeout=idle_timeout,
-            concurrency=self._concurrency,
+            concurrency=self._crew.concurrency,
             suspends=suspends,
         )
         self._idle_timeout = idle_timeout
@@ -95,12 +92,9 @@ class Worker:
         self._suspends = suspends
         self._scheduled = scheduled  # a call of its own, which it submits first
         self._warmup = warmup  # sealed; what runners do before the machine is first suspended
-        self._claimed: deque[ClaimedCall] = deque()  # not given to a runner yet
         self._outcomes: list[Outcome] = []  # not stored yet
         self._elsewhere: deque[Retried | Outgrown] = deque()  # these have no outcome, and Redis does not know it yet
         self._parts: dict[str, Part] = {}  # what the calls claimed last share
-        self._seconds = AHEAD_SECONDS  # that a recent call took; at first: one call at a time
-        self._bad_starts = 0
         self._stop_at: float | None = None  # once it takes nothing new: when it ends, whatever still runs
         self._old = False  # it has reached max_lifetime
         self._retires_at = 0.0
@@ -118,7 +112,7 @@ class Worker:
         try:
             self._join(first=True)
             if self._scheduled:
-                submit_scheduled(self._scheduled, self._store, self._trust, self._lane, self._concurrency)
+                submit_scheduled(self._scheduled, self._store, self._trust, self._lane, self._crew.concurrency)
             while True:
                 try:
                     if self._may_end() and not self._rests():
@@ -140,37 +134,38 @@ class Worker:
         finally:
             self._reader.close()
             self._guard.close()
-            for runner in self._runners:
-                runner.close()
+            self._crew.close()
 
     def _turn(self) -> None:
         """Wait for something to happen, and do what follows from it."""
         self._ask_for_calls()
-        self._guard.ask(self._runners)
+        self._guard.ask(self._crew.runners)
         self._wait(self._patience())
         for reader in self._readers:
             reader.give_up_if_overdue()
-        self._replace_dead_runners()
+        self._note(self._crew.replace_dead())
         self._stop_what_must()
-        self._reports.send(self._runners, all_now=bool(self._outcomes or self._elsewhere))
+        self._reports.send(self._crew.runners, all_now=bool(self._outcomes or self._elsewhere))
         while self._elsewhere:
             self._send_elsewhere(self._elsewhere[0])
             self._elsewhere.popleft()  # forgotten only now
         while self._outcomes:
             self._finish()
         self._membership.tend_due()
-        self._take_back_what_waits()
-        self._make_room_for_nested()
-        self._give()
+        late = self._crew.take_back_late()
+        self._crew.make_room_for_nested(grows=self._stop_at is None)
+        self._crew.give()
+        if late:
+            self._hand_back_claimed()
 
     # Wait
 
     def _patience(self) -> float:
         """Seconds until something must be done although nothing happens."""
         now = time.monotonic()
-        due = [now + BLOCK_LIMIT, *self._guard.due(self._runners), *self._guard.asks_at(self._runners)]
-        due += [*self._reports.due(self._runners), *(reader.due_at for reader in self._readers if reader.waiting)]
-        due += [runner.answered_at + TAKE_BACK_AFTER for runner in self._runners if self._holds_up(runner)]
+        due = [now + BLOCK_LIMIT, *self._guard.due(self._crew.runners), *self._guard.asks_at(self._crew.runners)]
+        due += [*self._reports.due(self._crew.runners), *self._crew.due()]
+        due += [reader.due_at for reader in self._readers if reader.waiting]
         if self._stop_at is not None:
             due.append(self._stop_at)
         else:
@@ -187,7 +182,7 @@ class Worker:
             waited[self._reader.fileno()] = self._receive
         if self._guard.orders.waiting:
             waited[self._guard.orders.fileno()] = self._guard.receive
-        for runner in self._runners:
+        for runner in self._crew.runners:
             waited[runner.output.fd] = runner.output.read
             if not self._reports.holds(runner):
                 waited[runner.fileno()] = functools.partial(self._collect, runner)
@@ -203,10 +198,10 @@ class Worker:
         """Wait so long, or until it is to stop, and do what needs no Redis: hear answers, stop calls, begin others."""
         until = time.monotonic() + seconds
         while self._stop_at is None and (now := time.monotonic()) < until:
-            self._wait(max(0.0, min([until, *self._guard.due(self._runners)]) - now))
-            self._replace_dead_runners()
+            self._wait(max(0.0, min([until, *self._guard.due(self._crew.runners)]) - now))
+            self._note(self._crew.replace_dead())
             self._stop_what_must()
-            self._give()
+            self._crew.give()
 
     def _notice_signals(self) -> None:
         numbers = self._signals.recv(4096)
@@ -218,34 +213,19 @@ class Worker:
             log.info("stopping: what runs is finished, what waits is handed back")
             self._stop_at = time.monotonic() + drain
             self._reader.close()
-            for runner in self._runners:
-                self._claimed.extend(runner.take_back())
+            self._crew.take_back_all()
             self._hand_back_claimed()
 
     # Claim
 
     def _room(self) -> int:
         """How many more calls may be claimed."""
-        if self._stop_at is not None:
-            return 0
-        takers = [runner for runner in self._runners if runner.takes_calls]
-        return max(0, sum(self._ahead - len(runner.given) for runner in takers) - len(self._claimed))
-
-    @property
-    def _ahead(self) -> int:
-        """How many calls a runner may have: one while calls are long, many while they take milliseconds."""
-        return max(1, min(AHEAD_CALLS, int(AHEAD_SECONDS / max(self._seconds, 1e-6))))
-
-    def _holds_up(self, runner: RunnerProcess) -> bool:
-        """Whether calls wait behind the one that this runner runs."""
-        return len(runner.given) > 1 or bool(runner.given and self._claimed)
+        return self._crew.room if self._stop_at is None else 0
 
     def _ask_for_calls(self) -> None:
         """Have Redis tell when a call comes, if a runner has nothing to do."""
-        idle_runner = any(not runner.given and runner.takes_calls for runner in self._runners)
-        if idle_runner and not self._claimed and not self._reader.waiting and self._stop_at is None:
-            busy = any(runner.given for runner in self._runners)
-            self._reader.ask(min(BUSY_BLOCK if busy else BLOCK_LIMIT, self._idle_timeout + 1.0))
+        if self._crew.wants_calls and not self._reader.waiting and self._stop_at is None:
+            self._reader.ask(min(BUSY_BLOCK if self._crew.busy else BLOCK_LIMIT, self._idle_timeout + 1.0))
 
     def _receive(self) -> None:
         delivered = self._reader.answer()
@@ -262,70 +242,38 @@ class Worker:
             if refusal := self._admission.refusal(call):
                 self._outcomes.append(self._tell.refused(call, refusal))
                 continue
-            self._claimed.append(call)
+            self._crew.claimed.append(call)
             if call.parts:
                 self._parts = {part.id: part for part in call.parts if part.sealed}
-        self._give()
-
-    def _give(self) -> None:
-        """Give what is claimed to the runners with the fewest calls."""
-        while self._claimed:
-            takers = [runner for runner in self._runners if runner.takes_calls]
-            runner = min(takers, key=lambda one: len(one.given), default=None)
-            if runner is None or len(runner.given) >= self._ahead or not runner.can_take(self._claimed[0]):
-                return
-            runner.give(self._claimed.popleft())
-
-    def _take_back_what_waits(self) -> None:
-        """Nothing that was claimed ahead waits behind a long call: another runner or machine gets it."""
-        late = time.monotonic() - TAKE_BACK_AFTER
-        held_up = [runner for runner in self._runners if self._holds_up(runner) and runner.answered_at <= late]
-        if held_up:
-            self._seconds = AHEAD_SECONDS
-            for runner in held_up:
-                self._claimed.extend(runner.take_back())
-            self._make_room_for_nested()
-            self._give()
-            self._hand_back_claimed()
+        self._crew.give()
 
     def _hand_back_claimed(self) -> None:
-        if self._claimed:
-            self._store.hand_back(self._lane, self._claimed)
-            self._claimed.clear()
-
-    def _make_room_for_nested(self) -> None:
-        """A call that waits for calls which it has submitted must not take their place: a further runner has it."""
-        wanted = self._concurrency + sum(1 for runner in self._runners if runner.nested)
-        while len(self._runners) < wanted and self._stop_at is None:
-            self._runners.append(RunnerProcess())
-        spare = max(0, len(self._runners) - wanted)
-        for runner in [one for one in self._runners if not one.given and not one.nested][:spare]:
-            self._runners.remove(runner)
-            runner.close()
+        if self._crew.claimed:
+            self._store.hand_back(self._lane, self._crew.claimed)
+            self._crew.claimed.clear()
 
     # Stop
 
     def _stop_what_must(self) -> None:
-        self._claimed.extend(self._guard.tend(self._runners))
-        for call in self._guard.take_wanted(self._runners, list(self._claimed)):
-            self._claimed.remove(call)
+        self._crew.claimed.extend(self._guard.tend(self._crew.runners))
+        for call in self._guard.take_wanted(self._crew.runners, list(self._crew.claimed)):
+            self._crew.claimed.remove(call)
             self._outcomes.append(self._tell.killed(call, None))
 
     # Finish
 
     def _collect(self, runner: RunnerProcess) -> None:
-        try:
-            news = runner.hear()
-        except EOFError:
-            runner.end_if_cut_off()
-            return  # its death has its own signal
+        self._note(self._crew.hear(runner))
+
+    def _note(self, news: Iterable[Answer | Message | Interrupted]) -> None:
         for message in news:
-            if isinstance(message, Answer):
-                self._seconds += (message.message.seconds - self._seconds) * 0.3
-                self._bad_starts = 0
-                self._end(self._tell.answered(message))
-            else:
-                self._reports.add(message)
+            match message:
+                case Answer():
+                    self._end(self._tell.answered(message))
+                case Interrupted(call, death):
+                    self._end(self._tell.died(call, death))
+                case Message():
+                    self._reports.add(message)
 
     def _end(self, ending: Outcome | Retried | Outgrown) -> None:
         if isinstance(ending, Outcome):
@@ -359,7 +307,7 @@ class Worker:
             batch,
             more,
             known=self._parts,
-            concurrency=self._concurrency,
+            concurrency=self._crew.concurrency,
         )
         late = claimed.late
         self._admission.note_ended(outcome.nonce for n, outcome in enumerate(batch) if n not in late and outcome.nonce)
@@ -368,36 +316,6 @@ class Worker:
         self._membership.worked(spare=claimed.spare)
         self._take(claimed.calls)
 
-    def _replace_dead_runners(self) -> None:
-        for n, runner in enumerate(self._runners):
-            if not runner.died():
-                continue
-            self._drain(runner)
-            death, answered = runner.death(), runner.answered
-            begun, not_begun = runner.bury()
-            self._claimed.extendleft(reversed(not_begun))
-            if begun:
-                self._end(self._tell.died(begun, death))
-            elif not answered:
-                self._bad_starts += 1
-                if self._bad_starts == BAD_STARTS:
-                    raise WorkerCrashedError(f"runners end before they take a call ({death}): see above")
-            self._runners[n] = RunnerProcess()
-
-    def _drain(self, runner: RunnerProcess) -> None:
-        """What it had told before it died."""
-        poll = select.poll()
-        poll.register(runner, select.POLLIN)
-        while poll.poll(0):
-            try:
-                for message in runner.hear():
-                    if isinstance(message, Answer):
-                        self._end(self._tell.answered(message))
-                    else:
-                        self._reports.add(message)
-            except EOFError:
-                return
-
     # Join and leave
 
     def _join(self, *, first: bool) -> None:
@@ -405,8 +323,7 @@ class Worker:
         began = time.monotonic()
         pause = 0.1
         while True:
-            held = [call.id for runner in self._runners for call in runner.given]
-            held += [call.id for call in self._claimed] + [outcome.id for outcome in self._outcomes]
+            held = [*self._crew.held(), *(outcome.id for outcome in self._outcomes)]
             held += [ending.call.id for ending in self._elsewhere]
             try:
                 with outage.noticed(self._store.address):
@@ -423,8 +340,7 @@ class Worker:
 
     @property
     def _idle(self) -> bool:
-        held = self._outcomes or self._elsewhere or self._claimed
-        return not held and not any(runner.given or runner.warming for runner in self._runners)
+        return not self._outcomes and not self._elsewhere and self._crew.idle
 
     def _may_end(self) -> bool:
         """Leave the lane if there is nothing to do, or the machine is being stopped, or is too old."""
@@ -441,8 +357,7 @@ class Worker:
         if not self._idle or now < self._membership.leaves_at:
             return False
         if self._warmup and self._suspends:
-            for runner in self._runners:
-                runner.warm_up(self._warmup)
+            self._crew.warm_up(self._warmup)
             self._warmup = b""
             return False
         self._reader.close()  # or a call could be delivered to one who has left

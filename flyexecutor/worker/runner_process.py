@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -205,6 +206,16 @@ class RunnerProcess:
                     self.output.take()  # is for the machine's log, and in it
             else:
                 news.append(message)
+        return news
+
+    def hear_rest(self) -> list[Answer | Message]:
+        """After its death: what it had said before that."""
+        news: list[Answer | Message] = []
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        with contextlib.suppress(EOFError):
+            while poll.poll(0):
+                news += self.hear()
         return news
 
     def _runs(self, message: Message) -> bool:
