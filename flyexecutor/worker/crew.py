@@ -32,12 +32,13 @@ class Interrupted:
 class Crew:
     """The runners of one worker."""
 
-    def __init__(self, runners: list[RunnerProcess]) -> None:
+    def __init__(self, runners: list[RunnerProcess], *, warmup: bytes = b"") -> None:
         self.runners = runners
         self.concurrency = len(runners)
         self.claimed: deque[ClaimedCall] = deque()  # not given to a runner yet
         self._seconds = AHEAD_SECONDS  # that a recent call took; at first: one call at a time
         self._bad_starts = 0
+        self._warmup = warmup  # sealed; what they do before the machine is first suspended
 
     # What it has to do
 
@@ -169,10 +170,13 @@ class Crew:
             self.runners.remove(runner)
             runner.close()
 
-    def warm_up(self, sealed: bytes) -> None:
-        """Have all runners run `warmup`."""
-        for runner in self.runners:
-            runner.warm_up(sealed)
+    def warm_up(self) -> bool:
+        """Have all runners run `warmup`. False: there is none, or they have."""
+        warmup, self._warmup = self._warmup, b""
+        if warmup:
+            for runner in self.runners:
+                runner.warm_up(warmup)
+        return bool(warmup)
 
     def close(self) -> None:
         """End the runners."""

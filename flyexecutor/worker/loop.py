@@ -28,6 +28,7 @@ from flyexecutor.store.reader import BLOCK_LIMIT, BUSY_BLOCK
 from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.crew import Crew, Interrupted
 from flyexecutor.worker.guard import Guard
+from flyexecutor.worker.life import Life, Stage
 from flyexecutor.worker.membership import Membership
 from flyexecutor.worker.outcomes import Outcomes, Outgrown, Retried
 from flyexecutor.worker.pipe import Message
@@ -35,7 +36,6 @@ from flyexecutor.worker.reports import Reports
 from flyexecutor.worker.runner_process import Answer, RunnerProcess
 from flyexecutor.worker.scheduled import submit_scheduled
 
-DRAIN_SECONDS = 25.0  # for calls that run when the machine is stopped; below the stop_config of our machines
 OUTAGE = 60.0  # seconds without Redis after which a worker with nothing to tell ends
 OUTAGE_WITH_OUTCOMES = 600.0
 LONGEST_PAUSE = 5.0
@@ -66,7 +66,8 @@ class Worker:
         scheduled: str,
     ) -> None:
         logging.basicConfig(stream=sys.stderr, format="flyexecutor worker: %(message)s", level=logging.INFO)
-        self._crew = Crew(runners)
+        self._crew = Crew(runners, warmup=warmup if suspends else b"")
+        self._life = Life(max_lifetime, suspends=suspends, now=time.monotonic())
         self._app = app
         self._trust = trust
         self._machine_id = machine_id
@@ -88,17 +89,11 @@ class Worker:
             suspends=suspends,
         )
         self._idle_timeout = idle_timeout
-        self._max_lifetime = max_lifetime
-        self._suspends = suspends
         self._scheduled = scheduled  # a call of its own, which it submits first
-        self._warmup = warmup  # sealed; what runners do before the machine is first suspended
         self._outcomes: list[Outcome] = []  # not stored yet
         self._elsewhere: deque[Retried | Outgrown] = deque()  # these have no outcome, and Redis does not know it yet
         self._parts: dict[str, Part] = {}  # what the calls claimed last share
-        self._stop_at: float | None = None  # once it takes nothing new: when it ends, whatever still runs
-        self._old = False  # it has reached max_lifetime
-        self._retires_at = 0.0
-        self._begin_life()
+        self._watch_over_life()
         # Signals arrive as bytes in a socket, so that one poll sees them too (CPython: signal.set_wakeup_fd).
         self._signals, self._signals_in = socket.socketpair()
         self._signals.setblocking(False)
@@ -113,21 +108,11 @@ class Worker:
             self._join(first=True)
             if self._scheduled:
                 submit_scheduled(self._scheduled, self._store, self._trust, self._lane, self._crew.concurrency)
-            while True:
+            while self._life.stage is not Stage.ENDED:
                 try:
-                    if self._may_end() and not self._rests():
-                        return 0
-                    self._turn()
+                    self._live()
                 except (RedisUnavailableError, PayloadError) as exc:
-                    if isinstance(exc, RedisUnavailableError):
-                        outage.note(self._store.address, exc)
-                    else:
-                        tell_once("what this worker was answered", exc)
-                        self._pause(DAMAGE_PAUSE)
-                    self._reader.close()
-                    self._guard.close()
-                    self._store.close()  # what has died of its connections has died of the others, most likely
-                    self._join(first=False)
+                    self._recover(exc)
         except (RedisUnavailableError, PayloadError, WorkerCrashedError) as exc:
             log.error("%s", exc)
             return 1
@@ -135,6 +120,32 @@ class Worker:
             self._reader.close()
             self._guard.close()
             self._crew.close()
+        return 0
+
+    def _live(self) -> None:
+        """What time ends has its end; else a turn."""
+        now = time.monotonic()
+        self._life.note_idle(self._idle)
+        if self._life.retire(now):
+            self._stop_taking()
+        if self._life.stops and (self._idle or now >= self._life.deadline):
+            self._leave_for_good()
+        elif self._life.stage is Stage.IDLE and now >= self._membership.leaves_at and self._leaves():
+            self._rest()
+        else:
+            self._turn()
+
+    def _recover(self, exc: RedisUnavailableError | PayloadError) -> None:
+        """Join again, over new connections, after one has failed or an answer made no sense."""
+        if isinstance(exc, RedisUnavailableError):
+            outage.note(self._store.address, exc)
+        else:
+            tell_once("what this worker was answered", exc)
+            self._pause(DAMAGE_PAUSE)
+        self._reader.close()
+        self._guard.close()
+        self._store.close()  # what has died of its connections has died of the others, most likely
+        self._join(first=False)
 
     def _turn(self) -> None:
         """Wait for something to happen, and do what follows from it."""
@@ -153,7 +164,7 @@ class Worker:
             self._finish()
         self._membership.tend_due()
         late = self._crew.take_back_late()
-        self._crew.make_room_for_nested(grows=self._stop_at is None)
+        self._crew.make_room_for_nested(grows=not self._life.stops)
         self._crew.give()
         if late:
             self._hand_back_claimed()
@@ -166,12 +177,9 @@ class Worker:
         due = [now + BLOCK_LIMIT, *self._guard.due(self._crew.runners), *self._guard.asks_at(self._crew.runners)]
         due += [*self._reports.due(self._crew.runners), *self._crew.due()]
         due += [reader.due_at for reader in self._readers if reader.waiting]
-        if self._stop_at is not None:
-            due.append(self._stop_at)
-        else:
-            due.append(self._retires_at)
-            if self._idle:
-                due.append(self._membership.leaves_at)
+        due.append(self._life.deadline)
+        if self._life.stage is Stage.IDLE:
+            due.append(self._membership.leaves_at)
         if self._membership.due_at is not None:
             due.append(self._membership.due_at)
         return max(0.0, min(due) - now)
@@ -197,7 +205,7 @@ class Worker:
     def _pause(self, seconds: float) -> None:
         """Wait so long, or until it is to stop, and do what needs no Redis: hear answers, stop calls, begin others."""
         until = time.monotonic() + seconds
-        while self._stop_at is None and (now := time.monotonic()) < until:
+        while not self._life.stops and (now := time.monotonic()) < until:
             self._wait(max(0.0, min([until, *self._guard.due(self._crew.runners)]) - now))
             self._note(self._crew.replace_dead())
             self._stop_what_must()
@@ -205,26 +213,24 @@ class Worker:
 
     def _notice_signals(self) -> None:
         numbers = self._signals.recv(4096)
-        if {signal.SIGTERM, signal.SIGINT} & set(numbers):
-            self._begin_to_stop(DRAIN_SECONDS)
+        if {signal.SIGTERM, signal.SIGINT} & set(numbers) and self._life.stop(time.monotonic()):
+            self._stop_taking()
 
-    def _begin_to_stop(self, drain: float) -> None:
-        if self._stop_at is None:
-            log.info("stopping: what runs is finished, what waits is handed back")
-            self._stop_at = time.monotonic() + drain
-            self._reader.close()
-            self._crew.take_back_all()
-            self._hand_back_claimed()
+    def _stop_taking(self) -> None:
+        log.info("stopping: what runs is finished, what waits is handed back")
+        self._reader.close()
+        self._crew.take_back_all()
+        self._hand_back_claimed()
 
     # Claim
 
     def _room(self) -> int:
         """How many more calls may be claimed."""
-        return self._crew.room if self._stop_at is None else 0
+        return 0 if self._life.stops else self._crew.room
 
     def _ask_for_calls(self) -> None:
         """Have Redis tell when a call comes, if a runner has nothing to do."""
-        if self._crew.wants_calls and not self._reader.waiting and self._stop_at is None:
+        if self._crew.wants_calls and not self._reader.waiting and not self._life.stops:
             self._reader.ask(min(BUSY_BLOCK if self._crew.busy else BLOCK_LIMIT, self._idle_timeout + 1.0))
 
     def _receive(self) -> None:
@@ -331,69 +337,65 @@ class Worker:
                     self._admission.note_server(self._store.run_of_server())
             except RedisUnavailableError as exc:
                 patience = OUTAGE_WITH_OUTCOMES if held else OUTAGE
-                if (exc.permanent and not held) or time.monotonic() - began > patience or self._stop_at is not None:
+                if (exc.permanent and not held) or time.monotonic() - began > patience or self._life.stops:
                     raise
                 self._pause(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
             else:
+                self._life.join()
                 return
 
     @property
     def _idle(self) -> bool:
         return not self._outcomes and not self._elsewhere and self._crew.idle
 
-    def _may_end(self) -> bool:
-        """Leave the lane if there is nothing to do, or the machine is being stopped, or is too old."""
-        now = time.monotonic()
-        if now >= self._retires_at and self._stop_at is None:
-            self._old = True
-            self._begin_to_stop(self._drain_when_old)
-        if self._stop_at is not None:
-            if not self._idle and now < self._stop_at:
-                return False
-            reached = f"it still ran when its machine reached max_lifetime ({self._max_lifetime:g} s)"
-            self._membership.must_leave(reached if self._old else "")
-            return True
-        if not self._idle or now < self._membership.leaves_at:
-            return False
-        if self._warmup and self._suspends:
-            self._crew.warm_up(self._warmup)
-            self._warmup = b""
+    def _leave_for_good(self) -> None:
+        reached = f"it still ran when its machine reached max_lifetime ({self._life.max_lifetime:g} s)"
+        self._membership.must_leave(reached if self._life.stage is Stage.OLD else "")
+        self._life.leave()
+
+    def _leaves(self) -> bool:
+        """Leave, having nothing to do; False: there is something, or the lane needs this worker."""
+        if self._crew.warm_up():
             return False
         self._reader.close()  # or a call could be delivered to one who has left
         return self._membership.leave()
 
     # Rest
 
-    def _begin_life(self) -> None:
+    def _watch_over_life(self) -> None:
         """From a start or a resumption on: it ends in time, even if this program hangs."""
-        self._drain_when_old = min(DRAIN_SECONDS, self._max_lifetime / 2)
-        self._retires_at = time.monotonic() + self._max_lifetime - self._drain_when_old
         # Whatever this process does then, a thread of C code ends it (CPython: faulthandler).
-        faulthandler.dump_traceback_later(self._max_lifetime + OVERTIME, exit=True)
+        faulthandler.dump_traceback_later(self._life.max_lifetime + OVERTIME, exit=True)
 
-    def _rests(self) -> bool:
-        """Having left: be suspended. False: end instead. Returns True once resumed, and in the lane again."""
-        if not self._suspends or self._stop_at is not None:
-            return False
+    def _rest(self) -> None:
+        """Having left: end; or be suspended, and go on once resumed."""
+        self._life.leave()
+        if self._life.stage is Stage.ENDED:
+            return
         from flyexecutor.worker.power import suspend  # noqa: PLC0415 - a worker that starts does not need it
 
         self._guard.close()
         self._store.close()  # no connection lives through a suspension
         # Refused, too: a start that came in between is what refuses a suspension.
-        return self._wakes(WAKE_PATIENCE if suspend(self._app, self._machine_id) else 0.0)
+        patience = WAKE_PATIENCE if suspend(self._app, self._machine_id) else 0.0
+        self._life.wake()
+        if self._wakes(patience):
+            self._life.rejoin(time.monotonic())
+            self._watch_over_life()
+        else:
+            self._life.end()
 
     def _wakes(self, patience: float) -> bool:
         """Wait until somebody has started this machine: asked for is not yet suspended. False: nobody does."""
         pause, awake = 0.01, 0.0
-        while awake <= patience and self._stop_at is None:
+        while awake <= patience and not self._life.stops:
             try:
                 with outage.noticed(self._store.address):
                     started = self._membership.join_if_started()
                     if started:
                         self._admission.note_server(self._store.run_of_server())
                 if started:
-                    self._begin_life()
                     return True
             except RedisUnavailableError:
                 pass  # it is asked again
