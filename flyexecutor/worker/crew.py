@@ -86,6 +86,11 @@ class Crew:
 
     # Give and take back
 
+    def take(self, calls: Iterable[ClaimedCall]) -> None:
+        """These were claimed."""
+        self.claimed.extend(calls)
+        self.give()
+
     def give(self) -> None:
         """Give what is claimed to the runners with the fewest calls."""
         while self.claimed:

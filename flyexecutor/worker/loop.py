@@ -10,31 +10,26 @@ import faulthandler
 import functools
 import logging
 import select
-import signal
-import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
-from flyexecutor.call import ClaimedCall, Outcome, Part
 from flyexecutor.damage import tell_once
 from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
 from flyexecutor.payload.trust import Trust
 from flyexecutor.store import outage
-from flyexecutor.store.calls import BATCH_BYTES, Store
+from flyexecutor.store.calls import Store
 from flyexecutor.store.reader import BLOCK_LIMIT, BUSY_BLOCK
-from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.crew import Crew, Interrupted
+from flyexecutor.worker.exchange import Exchange
 from flyexecutor.worker.guard import Guard
 from flyexecutor.worker.life import Life, Stage
 from flyexecutor.worker.membership import Membership
-from flyexecutor.worker.outcomes import Outcomes, Outgrown, Retried
 from flyexecutor.worker.pipe import Message
 from flyexecutor.worker.reports import Reports
 from flyexecutor.worker.runner_process import Answer, RunnerProcess
 from flyexecutor.worker.scheduled import submit_scheduled
+from flyexecutor.worker.signals import Signals
 
 OUTAGE = 60.0  # seconds without Redis after which a worker with nothing to tell ends
 OUTAGE_WITH_OUTCOMES = 600.0
@@ -66,48 +61,40 @@ class Worker:
         scheduled: str,
     ) -> None:
         logging.basicConfig(stream=sys.stderr, format="flyexecutor worker: %(message)s", level=logging.INFO)
+        self._app = app
+        self._machine_id = machine_id
         self._crew = Crew(runners, warmup=warmup if suspends else b"")
         self._life = Life(max_lifetime, suspends=suspends, now=time.monotonic())
-        self._app = app
-        self._trust = trust
-        self._machine_id = machine_id
-        self._region = region
-        self._lane = lane
-        self._tell = Outcomes(self._trust, machine_id, region)
-        self._admission = Admission(lane)
+        self._watch_over_life()
         self._store = Store(redis_url, app)
         self._reader = self._store.deliveries(lane, machine_id)
         self._guard = Guard(self._store, machine_id)
-        self._readers = (self._reader, self._guard.orders)
         self._reports = Reports(self._store)
+        concurrency = len(runners)
         self._membership = Membership(
-            self._store,
-            lane,
-            machine_id,
-            idle_timeout=idle_timeout,
-            concurrency=self._crew.concurrency,
-            suspends=suspends,
+            self._store, lane, machine_id, idle_timeout=idle_timeout, concurrency=concurrency, suspends=suspends
         )
-        self._idle_timeout = idle_timeout
-        self._scheduled = scheduled  # a call of its own, which it submits first
-        self._outcomes: list[Outcome] = []  # not stored yet
-        self._elsewhere: deque[Retried | Outgrown] = deque()  # these have no outcome, and Redis does not know it yet
-        self._parts: dict[str, Part] = {}  # what the calls claimed last share
-        self._watch_over_life()
-        # Signals arrive as bytes in a socket, so that one poll sees them too (CPython: signal.set_wakeup_fd).
-        self._signals, self._signals_in = socket.socketpair()
-        self._signals.setblocking(False)
-        self._signals_in.setblocking(False)
-        signal.set_wakeup_fd(self._signals_in.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
+        self._exchange = Exchange(
+            self._store,
+            trust,
+            self._membership,
+            lane=lane,
+            machine_id=machine_id,
+            region=region,
+            concurrency=concurrency,
+        )
+        # A call of its own, which it submits first.
+        self._submit_scheduled = (
+            functools.partial(submit_scheduled, scheduled, self._store, trust, lane, concurrency) if scheduled else None
+        )
+        self._signals = Signals()
 
     def run(self) -> int:
         """Work until there is nothing to do, or the machine is stopped. Answers the exit code."""
         try:
             self._join(first=True)
-            if self._scheduled:
-                submit_scheduled(self._scheduled, self._store, self._trust, self._lane, self._crew.concurrency)
+            if self._submit_scheduled:
+                self._submit_scheduled()
             while self._life.stage is not Stage.ENDED:
                 try:
                     self._live()
@@ -152,16 +139,14 @@ class Worker:
         self._ask_for_calls()
         self._guard.ask(self._crew.runners)
         self._wait(self._patience())
-        for reader in self._readers:
+        for reader in (self._reader, self._guard.orders):
             reader.give_up_if_overdue()
         self._note(self._crew.replace_dead())
         self._stop_what_must()
-        self._reports.send(self._crew.runners, all_now=bool(self._outcomes or self._elsewhere))
-        while self._elsewhere:
-            self._send_elsewhere(self._elsewhere[0])
-            self._elsewhere.popleft()  # forgotten only now
-        while self._outcomes:
-            self._finish()
+        self._reports.send(self._crew.runners, all_now=self._exchange.owes)
+        self._exchange.send_elsewhere()
+        while self._exchange.outcomes:
+            self._crew.take(self._exchange.finish(0 if self._reader.waiting else self._room()))
         self._membership.tend_due()
         late = self._crew.take_back_late()
         self._crew.make_room_for_nested(grows=not self._life.stops)
@@ -176,7 +161,7 @@ class Worker:
         now = time.monotonic()
         due = [now + BLOCK_LIMIT, *self._guard.due(self._crew.runners), *self._guard.asks_at(self._crew.runners)]
         due += [*self._reports.due(self._crew.runners), *self._crew.due()]
-        due += [reader.due_at for reader in self._readers if reader.waiting]
+        due += [reader.due_at for reader in (self._reader, self._guard.orders) if reader.waiting]
         due.append(self._life.deadline)
         if self._life.stage is Stage.IDLE:
             due.append(self._membership.leaves_at)
@@ -212,8 +197,7 @@ class Worker:
             self._crew.give()
 
     def _notice_signals(self) -> None:
-        numbers = self._signals.recv(4096)
-        if {signal.SIGTERM, signal.SIGINT} & set(numbers) and self._life.stop(time.monotonic()):
+        if self._signals.take() and self._life.stop(time.monotonic()):
             self._stop_taking()
 
     def _stop_taking(self) -> None:
@@ -231,31 +215,15 @@ class Worker:
     def _ask_for_calls(self) -> None:
         """Have Redis tell when a call comes, if a runner has nothing to do."""
         if self._crew.wants_calls and not self._reader.waiting and not self._life.stops:
-            self._reader.ask(min(BUSY_BLOCK if self._crew.busy else BLOCK_LIMIT, self._idle_timeout + 1.0))
+            self._reader.ask(min(BUSY_BLOCK if self._crew.busy else BLOCK_LIMIT, self._membership.idle_timeout + 1.0))
 
     def _receive(self) -> None:
-        delivered = self._reader.answer()
-        if delivered:
-            more = max(0, self._room() - 1)
-            self._take(
-                self._store.claim(self._lane, self._machine_id, self._region, delivered, more, known=self._parts)
-            )
-
-    def _take(self, calls: Iterable[ClaimedCall]) -> None:
-        for claimed in calls:
-            terms = self._trust.unverified_terms(claimed.sealed)
-            call = replace(claimed, terms=terms) if terms else claimed
-            if refusal := self._admission.refusal(call):
-                self._outcomes.append(self._tell.refused(call, refusal))
-                continue
-            self._crew.claimed.append(call)
-            if call.parts:
-                self._parts = {part.id: part for part in call.parts if part.sealed}
-        self._crew.give()
+        if delivered := self._reader.answer():
+            self._crew.take(self._exchange.claim(delivered, max(0, self._room() - 1)))
 
     def _hand_back_claimed(self) -> None:
         if self._crew.claimed:
-            self._store.hand_back(self._lane, self._crew.claimed)
+            self._exchange.hand_back(self._crew.claimed)
             self._crew.claimed.clear()
 
     # Stop
@@ -264,63 +232,19 @@ class Worker:
         self._crew.claimed.extend(self._guard.tend(self._crew.runners))
         for call in self._guard.take_wanted(self._crew.runners, list(self._crew.claimed)):
             self._crew.claimed.remove(call)
-            self._outcomes.append(self._tell.killed(call, None))
+            self._exchange.end_wanted(call)
 
-    # Finish
+    # Hear
 
     def _collect(self, runner: RunnerProcess) -> None:
         self._note(self._crew.hear(runner))
 
     def _note(self, news: Iterable[Answer | Message | Interrupted]) -> None:
         for message in news:
-            match message:
-                case Answer():
-                    self._end(self._tell.answered(message))
-                case Interrupted(call, death):
-                    self._end(self._tell.died(call, death))
-                case Message():
-                    self._reports.add(message)
-
-    def _end(self, ending: Outcome | Retried | Outgrown) -> None:
-        if isinstance(ending, Outcome):
-            self._outcomes.append(ending)
-        else:
-            self._elsewhere.append(ending)
-
-    def _send_elsewhere(self, ending: Retried | Outgrown) -> None:
-        match ending:
-            case Retried(call, wait):
-                self._store.retry(self._lane, call, wait)
-                self._membership.expect_due(wait)
-            case Outgrown(call, reason, logs):
-                self._store.outgrow(self._lane, self._machine_id, self._region, call, reason, logs)
-        self._membership.worked()
-
-    def _finish(self) -> None:
-        """Store what is done, and claim the next in the same trip."""
-        batch = [self._outcomes[0]]
-        size = len(batch[0].sealed) + len(batch[0].logs)
-        for outcome in self._outcomes[1:]:
-            size += len(outcome.sealed) + len(outcome.logs)
-            if size > BATCH_BYTES:
-                break
-            batch.append(outcome)
-        more = 0 if self._reader.waiting else self._room()
-        claimed = self._store.finish(
-            self._lane,
-            self._machine_id,
-            self._region,
-            batch,
-            more,
-            known=self._parts,
-            concurrency=self._crew.concurrency,
-        )
-        late = claimed.late
-        self._admission.note_ended(outcome.nonce for n, outcome in enumerate(batch) if n not in late and outcome.nonce)
-        # Forgotten only now: if Redis was away they are stored later.
-        del self._outcomes[: len(batch)]
-        self._membership.worked(spare=claimed.spare)
-        self._take(claimed.calls)
+            if isinstance(message, Message):
+                self._reports.add(message)
+            else:
+                self._exchange.end(message)
 
     # Join and leave
 
@@ -329,12 +253,11 @@ class Worker:
         began = time.monotonic()
         pause = 0.1
         while True:
-            held = [*self._crew.held(), *(outcome.id for outcome in self._outcomes)]
-            held += [ending.call.id for ending in self._elsewhere]
+            held = [*self._crew.held(), *self._exchange.held()]
             try:
                 with outage.noticed(self._store.address):
                     self._membership.join(first=first, held=held)
-                    self._admission.note_server(self._store.run_of_server())
+                    self._exchange.note_server()
             except RedisUnavailableError as exc:
                 patience = OUTAGE_WITH_OUTCOMES if held else OUTAGE
                 if (exc.permanent and not held) or time.monotonic() - began > patience or self._life.stops:
@@ -347,7 +270,7 @@ class Worker:
 
     @property
     def _idle(self) -> bool:
-        return not self._outcomes and not self._elsewhere and self._crew.idle
+        return self._crew.idle and not self._exchange.owes
 
     def _leave_for_good(self) -> None:
         reached = f"it still ran when its machine reached max_lifetime ({self._life.max_lifetime:g} s)"
@@ -394,7 +317,7 @@ class Worker:
                 with outage.noticed(self._store.address):
                     started = self._membership.join_if_started()
                     if started:
-                        self._admission.note_server(self._store.run_of_server())
+                        self._exchange.note_server()
                 if started:
                     return True
             except RedisUnavailableError:

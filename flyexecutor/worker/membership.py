@@ -22,7 +22,7 @@ class Membership:
         self._store = store
         self._lane = lane
         self._machine_id = machine_id
-        self._idle_timeout = idle_timeout
+        self.idle_timeout = idle_timeout
         self._concurrency = concurrency
         self._suspends = suspends
         self._idle_since = time.monotonic()
@@ -62,7 +62,7 @@ class Membership:
     @property
     def leaves_at(self) -> float:
         """When it may leave, if it stays idle."""
-        return max(self._ask_from, 0.0 if self._spare else self._idle_since + self._idle_timeout)
+        return max(self._ask_from, 0.0 if self._spare else self._idle_since + self.idle_timeout)
 
     def leave(self) -> bool:
         """Leave, being idle; False: it is needed here."""
@@ -72,7 +72,7 @@ class Membership:
             self._machine_id,
             must=False,
             soon=SOON,
-            idle_left=max(0.0, self._idle_since + self._idle_timeout - now),
+            idle_left=max(0.0, self._idle_since + self.idle_timeout - now),
             concurrency=self._concurrency,
             suspends=self._suspends and not (self._turn_at and now >= self._turn_at),
         )

@@ -30,13 +30,13 @@ def worker(redis_url, monkeypatch):
         scheduled="",
     )
     yield worker
-    worker._signals.close()
-    worker._signals_in.close()
+    worker._signals._out.close()
+    worker._signals._in.close()
 
 
 def test_the_patience_after_a_suspension_counts_no_pause_that_was_cut_short(worker, monkeypatch):
     def not_started():
-        worker._signals_in.send(bytes([signal.SIGCHLD]))  # a child has died: the wait that follows ends at once
+        worker._signals._in.send(bytes([signal.SIGCHLD]))  # a child has died: the wait that follows ends at once
         return False
 
     monkeypatch.setattr(worker._membership, "join_if_started", not_started)
