@@ -135,9 +135,10 @@ class Crew:
         Raises WorkerCrashedError if runners die as soon as they are started.
         """
         news: list[Answer | Message | Interrupted] = []
-        for n, runner in enumerate(self.runners):
+        for n, runner in enumerate(list(self.runners)):
             if not runner.died():
                 continue
+            del self.runners[n]  # or it would be closed twice if something raises here
             last = runner.hear_rest()
             self._learn(last)
             news += last
@@ -150,7 +151,7 @@ class Crew:
                 self._bad_starts += 1
                 if self._bad_starts == BAD_STARTS:
                     raise WorkerCrashedError(f"runners end before they take a call ({death}): see above")
-            self.runners[n] = RunnerProcess()
+            self.runners.insert(n, RunnerProcess())
         return news
 
     def _learn(self, news: Iterable[Answer | Message]) -> None:
