@@ -155,9 +155,9 @@ class FakeProcess:
             os.close(fd)
 
 
-def make_call(name, *, sealed=b"sealed", timeout=0.0, **rest):
+def make_call(name, *, sealed=b"sealed", timeout=0.0, terms=None, **rest):
     """A claimed call; its id begins with its name, and is as long as all are."""
-    terms = new_terms(("lane",), result_ttl=60.0, timeout=timeout)
+    terms = terms or new_terms(("lane",), result_ttl=60.0, timeout=timeout)
     return ClaimedCall(name.ljust(48, "."), 1, sealed, terms, **rest)
 
 
