@@ -6,6 +6,7 @@ again when the machine restarts and joins, or when a fleet buries it. SIGTERM or
 what runs, hands back the rest and leaves. Never unpickles; that is the runners' business.
 """
 
+import contextlib
 import faulthandler
 import functools
 import logging
@@ -306,6 +307,7 @@ class Worker:
         if self._wakes(patience):
             self._life.rejoin(time.monotonic())
             self._watch_over_life()
+            self._exchange.note_server()  # not before: what fails from now on is mended like all else
         else:
             self._life.end()
 
@@ -313,15 +315,10 @@ class Worker:
         """Wait until somebody has started this machine: asked for is not yet suspended. False: nobody does."""
         pause, awake = 0.01, 0.0
         while awake <= patience and not self._life.stops:
-            try:
-                with outage.noticed(self._store.address):
-                    started = self._membership.join_if_started()
-                    if started:
-                        self._exchange.note_server()
-                if started:
+            # Unless it can't be reached: then it is asked again.
+            with contextlib.suppress(RedisUnavailableError), outage.noticed(self._store.address):
+                if self._membership.join_if_started():
                     return True
-            except RedisUnavailableError:
-                pass  # it is asked again
             self._pause(pause)
             awake += pause
             pause = min(1.0, pause * 2)

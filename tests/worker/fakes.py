@@ -5,11 +5,14 @@ import io
 import os
 import signal
 import subprocess
+import time
 from collections import defaultdict
+from copy import copy
 from pathlib import Path
 
 from flyexecutor.call import ClaimedCall
 from flyexecutor.store.calls import Store
+from flyexecutor.store.reader import LATE
 from flyexecutor.terms import new_terms
 from flyexecutor.worker.pipe import RETURNED, FrameReader, Message, pack_message, unpack_given, write_frames
 
@@ -45,7 +48,8 @@ class RecordedStore:
         def ask(*args, **kwargs):
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
-            self.asked.append((verb, {name: value for name, value in bound.arguments.items() if name != "self"}))
+            # Copies: what a worker keeps in a list or deque it changes when the store has taken it.
+            self.asked.append((verb, {name: copy(value) for name, value in bound.arguments.items() if name != "self"}))
             answers = self.answers[verb]
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
             if isinstance(answer, BaseException):
@@ -64,17 +68,19 @@ class RecordedStore:
 
 
 class RecordedReader:
-    """A blocking read that is never answered unless a test does it."""
+    """A blocking read that is answered when a test does it."""
 
     def __init__(self):
         self.waiting = False
-        self.due_at = 0.0
+        self.ends_at = self.due_at = 0.0  # when there is an answer although there is nothing, and the latest for that
         self.blocks = []  # for how long it was asked to block, each time
         self.news = []
 
     def ask(self, block):
         self.blocks.append(block)
         self.waiting = True
+        self.ends_at = time.monotonic() + block
+        self.due_at = self.ends_at + LATE
 
     def answer(self):
         self.waiting = False
@@ -103,6 +109,7 @@ class FakeProcess:
         self.pid = 0
         self.code = None
         self.signals = []
+        self._begun = 0
 
     # What `subprocess` has
 
@@ -131,6 +138,7 @@ class FakeProcess:
     def begin(self):
         """Begin the next call: take its token."""
         assert os.read(self._tokens, 1)
+        self._begun += 1
 
     def say(self, kind, call=None, **rest):
         """Tell something of a call."""
@@ -138,8 +146,10 @@ class FakeProcess:
         write_frames(self._messages, [pack_message(message)])
 
     def answer(self, call, kind=RETURNED, **rest):
-        """Begin a call and answer it."""
-        self.begin()
+        """Answer a call; begin it before, if none has begun."""
+        if not self._begun:
+            self.begin()
+        self._begun -= 1
         os.write(self._output, self.mark.encode())
         self.say(kind, call, **rest)
 
