@@ -35,7 +35,7 @@ class FakeFly:
 
 def stock_of(fly):
     store = SimpleNamespace(lanes_since=lambda _: set(), is_counted_on=lambda *_: False, now=time.time)
-    return Stock(SimpleNamespace(machines=fly, lists=fly, store=store), Prices(), ["us"])
+    return Stock(store, fly, fly, Prices(), ["us"])
 
 
 @pytest.mark.parametrize("status", [404, 409, 412])
