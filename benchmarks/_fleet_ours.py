@@ -1,238 +1,226 @@
-"""Our fleet in virtual time: `policy.plan` itself, called as `fleet.py` calls it; the rest mirrors that file,
-`launch.py`, the pace of `lists.py` and the retries of `machines.py`, step by step.
+"""Our fleet in virtual time: `turns`, `ledger` and `policy` themselves, called as `fleet.py` calls them. The requests
+that follow mirror `launch.py` and `losses.py`, the pace of `lists.py` and the retries of `api.py`.
 
 Left out, as it decides nothing here: regions, volumes, further clients, and what a round trip takes.
 """
 
 import math
 import random
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from benchmarks._clock import Clock, Pause, Program, Steps
 from benchmarks._fleet_fly import SimulatedFly
 from benchmarks._fleet_redis import SimulatedRedis
-from flyexecutor.errors import MachinesError
+from flyexecutor.errors import MachinesError, MachineStartError
 from flyexecutor.fleet import policy
-from flyexecutor.fleet.api import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE, is_capacity
-from flyexecutor.fleet.fleet import FIRST_PAUSE as FIRST_LOOK_PAUSE
-from flyexecutor.fleet.fleet import LOOK_EVERY, OVERDUE
-from flyexecutor.fleet.launch import AVOID_FOR, CREATE_BURST
+from flyexecutor.fleet.api import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE
+from flyexecutor.fleet.launch import CREATE_BURST
+from flyexecutor.fleet.ledger import Ledger
 from flyexecutor.fleet.lists import LIST_BURST, LIST_EVERY
-from flyexecutor.fleet.machine import Exit, Machine
+from flyexecutor.fleet.machine import Machine
+from flyexecutor.fleet.turns import Heard, Turns
+from flyexecutor.lane import Lane
 
 T = TypeVar("T")
 
 
 class SimulatedFleet:
-    """The client's part: `Fleet` and `Launcher`."""
+    """The client's part: `Fleet`, `Launcher` and `Losses`."""
 
     def __init__(
         self,
         clock: Clock,
         rng: random.Random,
-        lane: SimulatedRedis,
+        redis: SimulatedRedis,
         fly: SimulatedFly,
         *,
         needed: Callable[[], bool],
         start_cost: float = 0.0,
     ) -> None:
-        self.looks = 0
-        self.troubles = 0
-        self.buried = 0
+        self.turns = Turns("sim")
         self._clock = clock
         self._rng = rng
-        self._lane = lane
+        self._redis = redis
         self._fly = fly
         self._needed = needed
         self._start_cost = start_cost  # seconds of this client's work for each start
-        self._owed: list[str] = []
-        self._woken = False
-        self._look_again = -math.inf  # when its turn to look for all ends
-        self._booting: dict[str, tuple[float, Exit | None]] = {}
-        self._avoid: dict[str, float] = {}
-        self._creates: deque[policy.Create] = deque()
-        self._creating: dict[str, policy.Create] = {}
-        self._starting: set[str] = set()
-        self._pause = FIRST_LOOK_PAUSE
-        self._create_at: float | None = None
+        rules = redis.rules
+        self._lane = Lane("sim", {}, (), rules.max_workers, 1, rules.boot_timeout, warm=rules.warm)
+        self._ledger = Ledger()
+        self._locked_until = -math.inf  # by us, who look for all
         self._program = Program(clock, self._run())
 
     def start_soon(self, reservations: Sequence[str]) -> None:
         """Turn these reservations into machines."""
-        self._owed.extend(reservations)
-        self._woken = True
+        self.turns.start_soon(reservations, self._clock.now)
         self._program.wake()
 
     # fleet.py
 
     def _run(self) -> Steps:
-        next_look = 0.0
         next_create: float | None = None
         while True:
-            owed = yield from self._gather(next_look, next_create)
-            if owed or self._clock.now >= next_look:
-                next_look = self._clock.now + LOOK_EVERY
-                next_look = min(next_look, self._clock.now + (yield from self._tend(owed)))
+            yield from self._gather(next_create)
+            if self.turns.pace.is_due(self._clock.now):
+                yield from self._tend()
             next_create = self._create()
 
-    def _gather(self, next_look: float, next_create: float | None) -> Generator[Pause, None, list[str]]:
-        while not self._owed:
-            if self._woken and not self._needed():
-                self._woken = False
-            due = [at for at in (next_look if self._woken else None, next_create) if at is not None]
-            left = min(due) - self._clock.now if due else math.inf
+    def _gather(self, next_create: float | None) -> Generator[Pause, None, None]:
+        while True:
+            self.turns.park(self._needed)
+            due = self.turns.pace.due(next_create)
+            left = math.inf if due is None else due - self._clock.now
             if left <= 0:
-                break
+                return
             yield Pause(left, wakeable=True)
-        owed, self._owed = self._owed, []
-        return owed
 
-    def _tend(self, owed: Sequence[str]) -> Generator[Pause, None, float]:
-        self.looks += 1
-        creating, starting = [*self._creating.values(), *self._creates], frozenset(self._starting)
-        held = [*owed, *(create.reservation for create in creating)]
-        look = self._lane.look(f"look{self.looks}", held)
-        reservations = [*owed, *look.reservations]
-        self._booting = {name: since for name, since in self._booting.items() if name in look.starts}
-        booting = dict(self._booting)
+    def _tend(self) -> Generator[Pause, None, None]:
+        turn = self.turns.begin(self._ledger, self._clock.now)
+        look = self._redis.look(turn.name, turn.held)
+        heard = self.turns.hear(turn, look, self._ledger)
         try:
-            if not (reservations or booting):
-                if self._clock.now < self._look_again:
-                    return LOOK_EVERY
-                self._look_again = self._clock.now + LOOK_EVERY * 0.9
-            machines = yield from self._list()
-        except MachinesError:
-            for reservation in reservations:
-                self._lane.release(reservation)
-            self.troubles += 1
-            return LOOK_EVERY
-        now = self._clock.now
-        seen = policy.Snapshot(
-            machines=machines,
-            workers=look.workers,
-            starts=look.starts,
-            reservations=reservations,
-            creating=creating,
-            starting=starting,
-            booting={machine_id: exit_before for machine_id, (_, exit_before) in booting.items()},
-            max_workers=self._lane.rules.max_workers,
-            overdue=frozenset(name for name, (since, _) in booting.items() if now - since > OVERDUE),
-            warm=self._lane.rules.warm,
-            avoid=frozenset(machine_id for machine_id, until in self._avoid.items() if until > now),
-            now=now,
-            patience=self._lane.rules.boot_timeout,
-        )
-        again = LOOK_EVERY
-        for action in policy.plan(seen):
-            again = min(again, (yield from self._act(action)))
-        if again == self._pause:
-            self._pause = min(LOOK_EVERY, self._pause * 2)
-        self._give_up_slow_boots(booting)
-        return again
+            if heard.is_ours_to_see_to or self._may_look_for_all():
+                yield from self._plan(heard)
+        except MachinesError as exc:
+            for reservation in heard.reservations:
+                self._redis.release(reservation)
+            self._trouble(exc)
+        self.turns.end(turn, look)
 
-    def _act(self, action: policy.Action) -> Generator[Pause, None, float]:
-        """Answers the seconds until the next look."""
+    def _may_look_for_all(self) -> bool:
+        if self._clock.now < self._locked_until:
+            return False
+        self._locked_until = self._clock.now + self.turns.lock_seconds
+        return True
+
+    def _plan(self, heard: Heard) -> Generator[Pause, None, None]:
+        machines = yield from self._list()
+        now = self._clock.now
+        again = False
+        for action in self.turns.plan(heard, machines, self._lane, self._ledger, now=now, moment=now):
+            if self._start_cost and isinstance(action, policy.Start):
+                yield Pause(self._start_cost)
+            again |= self._act(action)
+        if again:
+            self.turns.pace.look_by(0.0)
+
+    def _act(self, action: policy.Action) -> bool:
+        """Answers whether to look again at once."""
         match action:
             case policy.Start():
-                if self._start_cost:
-                    yield Pause(self._start_cost)
-                self._start(action)
+                return not self._start(action)
             case policy.Create():
-                self._creates.append(action)
+                self._ledger.create_soon(action)
             case policy.GiveBack(reservation):
-                self._lane.release(reservation)
-                return self._pause
+                self._redis.release(reservation)
+                self.turns.pace.look_soon(self._clock.now)
             case policy.Bury(machine_id, joined, machine):
-                machine = machine or self._fly.get(machine_id)
-                if machine is None or machine.state in policy.GONE:
-                    self.buried += 1
-                    return 0.0 if self._lane.bury(machine_id, joined) > 0 else LOOK_EVERY
-            case policy.GiveUp(machine_id, _, again):
+                return self._is_gone(machine_id, machine) and self._redis.bury(machine_id, joined) > 0
+            case policy.GiveUp(machine_id, machine):
+                return self._is_gone(machine_id, machine) and self._give_up(action)
+            case policy.Abandon(machine_id) if self._ledger.is_booting(machine_id):
                 self._forget(machine_id)
-                self.troubles += 1
-                return 0.0 if again else LOOK_EVERY
+                self._fly.stop(machine_id)
+                self._trouble(MachineStartError("it does not join", phase="join"), passing=not action.begun)
             case policy.Stop(machine):
                 self._forget(machine.id)
                 self._fly.stop(machine.id)
-        return LOOK_EVERY
+        return False
+
+    def _trouble(self, error: MachinesError, *, passing: bool = False) -> None:
+        now = self._clock.now
+        hopeful = self.turns.meet(error, now, self._lane.boot_timeout, passing=passing)
+        self._program.wake()
+        if not (hopeful or self._redis.workers):
+            self._redis.fail()
+            self.turns.troubles.tell()
+
+    # losses.py
+
+    def _is_gone(self, machine_id: str, machine: Machine | None) -> bool:
+        return machine is not None or policy.gone(self._fly.get(machine_id), self._clock.now)
+
+    def _give_up(self, action: policy.GiveUp) -> bool:
+        self._forget(action.machine_id)
+        again = self.turns.give_up(action, self._clock.now, self._lane.boot_timeout)
+        self._trouble(MachineStartError("it has ended", phase="boot"), passing=again)
+        return again
 
     # launch.py
 
-    def _start(self, action: policy.Start) -> None:
+    def _start(self, action: policy.Start) -> bool:
         machine = action.machine
-        if not self._lane.assign(action.reservation, machine.id):
-            self._lane.release(action.reservation)
-            return
-        self._booting[machine.id] = (self._clock.now, machine.exit)
-        Program(self._clock, self._start_thread(machine.id, awaits_rest=machine.state in policy.LEAVING))
+        self._ledger.boot(machine.id, machine.exit, self._clock.now)
+        if not self._redis.assign(action.reservation, machine.id, reserved=True):
+            self._ledger.forget(machine.id)
+            self._redis.release(action.reservation)
+            return False
+        self._ledger.begin(action)
+        Program(self._clock, self._start_thread(action))
+        return True
 
-    def _start_thread(self, machine_id: str, *, awaits_rest: bool) -> Steps:
-        self._starting.add(machine_id)
+    def _start_thread(self, action: policy.Start) -> Steps:
+        machine_id = action.machine.id
         try:
-            if awaits_rest:
+            if action.machine.state in policy.LEAVING:
                 while (machine := self._fly.get(machine_id)) and machine.state in policy.LEAVING:
                     yield Pause(0.05)
             yield from self._request(lambda: self._fly.start(machine_id))
-            self._pause = FIRST_LOOK_PAUSE
         except MachinesError as exc:
-            if is_capacity(exc):
-                self._avoid[machine_id] = self._clock.now + AVOID_FOR
+            passes = self._ledger.refuse(machine_id, exc, self._clock.now)
             self._forget(machine_id)
-            self.troubles += 1
+            self._trouble(exc, passing=passes)
+        else:
+            self._ledger.boot(machine_id, action.machine.exit, self._clock.now)
+            self.turns.accepted()
         finally:
-            self._starting.discard(machine_id)
+            self._ledger.end(action)
 
     def _create(self) -> float | None:
         """Create what may be created now. Answers when the next may be."""
-        while self._creates:
-            if self._create_at is None:
-                self._create_at = self._clock.now + self._lane.pace_create(self._lane.rules.create_every, CREATE_BURST)
-            if self._create_at > self._clock.now:
-                return self._create_at
-            action = self._creates.popleft()
-            self._create_at = None
-            if self._needed():
-                self._creating[action.reservation] = action
+        every = self._redis.rules.create_every
+        while True:
+            now = self._clock.now
+            create_at = self._ledger.next_create(now, lambda: self._redis.pace_create(every, CREATE_BURST))
+            if create_at is None or create_at > now:
+                return create_at
+            action = self._ledger.first
+            needed = self._needed()
+            wanted = needed and self._redis.is_counted_on(action.reservation)
+            self._ledger.take_create(wanted=wanted)
+            if wanted:
                 Program(self._clock, self._create_thread(action))
-            else:
-                self._lane.release(action.reservation)
-        return None
+            elif not needed:
+                self._redis.release(action.reservation)
 
     def _create_thread(self, action: policy.Create) -> Steps:
         try:
             machine_id = yield from self._request(lambda: self._fly.create(keeper=action.keeper))
-        except MachinesError:
-            self._lane.release(action.reservation)
-            self.troubles += 1
+        except MachinesError as exc:
+            self._redis.release(action.reservation)
+            self._trouble(exc)
         else:
-            self._pause = FIRST_LOOK_PAUSE
-            self._booting[machine_id] = (self._clock.now, None)
-            if not self._lane.assign(action.reservation, machine_id):
-                self._lane.release(action.reservation)
+            self.turns.accepted()
+            assigned = self._redis.assign(action.reservation, machine_id)
+            self._ledger.boot(machine_id, None, self._clock.now)
+            if not assigned:
+                self._redis.release(action.reservation)
         finally:
-            del self._creating[action.reservation]
-
-    def _give_up_slow_boots(self, booting: dict[str, tuple[float, Exit | None]]) -> None:
-        for machine_id, (since, _) in booting.items():
-            if self._clock.now - since > self._lane.rules.boot_timeout:
-                self._forget(machine_id)
-                self._fly.stop(machine_id)
-                self.troubles += 1
+            self._ledger.end(action)
 
     def _forget(self, machine_id: str) -> None:
-        self._booting.pop(machine_id, None)
-        self._lane.release(machine_id)
+        self._redis.release(machine_id)
+        self._ledger.forget(machine_id)
 
     # lists.py
 
     def _list(self) -> Generator[Pause, None, Sequence[Machine]]:
-        if wait := self._lane.pace_list(LIST_EVERY, LIST_BURST):
+        if wait := self._redis.pace_list(LIST_EVERY, LIST_BURST):
             yield Pause(wait)
         return (yield from self._request(self._fly.list))
 
-    # machines.py
+    # api.py
 
     def _request(self, ask: Callable[[], T]) -> Generator[Pause, None, T]:
         for attempt in range(1, ATTEMPTS + 1):

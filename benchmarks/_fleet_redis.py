@@ -88,6 +88,7 @@ class SimulatedRedis:
     lists: float = 0.0  # when the next list may be asked for
     suspends: float = 0.0  # when the next may be suspended
     ended: int = 0  # calls
+    looks: int = 0
     joins: int = 0
     first_expiry: float = math.inf  # of `starts`, at the soonest
 
@@ -106,6 +107,7 @@ class SimulatedRedis:
 
     def look(self, name: str, held: Iterable[str]) -> LaneLook:
         """reserve.lua."""
+        self.looks += 1
         for machine_id in [one for one in self.claims if one not in self.workers]:
             self._lose_call(machine_id)
         for reservation in held:
@@ -114,13 +116,24 @@ class SimulatedRedis:
         granted = self._reserve(name)
         return LaneLook(granted, dict(self.workers), frozenset(self.starts), None)
 
-    def assign(self, reservation: str, machine_id: str) -> bool:
+    def assign(self, reservation: str, machine_id: str, *, reserved: bool = False) -> bool:
         """assign.lua."""
-        if machine_id in self.workers or machine_id in self.starts:
+        if machine_id in self.workers or machine_id in self.starts or (reserved and reservation not in self.starts):
             return False
         self.starts.pop(reservation, None)
         self._expect(machine_id, self.rules.boot_timeout)
         return True
+
+    def is_counted_on(self, name: str) -> bool:
+        """Whether somebody waits for it to join."""
+        return self.starts.get(name, 0.0) > self.clock.now
+
+    def fail(self) -> None:
+        """fail.lua: what waits ends with an error."""
+        for call in self.queue:
+            call.lost = True
+            self._end(call)
+        self.queue.clear()
 
     def release(self, name: str) -> None:
         """release.lua."""

@@ -1,10 +1,12 @@
 """The workloads of the fleet's simulation, and a run of one of them with one policy."""
 
+import functools
 import inspect
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from benchmarks._clock import Clock, Pause, Program, Steps
 from benchmarks._fleet_fly import Bill, Box, SimulatedFly, Times
@@ -118,10 +120,25 @@ def fan_out(calls: int, seconds: float, machines: int, stock: int) -> Work:
 # Policies
 
 
+class StartsSoon(Protocol):
+    """A fleet, as who sends calls knows it."""
+
+    def start_soon(self, reservations: Sequence[str]) -> None:
+        """Turn these reservations into machines."""
+
+
 def ours(work: Work, seed: int, times: Times = TIMES, rules: Rules | None = None, start_cost: float = 0.0) -> Result:
     """Our policy and our rules, with an executor's defaults."""
+    make = functools.partial(SimulatedFleet, start_cost=start_cost)
+    return run_with(make, work, seed, times, rules or default_rules(work.max_workers))
+
+
+def run_with(make_fleet: Callable[..., StartsSoon], work: Work, seed: int, times: Times, rules: Rules) -> Result:
+    """A fleet of ours that looks at a model of Redis and asks a model of Fly; it is made with the arguments of
+    `SimulatedFleet`.
+    """
     clock, rng = Clock(), random.Random(seed)
-    lane = SimulatedRedis(clock, rules or default_rules(work.max_workers))
+    lane = SimulatedRedis(clock, rules)
     calls = [Call(at, seconds) for at, seconds in work.calls]
     sent = 0
 
@@ -130,7 +147,7 @@ def ours(work: Work, seed: int, times: Times = TIMES, rules: Rules | None = None
 
     fly = SimulatedFly(clock, rng, times, guest)
     fly.stock(work.stock)
-    fleet = SimulatedFleet(clock, rng, lane, fly, needed=lambda: lane.ended < sent, start_cost=start_cost)
+    fleet = make_fleet(clock, rng, lane, fly, needed=lambda: lane.ended < sent)
 
     def send() -> Steps:
         nonlocal sent
@@ -144,7 +161,7 @@ def ours(work: Work, seed: int, times: Times = TIMES, rules: Rules | None = None
                 yield Pause(BATCH_EVERY)
 
     Program(clock, send())
-    return _finish(clock, fly, calls, lambda: lane.ended, lambda: fleet.looks)
+    return _finish(clock, fly, calls, lambda: lane.ended, lambda: lane.looks)
 
 
 def one_per_call(work: Work, seed: int, times: Times = TIMES) -> Result:

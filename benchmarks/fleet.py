@@ -1,8 +1,9 @@
 """A fleet's days in virtual time: what our policy costs and how long calls wait, against two other ways.
 
-`policy.plan` is the package's own; the lane, the client and the worker around it are models that mirror ours (see
-`_fleet_redis`, `_fleet_ours`, `_fleet_worker`), and so is Fly (`_fleet_fly`): its documented rate limits, 2 s for a
-boot, 0.3 s for a resumption, 0.3 s for a suspension or an end, which is billed, one death per 100 hours of a machine.
+What a fleet makes of its looks is the package's own (`turns`, `ledger`, `policy`); the lane, the client's requests and
+the worker are models that mirror ours (see `_fleet_redis`, `_fleet_ours`, `_fleet_worker`), and so is Fly
+(`_fleet_fly`): its documented rate limits, 2 s for a boot, 0.3 s for a resumption, 0.3 s for a suspension or an end,
+which is billed, one death per 100 hours of a machine.
 Round trips take no time. "billed" counts from the request to the rest, to be on the safe side; "by Fly" from `started`
 on, as Fly bills. A wait is from a call's arrival to its first begin. FLAME's pool tries one boot a second after a 429.
 """

@@ -107,7 +107,7 @@ def until() -> Callable[..., Any]:
 @pytest.fixture
 def quick_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fleet that looks often and asks again soon: tests of what only the next look finds wait for nothing else."""
-    monkeypatch.setattr("flyexecutor.fleet.fleet.LOOK_EVERY", 0.5)
+    monkeypatch.setattr("flyexecutor.fleet.turns.LOOK_EVERY", 0.5)
     monkeypatch.setattr("flyexecutor.fleet.api.FIRST_PAUSE", 0.05)
 
 

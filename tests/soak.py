@@ -35,7 +35,7 @@ import psutil
 import redis
 
 from flyexecutor import FlyMachineExecutor, LocalFly
-from flyexecutor.fleet.fleet import LOOK_EVERY
+from flyexecutor.fleet.turns import LOOK_EVERY
 from flyexecutor.local.redis import find_server
 from tests import chaos
 from tests.soak_calls import FOLDER, RESULT_TTL, runs

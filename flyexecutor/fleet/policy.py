@@ -22,6 +22,15 @@ GONE = frozenset({"stopped", "suspended", "failed", "destroying", "destroyed", "
 PASSING = frozenset({"creating", "starting", "stopping", "restarting", "suspending", "updating", "replacing"})
 STUCK_AFTER = 300.0  # seconds in a passing state (Fly: then it is stuck)
 UPDATE_STUCK_AFTER = 600.0  # the same in `updating`
+OVERDUE = 3.0  # seconds after which a machine that was started is no longer at rest
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A machine that we have started, and whose worker had not joined."""
+
+    asked_at: float  # seconds, by the clock of `Snapshot.moment`: when its start was asked for
+    exit_before: Exit | None  # how it had ended before
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +42,14 @@ class Snapshot:
     starts: frozenset[str]  # reservations and machines on their way
     reservations: Sequence[str]  # ours, not yet a machine
     creating: Sequence["Create"]  # under way, or waiting for their moment; the list may have their machines already
-    booting: Mapping[str, Exit | None]  # machines that we started and that had not joined: the exit they had before
+    starting: frozenset[str]  # machines whose start we ask for just now, whatever Redis knows of it
+    booting: Mapping[str, Boot]  # machines that we started and that had not joined
+    avoid: frozenset[str]  # machines that could not be started just now
     max_workers: int
-    overdue: frozenset[str] = frozenset()  # of those booting, the ones whose start was asked for a while ago
-    warm: int = 1  # idle machines that are kept
-    starting: frozenset[str] = frozenset()  # machines whose start we ask for just now, whatever Redis knows of it
-    avoid: frozenset[str] = frozenset()  # machines that could not be started just now
-    now: float = 0.0  # seconds since the epoch
-    patience: float = 120.0  # seconds that a machine may run without a worker
+    warm: int  # idle machines that are kept
+    boot_timeout: float  # seconds that a machine may run without a worker
+    now: float  # seconds since the epoch
+    moment: float  # the same moment, by the clock of `Boot.asked_at`
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +94,25 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """The worker of a machine that we started has not joined within `boot_timeout`: count on it no longer.
+
+    Unless it has joined since; nor if it is given up before: of one that the list lacks a get may say that it runs.
+    """
+
+    machine_id: str
+    machine: Machine | None  # None: Fly's list lacks it
+    begun: bool  # Fly has begun to run it; else the delay is no fault of its image
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """This machine runs, and is billed, for nobody."""
 
     machine: Machine
 
 
-Action = Start | Create | GiveBack | Bury | GiveUp | Stop
+Action = Start | Create | GiveBack | Bury | GiveUp | Abandon | Stop
 
 
 def name_machine(lane: str, reservation: str) -> str:
@@ -104,7 +125,8 @@ def name_machine(lane: str, reservation: str) -> str:
 
 def plan(seen: Snapshot) -> list[Action]:
     """What to do now."""
-    return [*_lose(seen), *_supply(seen)]
+    # What is slow comes last: to stop it takes requests, and calls wait for the machines before it.
+    return [*_lose(seen), *_supply(seen), *_abandon(seen)]
 
 
 def _lose(seen: Snapshot) -> list[Action]:
@@ -113,15 +135,15 @@ def _lose(seen: Snapshot) -> list[Action]:
     actions: list[Action] = []
     for machine_id, joined in seen.workers.items():
         machine = by_id.get(machine_id)
-        if machine is None or machine.state in GONE or lost(machine, seen.now):
+        if gone(machine, seen.now):
             actions.append(Bury(machine_id, joined, machine))
-    for machine_id, exit_before in seen.booting.items():
+    for machine_id, boot in seen.booting.items():
         machine = by_id.get(machine_id)
         if machine_id not in seen.starts or (machine and machine.state not in GONE):
             continue
-        if machine and machine.exit != exit_before:
+        if machine and machine.exit != boot.exit_before:
             actions.append(GiveUp(machine_id, machine, again=_passes(machine.exit)))
-        elif machine_id in seen.overdue:  # before that the start, or a list that has it, may be on its way
+        elif seen.moment - boot.asked_at > OVERDUE:  # before that the start, or a list that has it, may be on its way
             actions.append(GiveUp(machine_id, machine, again=machine is None or machine.state != "failed"))
     return actions
 
@@ -165,7 +187,15 @@ def _supply(seen: Snapshot) -> list[Action]:
     awaited = {action.machine.id for action in actions if isinstance(action, Start)}
     running = [m for m in free if m.state == "started" and m.id not in awaited]
     # One that was awaited in vain runs what Redis has forgotten, in the place of calls that wait.
-    return actions + [Stop(m) for m in running if m.id in seen.avoid or seen.now - m.changed_at > seen.patience]
+    return actions + [Stop(m) for m in running if m.id in seen.avoid or seen.now - m.changed_at > seen.boot_timeout]
+
+
+def _abandon(seen: Snapshot) -> list[Action]:
+    """What follows from machines whose worker takes too long."""
+    by_id = {machine.id: machine for machine in seen.machines}
+    slow = [name for name, boot in seen.booting.items() if seen.moment - boot.asked_at > seen.boot_timeout]
+    late = [(name, by_id.get(name)) for name in slow if name in seen.starts]
+    return [Abandon(name, machine, begun=not (machine and machine.state in NOT_BEGUN)) for name, machine in late]
 
 
 def retire(
@@ -187,6 +217,11 @@ def retire(
     family_of = [m for m in machines if (m.owner, m.family) in kinds and not m.is_scheduled]
     old = [m for m in family_of if m.created_at < deployed_at and m.lane not in used]
     return [m for m in old if m.state in RESTING and m.changed_at < rested_before]
+
+
+def gone(machine: Machine | None, now: float) -> bool:
+    """Whether it does not run and will not: Fly does not know it, it has ended, or nobody can count on it."""
+    return machine is None or machine.state in GONE or lost(machine, now)
 
 
 def rests(machine: Machine, now: float) -> bool:

@@ -33,31 +33,39 @@ class Retirement:
         client: str,
         *,
         known: Callable[[], Iterable[str]],
-        ended: Callable[[], None],
     ) -> None:
         self._store = store
         self._machines = machines
         self._client = client
         self._known = known  # the lanes that this client uses: none of them is another's earlier deploy
-        self._ended = ended  # a search has ended
         self._search_at = 0.0  # monotonic; not before
         self._closed = False
-        self.busy = False  # set by the fleet's thread, cleared by ours
+        self._idle = threading.Event()  # cleared by the fleet's thread, set by ours
+        self._idle.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a search is under way."""
+        return not self._idle.is_set()
 
     def search_soon(self, lane: Lane, seen: Sequence[Machine]) -> None:
         """Search, unless somebody has done so of late. Returns at once. seen: the machines of the app."""
         if self.busy or time.monotonic() < self._search_at:
             return
         self._search_at = time.monotonic() + SEARCH_EVERY
-        self.busy = True
+        self._idle.clear()
         try:
             threading.Thread(target=self._search, args=(lane, seen), name="flyexecutor retire", daemon=True).start()
         except RuntimeError:  # no thread can be had: there will be another time
-            self.busy = False
+            self._idle.set()
 
     def close(self) -> None:
         """Destroy no more."""
         self._closed = True
+
+    def join(self) -> None:
+        """Return when no search is under way."""
+        self._idle.wait()
 
     def _search(self, lane: Lane, seen: Sequence[Machine]) -> None:
         try:
@@ -76,8 +84,7 @@ class Retirement:
         except BaseException:  # whatever it was, no call waits for this
             log.exception("machines of an earlier image stay for now")
         finally:
-            self.busy = False
-            self._ended()
+            self._idle.set()
 
     def _destroy(self, old: Sequence[Machine]) -> None:
         for machine in old:

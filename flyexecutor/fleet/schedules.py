@@ -27,6 +27,7 @@ from flyexecutor.errors import MachinesError, SettingsError
 from flyexecutor.fleet import launch
 from flyexecutor.fleet.api import MachinesClient
 from flyexecutor.fleet.config import config_of_machine
+from flyexecutor.fleet.ledger import OVERTAKEN
 from flyexecutor.fleet.lists import Lists
 from flyexecutor.fleet.machine import SCHEDULE_DIGEST_KEY, SCHEDULE_FUNCTION_KEY, SCHEDULE_KEY, Machine
 from flyexecutor.lane import Lane
@@ -203,7 +204,7 @@ class Schedules:
         try:
             return self._api.update(machine.id, config)
         except MachinesError as exc:
-            if exc.status not in launch.OVERTAKEN:
+            if exc.status not in OVERTAKEN:
                 raise
         self._await(machine, "stopped")  # its image is still fetched, say
         return self._api.update(machine.id, config)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from flyexecutor.errors import MachinesError, MachineStartError
 from flyexecutor.fleet import launch, policy
 from flyexecutor.fleet.api import MachinesClient
+from flyexecutor.fleet.creation import create_machine
 from flyexecutor.fleet.guests import Prices, name_guest
-from flyexecutor.fleet.launch import create_machine
+from flyexecutor.fleet.ledger import OVERTAKEN
 from flyexecutor.fleet.lists import Lists
 from flyexecutor.fleet.machine import Machine
 from flyexecutor.lane import Lane
@@ -174,7 +175,7 @@ class Stock:
         try:
             self._api.destroy(machine.id, force=machine.state in policy.LEAVING)
         except MachinesError as exc:
-            if exc.status in launch.OVERTAKEN:
+            if exc.status in OVERTAKEN:
                 log.info("machine %s is no orphan any longer: %s", machine.id, exc)  # somebody has started it
             elif machine.host_status != "ok":
                 log.warning("machine %s is an orphan and stays for now: %s", machine.id, exc)

@@ -59,7 +59,7 @@ def test_what_is_suspended_in_advance_has_booted_first(make_executor, states):
 
 
 def test_a_machine_whose_image_is_still_fetched_is_started_when_it_is_there_without_looking_again(asked, monkeypatch):
-    monkeypatch.setattr("flyexecutor.fleet.fleet.LOOK_EVERY", 2 * WAIT)  # only a 412 causes a look
+    monkeypatch.setattr("flyexecutor.fleet.turns.LOOK_EVERY", 2 * WAIT)  # only a 412 causes a look
     with (
         LocalFly(rate_limits=False, image=2.0) as fly,
         FlyMachineExecutor(local=fly, guest=STOPS, max_workers=1) as executor,
@@ -93,7 +93,7 @@ def test_a_machine_that_hangs_in_created_is_given_up_for_another(make_executor, 
 
 @pytest.mark.usefixtures("quick_fleet")
 def test_a_new_machine_that_is_not_found_at_first_is_not_gone(make_executor, inject, local_fly, states, monkeypatch):
-    monkeypatch.setattr("flyexecutor.fleet.fleet.OVERDUE", 0.0)
+    monkeypatch.setattr("flyexecutor.fleet.policy.OVERDUE", 0.0)
     before = set(local_fly.states())
     inject(invisible=1.5)
     executor = make_executor(max_workers=1, idle_timeout=30.0)

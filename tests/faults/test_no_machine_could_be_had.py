@@ -43,7 +43,7 @@ def test_an_unknown_image_is_told(make_executor, local_fly, failure_of):
 
 
 def test_an_unreachable_api_is_told(make_executor, closed_port, failure_of, monkeypatch):
-    monkeypatch.setattr("flyexecutor.fleet.fleet.FIRST_CONTACT", 0.5)
+    monkeypatch.setattr("flyexecutor.fleet.turns.FIRST_CONTACT", 0.5)
     error, text = failure_of(make_executor(api_url=f"http://127.0.0.1:{closed_port}"))
     assert isinstance(error, MachineStartError)
     assert f"127.0.0.1:{closed_port}" in text

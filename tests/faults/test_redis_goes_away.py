@@ -72,7 +72,7 @@ def test_a_call_after_redis_was_emptied_does_not_wait_for_the_machine_that_runs_
 def test_a_call_after_redis_was_emptied_has_the_only_machine_end_that_runs_a_forgotten_one(
     make_executor, forget, local_fly, until, quick_fleet, monkeypatch
 ):
-    monkeypatch.setattr("flyexecutor.fleet.fleet.UNWANTED_FOR", 0.5)
+    monkeypatch.setattr("flyexecutor.fleet.turns.UNWANTED_FOR", 0.5)
     monkeypatch.setattr("flyexecutor.fleet.launch.REST_PATIENCE", 1.0)
     gate, busy, again = forget(make_executor(max_workers=1))
     until(lambda: local_fly.states()[busy] == "stopping")

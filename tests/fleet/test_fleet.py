@@ -9,7 +9,8 @@ import pytest
 
 from flyexecutor.call import Call
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
-from flyexecutor.fleet import fleet as module
+from flyexecutor.fleet import policy
+from flyexecutor.fleet import turns as module
 from flyexecutor.fleet.fleet import Fleet
 from flyexecutor.fleet.lists import Lists
 from flyexecutor.fleet.machine import FAMILY_KEY, OWNER_KEY, Exit, Machine
@@ -118,7 +119,7 @@ class Run:
 @pytest.fixture
 def run(store, monkeypatch):
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.02, raising=False)
-    monkeypatch.setattr("flyexecutor.fleet.launch.config_of_machine", lambda *_, **__: {})
+    monkeypatch.setattr("flyexecutor.fleet.creation.config_of_machine", lambda *_, **__: {})
     runs = []
 
     def make(*names, machines=None, **options):
@@ -214,7 +215,7 @@ def test_a_fault_in_front_of_each_look_is_paced_and_ends_no_thread(run, monkeypa
 @pytest.mark.parametrize("verb", ["list", "get", "start", "stop", "destroy", "create"])
 def test_whatever_a_request_raises_costs_that_request(run, monkeypatch, store, until, verb, error):
     monkeypatch.setattr(module, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(module, "OVERDUE", 0.0)
+    monkeypatch.setattr(policy, "OVERDUE", 0.0)
     monkeypatch.setattr(module, "UNWANTED_FOR", 0.0)
     one = run(*(["m1"] if verb != "create" else []))
     one.machines.there += [of_before("old1"), of_before("old2"), replace(FOR_NOBODY, id="m0", created_at=1.0)]
@@ -227,7 +228,7 @@ def test_whatever_a_request_raises_costs_that_request(run, monkeypatch, store, u
     one.machines.there = []
     until(lambda: one.machines.count("create") > 1)
     one.needed = False
-    until(lambda: not one.fleet._woken)
+    until(lambda: not one.fleet._turns.pace.woken)
 
 
 def test_what_a_lost_answer_of_a_look_has_granted_is_started_soon(run, monkeypatch, store):
@@ -349,7 +350,7 @@ def test_a_clean_up_during_which_redis_goes_away_costs_no_call(run, monkeypatch,
     one.submit()
     one.fleet.secure(WAIT)
     until(lambda: not (left or one.fleet._retirement.busy))
-    assert (one.told, one.fleet._obstacle) == ([], None)
+    assert (one.told, one.fleet._turns.troubles.obstacle) == ([], None)
 
 
 def test_a_clean_up_that_takes_long_holds_up_no_create(run, monkeypatch):
@@ -374,7 +375,6 @@ def test_a_fleet_that_is_closed_while_creates_wait_ends_and_secures_nothing(run,
     with pytest.raises(MachineStartError):
         one.fleet.secure(WAIT)
     one.thread.join(WAIT)
-    one.fleet._launcher._creates.clear()
 
 
 def create_and_look_again(one, until):
@@ -388,7 +388,7 @@ def create_and_look_again(one, until):
 @pytest.mark.usefixtures("quick_fleet")
 @pytest.mark.parametrize("answer", ["it boots", "no answer"])
 def test_a_fresh_machine_that_no_list_shows_yet_is_not_given_up(run, monkeypatch, until, answer):
-    monkeypatch.setattr(module, "OVERDUE", 0.0)
+    monkeypatch.setattr(policy, "OVERDUE", 0.0)
     monkeypatch.setattr(module, "LOOK_EVERY", 0.1)
     one = run()
     if answer == "it boots":
@@ -402,7 +402,7 @@ def test_a_fresh_machine_that_no_list_shows_yet_is_not_given_up(run, monkeypatch
 
 @pytest.mark.usefixtures("quick_fleet")
 def test_a_fresh_machine_that_is_nowhere_is_given_up_for_another(run, monkeypatch, until):
-    monkeypatch.setattr(module, "OVERDUE", 0.0)
+    monkeypatch.setattr(policy, "OVERDUE", 0.0)
     monkeypatch.setattr(module, "LOOK_EVERY", 0.1)
     one = run()
     create_and_look_again(one, until)
@@ -520,7 +520,7 @@ def test_a_machine_that_has_just_left_its_lane_is_not_taken_for_one_that_runs_fo
     one.fleet.change_lane(one.lane)  # it looks again at once
     until(lambda: one.machines.count("list") > 1)
     one.needed = False
-    until(lambda: not one.fleet._woken)
+    until(lambda: not one.fleet._turns.pace.woken)
     assert one.machines.count("stop") == 0
 
 

@@ -1,68 +1,61 @@
 """What a launcher does with one start or create, with a Machines API and a store that do what the test says."""
 
-import threading
 import time
 from dataclasses import replace
 
 import pytest
 
-from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
+from flyexecutor.errors import MachinesError, RedisUnavailableError
 from flyexecutor.fleet import policy
 from flyexecutor.fleet.launch import Launcher
 from flyexecutor.fleet.machine import Machine
 from flyexecutor.lane import Lane
+from tests.fleet.recorded import Recorded
 
 WAIT = 10.0
 FULL = MachinesError("insufficient resources to create new machine", 412)
 RESTS = Machine("m1", "m1", "suspended", "iad", "1", "ok", None)
 
 
-class Fake:
-    """The store and the Machines API in one: notes what it is asked, and answers or raises what `answers` says."""
-
-    def __init__(self):
-        self.asked = []
-        self.answers = {"assign": [True], "is_worker": [False], "is_counted_on": [True]}
-
-    def __getattr__(self, verb):
-        def ask(*told, **_):
-            self.asked.append((verb, *(one for one in told if isinstance(one, str | None))))
-            answers = self.answers.get(verb) or [None]
-            answer = answers.pop(0) if len(answers) > 1 else answers[0]
-            if isinstance(answer, BaseException):
-                raise answer
-            return answer
-
-        return ask
-
-    def of(self, verb):
-        return [told for name, *told in self.asked if name == verb]
-
-
 class Launch:
     def __init__(self, monkeypatch, *regions, boot_timeout=60.0):
-        monkeypatch.setattr("flyexecutor.fleet.launch.config_of_machine", lambda *_, **__: {})
-        self.fly = Fake()
-        self.fly.answers["create"] = [Machine("new", "n", "created", "iad", "1", "ok", None)]
-        self.told, self.launched, self.raised, self.ended = [], [], [], threading.Event()
+        monkeypatch.setattr("flyexecutor.fleet.creation.config_of_machine", lambda *_, **__: {})
+        made = Machine("new", "n", "created", "iad", "1", "ok", None)
+        self.fly = Recorded(assign=[True], is_worker=[False], is_counted_on=[True], create=[made])
+        self.told, self.launched, self.raised = [], [], []
+        self.lane = Lane("lane", {}, regions, 5, 1, boot_timeout)
         self.launcher = Launcher(
             self.fly,
             self.fly,
             self.fly,
-            Lane("lane", {}, regions, 5, 1, boot_timeout),
+            self.lane,
             raised=lambda reservation, exc: self.raised.append((reservation, exc)),
-            ended=self.ended.set,
             launched=self.launched.append,
             troubled=lambda error, passing: self.told.append((error, passing)),
         )
 
     def wait(self):
-        assert self.ended.wait(WAIT)
-        assert not self.launcher.busy
+        assert self.launcher.settle(WAIT)
+        assert not self.busy
+
+    @property
+    def busy(self):
+        return self.launcher.ledger.busy
+
+    @property
+    def avoided(self):
+        return self.launcher.ledger.avoided(time.monotonic())
+
+    @property
+    def booting(self):
+        return [*self.launcher.ledger.in_hand().boots]
+
+    def create_soon(self, reservation="r"):
+        self.launcher.ledger.create_soon(policy.Create(reservation, keeper=True))
 
     def create(self):
-        self.launcher.create_soon(policy.Create("r", keeper=True))
-        assert self.launcher.busy
+        self.create_soon()
+        assert self.busy
         self.launcher.create_next(True)
         self.wait()
 
@@ -114,18 +107,18 @@ def test_a_lane_without_regions_lets_fly_choose(make):
 def test_a_create_whose_reservation_was_lost_while_it_waited_is_none(make):
     one = make()
     one.fly.answers["is_counted_on"] = [False]
-    one.launcher.create_soon(policy.Create("r", keeper=True))
+    one.create_soon()
     one.launcher.create_next(True)
-    assert (one.launcher.busy, one.fly.of("create"), one.fly.of("release")) == (False, [], [])
+    assert (one.busy, one.fly.of("create"), one.fly.of("release")) == (False, [], [])
 
 
 def test_a_create_waits_on_if_redis_is_away_when_its_moment_comes(make):
     one = make()
     one.fly.answers["is_counted_on"] = [RedisUnavailableError("Redis is away"), True]
-    one.launcher.create_soon(policy.Create("r", keeper=True))
+    one.create_soon()
     with pytest.raises(RedisUnavailableError):
         one.launcher.create_next(True)
-    assert one.launcher.busy
+    assert one.busy
     one.launcher.create_next(True)
     one.wait()
     assert one.fly.of("create")
@@ -136,7 +129,7 @@ def test_a_created_machine_that_has_joined_already_gives_its_reservation_back(ma
     one.fly.answers["assign"] = [False]
     one.create()
     assert (one.fly.of("release"), len(one.launched)) == ([["r"]], 1)
-    assert one.launcher.booting(frozenset(), one.launcher.boots) == {}
+    assert one.launcher.ledger.keep(one.launcher.ledger.in_hand(), frozenset()).boots == {}
 
 
 def test_a_create_that_raises_what_nobody_expects_has_ended(make):
@@ -151,7 +144,7 @@ def test_a_machine_is_started_although_no_thread_can_be_had(make, monkeypatch):
     monkeypatch.setattr("threading.Thread.start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start")))
     assert one.launcher.start(policy.Start("r", RESTS))
     assert [verb for verb, *_ in one.fly.asked] == ["assign", "start"]
-    assert not one.launcher.busy
+    assert not one.busy
 
 
 def test_a_start_is_assigned_before_it_is_asked_for(make):
@@ -187,7 +180,7 @@ def test_a_machine_that_does_not_come_to_rest_is_avoided_and_another_way_of_rest
     one.fly.answers["get"] = [replace(RESTS, state=state)]
     assert one.start(replace(RESTS, state="started"))
     assert one.fly.of("start") == starts
-    assert one.launcher.avoid == (frozenset() if starts else {"m1"})
+    assert one.avoided == (frozenset() if starts else {"m1"})
     assert one.fly.of("release") == ([] if starts else [["m1"]])
     assert [passing for _, passing in one.told] == ([] if starts else [True])
 
@@ -196,8 +189,8 @@ def test_a_machine_that_somebody_else_has_is_not_started(make):
     one = make()
     one.fly.answers["assign"] = [False]
     assert not one.start()
-    assert (one.fly.of("start"), one.fly.of("release"), one.launcher.busy) == ([], [["r"]], False)
-    assert one.launcher.booting(frozenset({"m1"}), one.launcher.boots) == {}
+    assert (one.fly.of("start"), one.fly.of("release"), one.busy) == ([], [["r"]], False)
+    assert one.booting == []
 
 
 @pytest.mark.parametrize(("status", "passing"), [(404, True), (408, True), (409, True), (412, True), (403, False)])
@@ -206,61 +199,14 @@ def test_a_refused_start_gives_the_machine_back(make, status, passing):
     one.fly.answers["start"] = [MachinesError("no", status)]
     assert one.start()
     assert (one.fly.of("release"), one.told[0][1], one.launched) == ([["m1"]], passing, [])
-    assert one.launcher.avoid == frozenset()
+    assert one.avoided == frozenset()
 
 
 def test_a_machine_whose_host_is_full_is_avoided(make):
     one = make()
     one.fly.answers["start"] = [FULL]
     assert one.start()
-    assert one.launcher.avoid == {"m1"}
-
-
-def test_a_slow_boot_is_stopped_and_told_and_one_that_has_just_joined_is_not(make):
-    one = make(boot_timeout=0.0)
-    assert one.start()
-    time.sleep(0.001)  # the clock must have moved on
-    one.fly.answers["is_worker"] = [True]
-    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots), [])
-    assert (one.fly.of("stop"), one.told) == ([], [])
-    one.fly.answers["is_worker"] = [False]
-    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots), [])
-    ((error, passing),) = one.told
-    assert (one.fly.of("stop"), isinstance(error, MachineStartError), error.phase, passing) == (
-        [["m1"]],
-        True,
-        "join",
-        False,
-    )
-
-
-def test_a_create_whose_reservation_has_expired_is_not_made(make):
-    one = make()
-    one.launcher.create_soon(policy.Create("old", keeper=True))
-    one.launcher.create_soon(policy.Create("r", keeper=True))
-    one.launcher.keep_creates(frozenset({"r", "other"}))
-    assert [create.reservation for create in one.launcher.creating] == ["r"]
-
-
-def test_a_machine_that_fly_has_not_begun_to_run_is_given_up_for_another_and_is_no_fault_of_the_image(make):
-    one = make(boot_timeout=0.0)
-    one.create()
-    time.sleep(0.001)  # the clock must have moved on
-    hung = replace(RESTS, id="new", state="created")
-    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"new"}), one.launcher.boots), [hung])
-    ((error, passing),) = one.told
-    assert ("still created" in str(error), error.phase, passing) == (True, "boot", True)
-    assert (one.fly.of("destroy"), one.fly.of("stop"), one.fly.of("release")) == ([["new"]], [], [["new"]])
-
-
-def test_a_machine_that_was_prepared_is_avoided_and_not_destroyed_when_fly_does_not_begin_it(make):
-    one = make(boot_timeout=0.0)
-    hung = replace(RESTS, state="created", prepared=True, launches=False)
-    assert one.start(hung)
-    time.sleep(0.001)  # the clock must have moved on
-    one.launcher.give_up_slow_boots(one.launcher.booting(frozenset({"m1"}), one.launcher.boots), [hung])
-    assert [passing for _, passing in one.told] == [True]
-    assert (one.fly.of("destroy"), one.fly.of("release"), one.launcher.avoid) == ([], [["m1"]], {"m1"})
+    assert one.avoided == {"m1"}
 
 
 # What is not that far
@@ -287,7 +233,7 @@ def test_a_machine_that_is_never_that_far_is_avoided(make, monkeypatch):
     one.fly.answers["start"] = [MachinesError(TOO_SOON[0][1], 412)]
     assert one.start()
     assert (one.fly.of("start"), one.told[0][1], one.fly.of("release")) == ([["m1"]] * 3, True, [["m1"]])
-    assert one.launcher.avoid == {"m1"}
+    assert one.avoided == {"m1"}
 
 
 def test_who_closes_does_not_wait_until_a_machine_is_that_far(make, monkeypatch):

@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from flyexecutor.fleet.machine import Exit, Machine
 from flyexecutor.fleet.policy import (
+    OVERDUE,
+    Abandon,
+    Boot,
     Bury,
     Create,
     GiveBack,
@@ -20,6 +23,21 @@ from flyexecutor.fleet.policy import (
 )
 
 NOW = 1_000_000.0
+MOMENT = 5_000.0  # the same, by the clock of boots
+
+
+BOOT_TIMEOUT = 120.0
+NOTHING = {
+    "reservations": (),
+    "creating": (),
+    "starting": frozenset(),
+    "avoid": frozenset(),
+    "max_workers": 10,
+    "warm": 1,
+    "boot_timeout": BOOT_TIMEOUT,
+    "now": NOW,
+    "moment": MOMENT,
+}
 
 
 def machine(id_, state, *, name="", exit_=None, host="ok", keeper=True, age=1.0, **more):
@@ -27,10 +45,17 @@ def machine(id_, state, *, name="", exit_=None, host="ok", keeper=True, age=1.0,
     return Machine(id_, name, state, "iad", "01", host, exit_, keeper=keeper, changed_at=NOW - age, **more)
 
 
-def snapshot(machines=(), *, workers=(), starts=(), reservations=(), creating=(), booting=None, max_workers=10, **more):
-    joined = dict.fromkeys(workers, "7")
-    told = (machines, joined, frozenset(starts), reservations, creating, booting or {}, max_workers)
-    return Snapshot(*told, **{"now": NOW, **more})
+def snapshot(machines=(), *, workers=(), starts=(), booting=None, overdue=(), slow=(), **more):
+    """booting: machines and their exits before. Of them, whose start was asked for a while, and for too long ago."""
+    ages = {**dict.fromkeys(overdue, OVERDUE + 0.1), **dict.fromkeys(slow, BOOT_TIMEOUT + 0.1)}
+    boots = {name: Boot(MOMENT - ages.get(name, OVERDUE), before) for name, before in (booting or {}).items()}
+    known = {
+        "machines": machines,
+        "workers": dict.fromkeys(workers, "7"),
+        "starts": frozenset(starts),
+        "booting": boots,
+    }
+    return Snapshot(**{**NOTHING, **known, **more})
 
 
 MADE = [Create("made", keeper=True)]
@@ -346,6 +371,28 @@ def test_a_machine_that_joined_in_the_meantime_is_not_given_up_and_the_next_one_
 def test_what_is_no_fault_of_the_image_is_tried_again(end, again):
     ended, earlier = machine("a", "stopped", exit_=end), Exit(0, -1, False, 1)
     assert plan(snapshot([ended], starts=["a"], booting={"a": earlier})) == [GiveUp("a", ended, again=again)]
+
+
+@pytest.mark.parametrize(("state", "begun"), [("creating", False), ("created", False), ("started", True)])
+def test_a_machine_whose_worker_takes_too_long_is_abandoned_and_fly_or_its_image_is_at_fault(state, begun):
+    booting, asked = machine("a", state), {"starts": ["a", "b"], "booting": {"a": None, "b": None}}
+    assert plan(snapshot([booting, machine("b", state)], **asked, overdue="ab")) == []
+    assert plan(snapshot([booting, machine("b", state)], **asked, slow="a")) == [Abandon("a", booting, begun=begun)]
+
+
+def test_what_has_joined_or_was_given_up_is_not_abandoned_and_one_that_no_list_has_may_be():
+    ended = machine("a", "stopped", exit_=Exit(0, -1, False, 2))
+    assert plan(snapshot([machine("a", "started")], booting={"a": None}, slow="a", workers="a")) == []
+    seen = snapshot([ended], starts="a", booting={"a": None}, slow="a")
+    assert plan(seen)[0] == GiveUp("a", ended, again=True)
+    missing = plan(snapshot(starts="a", booting={"a": None}, slow="a"))
+    assert missing == [GiveUp("a", None, again=True), Abandon("a", None, begun=True)]
+
+
+def test_calls_get_their_machines_before_what_is_slow_is_stopped():
+    slow, idle = machine("a", "started"), machine("b", "suspended")
+    actions = plan(snapshot([slow, idle], starts="a", booting={"a": None}, slow="a", reservations=["r"]))
+    assert actions == [Start("r", idle), Abandon("a", slow, begun=True)]
 
 
 STATES = [
