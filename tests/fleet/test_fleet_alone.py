@@ -31,6 +31,7 @@ class OtherSide:
         self._made = itertools.count(1)
         self.asked = []  # second, verb, with what
         self.raises = {}  # verb -> errors, one for each time
+        self.loses = {}  # the same, after it was done: the answer is lost
         self.takes = {}  # verb -> seconds before it is done
         self.workers = {}
         self.starts = set()
@@ -88,6 +89,8 @@ class OtherSide:
             return False
         self.starts.discard(reservation)
         self.starts.add(machine_id)
+        if self.loses.get("assign"):
+            raise self.loses["assign"].pop(0)
         return True
 
     def release(self, lane, name):
@@ -263,6 +266,14 @@ def test_new_limits_hold_from_a_look_that_follows_at_once(world):
     assert one.side.when("start") == [0, 0.1]
 
 
+def test_a_create_that_follows_new_limits_goes_to_the_new_region(world):
+    one = world()
+    one.fleet.change_lane(Lane("lane", one.lane.config, ("fra",), 10, 1, 60.0))
+    one.submit()
+    one.run(1)
+    assert one.side.of("create") == [(0, "create", "fra")]
+
+
 def test_pauses_after_a_redis_that_is_away_double_and_begin_anew_with_a_machine(world):
     one = world("m1")
     one.side.raises["look"] = [AWAY] * 5
@@ -319,6 +330,28 @@ def test_a_machine_that_another_client_has_taken_is_followed_by_a_look_at_once(w
     assert one.side.of("start") == [(2, "start", "m1")]
 
 
+def test_a_reservation_that_expires_while_fly_lists_is_started_by_nobody(world):
+    one = world("m1")
+    one.side.takes["list"] = 1.0
+    one.submit()
+    one.run(0.5, one.side.starts.clear)
+    one.run(1.5)
+    assert one.side.when("start") == []
+    one.run(3)
+    assert [told for _, *told in one.side.of("assign")] == [["assign", "c.1:1", "m1"], ["assign", "c.look2:1", "m1"]]
+    assert one.side.when("start") == [2]
+
+
+def test_a_machine_that_was_assigned_without_our_knowing_is_given_up_and_started_again(world):
+    one = world("m1")
+    one.side.loses["assign"] = [AWAY]
+    one.submit()
+    one.run(4.9)
+    assert one.side.when("start") == []
+    one.run(9)
+    assert one.side.when("start") == [5.5]
+
+
 def test_a_create_that_waits_is_none_once_its_calls_have_ended(world):
     one = world()
     one.side.paced = 3.0
@@ -348,8 +381,6 @@ def test_a_create_that_raises_while_a_look_reads_redis_is_made_up_for_by_the_nex
     del one.side.takes["create"], one.side.takes["look"]
     one.run(9)
     assert one.side.when("create") == [0, 7]
-    assert one.answer(one.fleet.settle, 1.0) == []
-    one.run(9.1)
 
 
 def test_no_machine_is_asked_for_beyond_max_workers_and_who_waits_is_told_why(world):
@@ -386,8 +417,20 @@ def test_calls_fail_at_once_with_what_does_not_pass_and_only_once(world):
     one.run(4)
     assert one.told == [(0, "no machine could be had: wrong token")]
     assert one.side.of("release") == [(0, "release", "c.1:1")]
-    assert one.answer(one.fleet.secure, 0.0) == []
-    one.run(4.1)
+
+
+def test_calls_that_have_failed_or_ended_are_not_waited_for(world):
+    for ends in ("failed", "ended"):
+        one = world()
+        one.side.raises["list"] = [REFUSED] if ends == "failed" else []
+        one.side.takes["create"] = 100.0
+        one.submit()
+        waits = one.answer(one.fleet.secure, 50.0)
+        one.run(1)
+        assert waits == ([None] if ends == "failed" else [])
+        one.needed = False
+        one.run(5)
+        assert waits == [None]
 
 
 def test_calls_do_not_fail_while_a_worker_is_there(world):
@@ -405,8 +448,8 @@ def test_an_api_that_never_answered_is_a_wrong_setting_sooner_than_an_outage(wor
     one.submit()
     one.run(4.9)
     assert one.told == []
-    one.run(9)
-    assert [second for second, _ in one.told] == [7.5]  # the first look after FIRST_CONTACT
+    one.run(14)
+    assert [second for second, _ in one.told] == [7.5]  # the first look after FIRST_CONTACT; then calls have their time
 
 
 def test_a_machine_that_ends_is_started_again_at_once_until_that_has_lasted_too_long(world):
@@ -505,6 +548,19 @@ def test_a_machine_for_earlier_calls_secures_none_that_came_after_it_was_asked_f
     assert waits == [None]
 
 
+def test_a_worker_that_redis_had_before_calls_came_does_not_secure_them(world):
+    one = world("m1")
+    one.side.join("w")
+    one.side.takes["look"], one.side.takes["start"] = 2.0, 100.0
+    one.submit()
+    one.run(1)
+    one.side.workers.clear()  # it leaves
+    one.submit()
+    waits = one.answer(one.fleet.secure, 50.0)
+    one.run(3)
+    assert waits == []
+
+
 def test_who_waits_for_too_long_is_told_what_is_in_the_way(world):
     one = world("m1")
     one.side.takes["list"] = 100.0
@@ -577,12 +633,12 @@ def test_a_fleet_that_is_closed_waits_for_its_launches_and_gives_back_what_waits
 def test_what_a_launch_raises_as_the_fleet_closes_is_given_back_and_tried_no_more(world):
     one = world()
     one.side.takes["create"] = 2.0
-    one.side.raises["create"] = [OSError("closed")]
-    one.submit()
+    one.side.raises["create"] = [OSError("closed"), REFUSED]
+    one.submit(2)
     one.run(1, one.fleet.close)
     one.run(100)
-    assert (one.ended, one.side.of("release"), one.side.when("create")) == ([None], [(2, "release", "c.1:1")], [0])
-    assert one.told == []
+    assert (one.ended, one.side.when("create"), one.told) == ([None], [0, 0], [])
+    assert sorted(one.side.of("release")) == [(2, "release", "c.1:1"), (2, "release", "c.1:2")]
 
 
 def test_a_fleet_that_is_closed_waits_for_the_clean_up_that_is_under_way(world):
