@@ -21,7 +21,7 @@ import pytest
 from _pytest.main import pytest_runtestloop as run_collected_tests  # by its own name it would be a hook of this plugin
 
 from flyexecutor.local.redis import start_server
-from flyexecutor.store.scripts import COMMON, script
+from flyexecutor.store.scripts import script
 
 FOLDER = Path(__file__).parent.parent / "flyexecutor" / "store" / "lua"
 EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants.md"
@@ -238,14 +238,14 @@ def put_in(mutant: Mutant) -> None:
     lines = texts[mutant.file.removesuffix(".lua")].splitlines()
     lines[mutant.line - 1] = mutant.after
     texts[mutant.file.removesuffix(".lua")] = "\n".join(lines) + "\n"
-    for name in texts.keys() - set(COMMON):
-        script(name).assemble({part: texts[part] for part in (*COMMON, name)})
+    for name in texts:
+        script(name).assemble(name, texts.__getitem__)
 
 
 def main() -> int:
     """Try all that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--file", help="only this script, as lib.lua")
+    parser.add_argument("--file", help="only this one, as lib_settle.lua")
     parser.add_argument("--line", type=int, help="only this line")
     parser.add_argument("--list", action="store_true", help="tell the changes, try none")
     asked = parser.parse_args()

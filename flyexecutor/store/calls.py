@@ -1,6 +1,6 @@
 """The only module that knows Redis. Each verb is one function, in the order of a call's way (steps 3 to 9).
 
-Every change of a call's state is one atomic script from `lua/`; `lua/lib.lua` opens with the keys. Sealed bytes pass
+Every change of a call's state is one atomic script from `lua/`; `lua/lib_keys.lua` lists the keys. Sealed bytes pass
 through unread. Errors of redis-py end here as RedisUnavailableError, with the server's address but not its password.
 Owns connections and no thread: whoever calls a verb waits for it. Retrying is the caller's business, since only the
 caller knows what a lost answer means to it.
@@ -20,6 +20,7 @@ from flyexecutor.damage import state as state_of
 from flyexecutor.lane import Lane
 from flyexecutor.names import read_name
 from flyexecutor.states import State
+from flyexecutor.store.connection import if_sound, translated
 from flyexecutor.store.lanes import RESERVATION_TTL, LaneStore, seconds_of, texts_of
 from flyexecutor.store.reader import (
     BlockingReader,
@@ -28,8 +29,7 @@ from flyexecutor.store.reader import (
     OutcomeReader,
 )
 from flyexecutor.store.records import Attached, further_fields, name_of, read_times
-from flyexecutor.store.scripts import script, translated
-from flyexecutor.terms import UNFINISHED_TTL
+from flyexecutor.store.scripts import GROUP, script
 
 BATCH_BYTES = 8 * 1024 * 1024  # of payloads in one script call: Upstash refuses a request over 10 MB
 SUSPEND_EVERY = 0.01  # seconds between two machines of an app: Fly advises against many at once, and names no number
@@ -66,21 +66,15 @@ class Store(LaneStore):
 
         May be sent again: calls that are stored already are passed over.
         """
-        told: list[Any] = []
+        args: list[Any] = [self._prefix, lane.name, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000)]
+        args += (reservation, client, max(1, int(result_ttl)), int(lane.load_window * 1000))
         size = 0
         for n, call in enumerate(calls):
             chunks, inline = self._records.put(f"{reservation}.{n}", call.sealed)
             size += len(inline)
             further = further_fields(call)
-            told += (call.id, call.retries, int(call.keep), chunks, inline, call.name, len(further), *further)
-        fixed = (self._prefix, lane.name, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
-        ttls = (max(1, int(result_ttl)), UNFINISHED_TTL)
-        keys = self._lane_keys(lane.name)
-        return texts_of(
-            script("enqueue")(
-                self._client(size), keys, (*fixed, reservation, client, *ttls, int(lane.load_window * 1000), *told)
-            )
-        )
+            args += (call.id, call.retries, int(call.keep), chunks, inline, call.name, len(further), *further)
+        return texts_of(script("enqueue")(self._client(size), self._lane_keys(lane.name), args))
 
     @translated
     def put_part(self, part: Part) -> None:
@@ -100,23 +94,23 @@ class Store(LaneStore):
 
         Answers the seconds until a call is due (None: none is): call `tend_due` then.
         """
-        told = (self._prefix, machine_id, UNFINISHED_TTL, int(first), *held)
-        return seconds_of(script("join")(self._redis, self._lane_keys(lane), told))
+        args = (self._prefix, machine_id, int(first), *held)
+        return seconds_of(script("join")(self._redis, self._lane_keys(lane), args))
 
     @translated
     def join_if_started(self, lane: str, machine_id: str) -> bool:
         """A worker that has left joins again if somebody has started its machine since."""
-        told = (self._prefix, machine_id, UNFINISHED_TTL, 2)
-        return int(script("join")(self._redis, self._lane_keys(lane), told)) != NOT_STARTED
+        args = (self._prefix, machine_id, 2)
+        return int(script("join")(self._redis, self._lane_keys(lane), args)) != NOT_STARTED
 
     @translated
     def run_of_server(self) -> str:
         """Which run of which server this is: another may have forgotten what that one knew. Empty: not told."""
         try:
-            told: Any = self._redis.info("server")
+            info: Any = self._redis.info("server")
         except redis.ResponseError:  # a provider may not allow it
             return ""
-        return str(told.get("run_id") or "")
+        return str(info.get("run_id") or "")
 
     @translated
     def tend_due(self, lane: str) -> float | None:
@@ -128,7 +122,7 @@ class Store(LaneStore):
         queue = self._key("queue", lane)
 
         def commands(block_ms: int) -> list[tuple[str | int, ...]]:
-            group = ("GROUP", "workers", machine_id, "COUNT", 1, "BLOCK", block_ms)
+            group = ("GROUP", GROUP, machine_id, "COUNT", 1, "BLOCK", block_ms)
             return [("XREADGROUP", *group, "STREAMS", queue, ">")]
 
         return BlockingReader(self._blocking, self.address, queue, commands)
@@ -144,11 +138,10 @@ class Store(LaneStore):
         known: Mapping[str, Part] = MappingProxyType({}),
     ) -> list[ClaimedCall]:
         """Mark delivered calls as RUNNING, and up to `more` others that wait. `known`: parts that are here already."""
-        told = [part for one in delivered for part in (one.entry, one.call_id)]
-        keys = (self._key("queue", lane),)
-        return self._records.claimed(
-            script("claim")(self._redis, keys, (self._prefix, machine_id, region, more, *told)), known
-        )
+        args: list[Any] = [self._prefix, machine_id, region, more]
+        for entry in delivered:
+            args += (entry.entry, entry.call_id)
+        return self._records.claimed(script("claim")(self._redis, (self._key("queue", lane),), args), known)
 
     @translated
     def finish(
@@ -166,44 +159,44 @@ class Store(LaneStore):
 
         May be sent again: an outcome whose call has ended already changes nothing.
         """
-        told: list[Any] = []
+        parts: list[Any] = []
         size = 0
         for outcome in outcomes:
             chunks, inline = self._records.put(name_of(outcome), outcome.sealed)
             size += len(inline) + len(outcome.logs)
-            told += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline, outcome.logs)
+            parts += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline, outcome.logs)
         fixed = (self._prefix, machine_id, region, more, concurrency, self._records.take_sent())
-        spare, claimed, late = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *told))
+        spare, claimed, late = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *parts))
         return Claimed(self._records.claimed(claimed, known), bool(spare), frozenset(late))
 
     @translated
     def hand_back(self, lane: str, calls: Sequence[ClaimedCall]) -> None:
         """Queue claimed calls again that were not begun."""
-        told = [part for call in calls for part in (call.id, call.attempt)]
-        script("hand_back")(self._redis, (self._key("queue", lane),), (self._prefix, *told))
+        attempts = [part for call in calls for part in (call.id, call.attempt)]
+        script("hand_back")(self._redis, (self._key("queue", lane),), (self._prefix, *attempts))
 
     @translated
     def retry(self, lane: str, call: ClaimedCall, wait: float) -> None:
         """Queue a call again that raised, after `wait` seconds."""
-        told = (self._prefix, call.id, call.attempt, int(wait * 1000))
-        script("retry")(self._redis, (self._key("queue", lane),), told)
+        args = (self._prefix, call.id, call.attempt, int(wait * 1000))
+        script("retry")(self._redis, (self._key("queue", lane),), args)
 
     @translated
     def outgrow(self, lane: str, machine_id: str, region: str, call: ClaimedCall, reason: str, logs: bytes) -> None:
         """A call ran out of memory: it goes to a larger machine if it may, else it is LOST."""
-        told = (self._prefix, machine_id, region, call.id, call.attempt, reason, logs)
-        script("outgrow")(self._redis, (self._key("queue", lane),), told)
+        args = (self._prefix, machine_id, region, call.id, call.attempt, reason, logs)
+        script("outgrow")(self._redis, (self._key("queue", lane),), args)
 
     @translated
     def report(self, reports: Sequence[Report]) -> int:
         """Tell what running calls say. Answers how much of what was told some client has not read yet."""
-        told: list[Any] = []
+        args: list[Any] = [self._prefix]
         size = 0
-        for one in reports:
-            chunks, inline = self._records.put(name_of(one), one.body)
+        for report in reports:
+            chunks, inline = self._records.put(name_of(report), report.body)
             size += len(inline)
-            told += (one.id, one.attempt, one.kind, one.number, chunks, inline)
-        return int(script("report")(self._client(size), (), (self._prefix, *told)))
+            args += (report.id, report.attempt, report.kind, report.number, chunks, inline)
+        return int(script("report")(self._client(size), (), args))
 
     def orders(self, machine_id: str) -> OrderReader:
         """A reader of the calls that this machine's worker shall kill, on a connection of its own."""
@@ -230,7 +223,7 @@ class Store(LaneStore):
         reason: what it holds is lost, not handed back.
         """
         pause = int(SUSPEND_EVERY * 1000) if suspends else 0
-        told = (
+        args = (
             self._prefix,
             machine_id,
             int(must),
@@ -240,7 +233,7 @@ class Store(LaneStore):
             pause,
             reason,
         )
-        answer = script("leave")(self._redis, self._lane_keys(lane)[:2], told)
+        answer = script("leave")(self._redis, self._lane_keys(lane)[:2], args)
         return None if answer == -1 else Stay(int(answer[0]) / 1000, answer[1].decode())
 
     # Step 9: the watcher, and futures
@@ -252,34 +245,34 @@ class Store(LaneStore):
     @translated
     def attach(self, call_id: str, client: str) -> Attached | None:
         """Let a client hear of a call. None if Redis does not know it."""
-        answer = script("attach")(self._redis, (self._key("call", call_id),), (client,))
-        return self._records.attached(call_id, answer) if answer else None
+        answer = script("attach")(self._redis, (), (self._prefix, call_id, client))
+        return self._records.attached(answer) if answer else None
 
     @translated
     def pointer(self, call_id: str) -> str:
         """Where a call with a key is that was there already under another id; unread until trust has followed it."""
-        told = self._if_sound(lambda: self._redis.get(self._key("same", call_id)), b"")
-        return (told or b"").decode(errors="replace")
+        pointer = if_sound(lambda: self._redis.get(self._key("same", call_id)), b"")
+        return (pointer or b"").decode(errors="replace")
 
     @translated
     def cancel(self, call_ids: Sequence[str]) -> list[str]:
         """Take back the calls that are still queued. Answers within a fraction of a second; those that were."""
         taken = script("cancel")(self._quick, (), (self._prefix, *call_ids))
-        return [call_id for call_id, one in zip(call_ids, taken, strict=True) if one]
+        return [call_id for call_id, was_queued in zip(call_ids, taken, strict=True) if was_queued]
 
     @translated
     def kill(self, call_id: str) -> State | None:
         """Have the worker stop a running call; takes back a queued one. Answers its state before that."""
-        state = script("kill")(self._quick, (self._key("call", call_id),), (self._prefix, call_id))
+        state = script("kill")(self._quick, (), (self._prefix, call_id))
         return state_of(state) if state else None
 
     @translated
     def info(self, call_id: str) -> CallInfo | None:
         """How a call stands now. Answers within a fraction of a second."""
         names = ["state", "attempt", "machine", "region", "lane", "name", "queued", "started", "finished"]
-        told: Any = self._quick.pipeline(transaction=False)
-        told.hmget(self._key("call", call_id), names).pttl(self._key("call", call_id))
-        (state, attempt, machine_id, region, lane, name, *times), left = told.execute()
+        pipe: Any = self._quick.pipeline(transaction=False)
+        pipe.hmget(self._key("call", call_id), names).pttl(self._key("call", call_id))
+        (state, attempt, machine_id, region, lane, name, *times), left = pipe.execute()
         if not state:
             return None
         stands = state_of(state)
@@ -297,14 +290,13 @@ class Store(LaneStore):
     @translated
     def logs(self, call_id: str) -> bytes:
         """The end of what a call has printed."""
-        told: Any = self._quick.hget(self._key("call", call_id), "logs")
-        return bytes(told or b"")
+        logs: Any = self._quick.hget(self._key("call", call_id), "logs")
+        return bytes(logs or b"")
 
     @translated
     def standing(self, call_ids: Sequence[str]) -> list[bool]:
         """Whether each call is known and has not ended."""
-        keys = [self._key("call", call_id) for call_id in call_ids]
-        return list(map(bool, script("standing")(self._redis, keys, (self._prefix,))))
+        return list(map(bool, script("standing")(self._redis, (), (self._prefix, *call_ids))))
 
     @translated
     def drop_outcome(self, outcome: Outcome) -> None:

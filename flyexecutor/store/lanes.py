@@ -4,39 +4,35 @@ Owns the connections of the store, which stands upon it, and no thread.
 """
 
 import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import redis
-from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.credentials import UsernamePasswordCredentialProvider
+from redis.backoff import ExponentialBackoff
 from redis.lock import Lock
 from redis.retry import Retry
 
-from flyexecutor.damage import tell_once
 from flyexecutor.lane import Lane
 from flyexecutor.secrecy import Address
+from flyexecutor.store.connection import (
+    ANSWER_TIMEOUT,
+    BULK_TIMEOUT,
+    CONNECT_TIMEOUT,
+    PIECE_RETRIES,
+    QUICK_TIMEOUT,
+    SMALL_BYTES,
+    connect,
+    if_sound,
+    translated,
+)
 from flyexecutor.store.listing import Listing
-from flyexecutor.store.reader import BLOCK_LIMIT, CONNECT_TIMEOUT, is_damage
+from flyexecutor.store.reader import BLOCK_LIMIT
 from flyexecutor.store.records import Records
-from flyexecutor.store.scripts import script, translated
+from flyexecutor.store.scripts import script
 
 RESERVATION_TTL = 15.0  # seconds in which a client must turn it into a machine, or renew it: it may have died
 GIVE_UP_WITHIN = 15.0  # seconds after boot_timeout in which whoever started a machine gives it up and says so
-ANSWER_TIMEOUT = 5.0  # of a small request: a connection that is silent for longer is dead
-BULK_TIMEOUT = 20.0  # above what 10 MB take on a slow line
-SMALL_BYTES = 1024 * 1024  # a larger request is given that time
-PIECE_RETRIES = 3  # of a piece of a large payload, which may be sent and fetched twice
-QUICK_TIMEOUT = 0.3  # for what may be called on an event loop: cancel, state
-# A host that is gone is noticed in some ten seconds, by the kernels alone: it costs no command.
-KEEPALIVE = {
-    getattr(socket, name): value
-    for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPALIVE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
-    if hasattr(socket, name)
-}
 LOCK_TTL = 30.0  # seconds for which one client has others wait, at most,
 LOCK_PATIENCE = 15.0  # and for which one waits
 RUNS_KEPT = 50
@@ -87,36 +83,17 @@ class LaneStore:
     def __init__(self, redis_url: str, app: str) -> None:
         self.address = Address(redis_url)
         self._prefix = f"fly:{{{app}}}"  # braces: the hash tag of Redis Cluster
-        self._redis = self._connect(redis_url, ANSWER_TIMEOUT)
-        self._slow = self._connect(redis_url, BULK_TIMEOUT)
-        self._bulk = self._connect(redis_url, BULK_TIMEOUT)
+        self._redis = connect(redis_url, ANSWER_TIMEOUT)
+        self._slow = connect(redis_url, BULK_TIMEOUT)
+        self._bulk = connect(redis_url, BULK_TIMEOUT)
         self._bulk.set_retry(Retry(ExponentialBackoff(cap=1.0, base=0.05), PIECE_RETRIES))
-        self._quick = self._connect(redis_url, QUICK_TIMEOUT)
-        self._blocking = self._connect(redis_url, BLOCK_LIMIT + CONNECT_TIMEOUT)
+        self._quick = connect(redis_url, QUICK_TIMEOUT)
+        self._blocking = connect(redis_url, BLOCK_LIMIT + CONNECT_TIMEOUT)
         self._records = Records(self._redis, self._bulk, self._prefix)
         self.listing = Listing(self._redis, self._prefix, self.address)  # for the eyes of the app's owner
 
     def __repr__(self) -> str:
         return f"<Store {self._prefix} at {self.address}>"
-
-    @staticmethod
-    def _connect(url: str, timeout: float) -> "redis.Redis":
-        client = redis.Redis.from_url(
-            url,
-            protocol=2,
-            socket_connect_timeout=min(timeout, CONNECT_TIMEOUT),
-            socket_timeout=timeout,
-            socket_keepalive=True,
-            socket_keepalive_options=KEEPALIVE,
-            # Never by itself: a claim whose answer was lost must not be followed by a second claim.
-            retry=Retry(NoBackoff(), 0),
-        )
-        login = client.connection_pool.connection_kwargs  # which older ones than redis-py 7 show in their repr
-        if "password" in login:
-            login["credential_provider"] = UsernamePasswordCredentialProvider(
-                login.pop("username", None), login.pop("password")
-            )
-        return client
 
     def close(self) -> None:
         """Close the idle connections; one that a thread still waits on closes when it is done."""
@@ -129,8 +106,8 @@ class LaneStore:
     def look(self, lane: Lane, reservation: str, held: Iterable[str] = ()) -> LaneLook:
         """See a lane, reserve the machines that it misses, and renew the reservations that the asker holds."""
         fixed = (self._prefix, reservation, lane.max_workers, lane.concurrency, int(RESERVATION_TTL * 1000))
-        told = script("reserve")(self._redis, self._lane_keys(lane.name), (*fixed, *held))
-        granted, workers, starts, due, at = told
+        answer = script("reserve")(self._redis, self._lane_keys(lane.name), (*fixed, *held))
+        granted, workers, starts, due, at = answer
         flat = texts_of(workers)
         joined = dict(zip(flat[::2], flat[1::2], strict=True))
         return LaneLook(texts_of(granted), joined, frozenset(texts_of(starts)), seconds_of(due), at)
@@ -142,13 +119,13 @@ class LaneStore:
         reserved: only if Redis has that reservation still. (A machine that was made for it is there in any case.)
         """
         counted_for = int((lane.boot_timeout + GIVE_UP_WITHIN) * 1000)
-        told = (self._prefix, lane.name, reservation, machine_id, counted_for, int(reserved))
-        return bool(script("assign")(self._redis, self._lane_keys(lane.name)[1:], told))
+        args = (self._prefix, lane.name, reservation, machine_id, counted_for, int(reserved))
+        return bool(script("assign")(self._redis, self._lane_keys(lane.name)[1:], args))
 
     @translated
     def has_workers(self, lane: Lane) -> bool:
         """Whether any worker is there."""
-        return bool(self._if_sound(lambda: self._redis.hlen(self._key("workers", lane.name)), 0))
+        return bool(if_sound(lambda: self._redis.hlen(self._key("workers", lane.name)), 0))
 
     @translated
     def has_no_calls(self, lane: Lane) -> bool:
@@ -158,12 +135,12 @@ class LaneStore:
     @translated
     def is_worker(self, lane: str, machine_id: str) -> bool:
         """Whether the worker of this machine is in its lane."""
-        return bool(self._if_sound(lambda: self._redis.hexists(self._key("workers", lane), machine_id), False))
+        return bool(if_sound(lambda: self._redis.hexists(self._key("workers", lane), machine_id), False))
 
     @translated
     def is_counted_on(self, lane: str, machine_id: str) -> bool:
         """Whether the worker of this machine is in its lane, or somebody waits for it to join."""
-        expires = self._if_sound(lambda: self._redis.zscore(self._key("starts", lane), machine_id), 0) or 0
+        expires = if_sound(lambda: self._redis.zscore(self._key("starts", lane), machine_id), 0) or 0
         return bool(expires > self._seconds_now() * 1000) or self.is_worker(lane, machine_id)
 
     @translated
@@ -194,8 +171,8 @@ class LaneStore:
         pause: seconds in which nobody shall fetch one, since Fly has refused the asker's last.
         """
         keys = (*self._list_keys(name), f"{self._prefix}:lists")
-        told = (moment, asker, int(fetch * 1000), int(every * 1000), burst, int(pause * 1000))
-        moment, kind, first, second = script("seek")(self._redis, keys, told)
+        args = (moment, asker, int(fetch * 1000), int(every * 1000), burst, int(pause * 1000))
+        moment, kind, first, second = script("seek")(self._redis, keys, args)
         if kind == b"found":
             return Sought(moment, began=first, found=second)
         if kind == b"fetch":
@@ -212,13 +189,13 @@ class LaneStore:
     def await_list(self, name: str, last: bytes, seconds: float) -> None:
         """Block until somebody has published a list after this entry, or given up; or for so long, or a few seconds."""
         block = max(1, int(min(seconds, ANSWER_TIMEOUT - 1.0) * 1000))
-        self._if_sound(lambda: self._redis.xread({self._list_keys(name)[0]: last}, count=1, block=block), None)
+        if_sound(lambda: self._redis.xread({self._list_keys(name)[0]: last}, count=1, block=block), None)
 
     @translated
     def meter(self, lane: str) -> Meter:
         """What a lane has now, and what it has cost."""
-        told = script("meter")(self._redis, self._lane_keys(lane), (self._prefix,))
-        queued, running, workers, starting, billed, useful, calls, starts, sent = map(int, told)
+        answer = script("meter")(self._redis, self._lane_keys(lane), (self._prefix,))
+        queued, running, workers, starting, billed, useful, calls, starts, sent = map(int, answer)
         return Meter(queued, running, workers, starting, billed / 1000, useful / 1000, calls, starts, sent)
 
     @translated
@@ -232,7 +209,7 @@ class LaneStore:
     def lanes_since(self, seconds: float) -> set[str]:
         """The lanes of the app that had a call in the last so many seconds."""
         at = self._seconds_now() - seconds
-        found = self._if_sound(lambda: self._redis.zrangebyscore(f"{self._prefix}:lanes", at * 1000, "+inf"), [])
+        found = if_sound(lambda: self._redis.zrangebyscore(f"{self._prefix}:lanes", at * 1000, "+inf"), [])
         return set(texts_of(found))
 
     def _seconds_now(self) -> float:
@@ -245,8 +222,8 @@ class LaneStore:
 
         -1: it is not gone, or has been here since.
         """
-        told = (self._prefix, machine_id, joined, reason, int(oom))
-        return int(script("bury")(self._redis, self._lane_keys(lane.name)[:2], told))
+        args = (self._prefix, machine_id, joined, reason, int(oom))
+        return int(script("bury")(self._redis, self._lane_keys(lane.name)[:2], args))
 
     @translated
     def fail(self, lane: str, failed: Sequence[tuple[str, bytes]]) -> None:
@@ -267,13 +244,13 @@ class LaneStore:
     @translated
     def scheduled(self, machine_name: str) -> str:
         """The machine of a schedule; it may be gone, or be another. Empty: not known."""
-        told = self._if_sound(lambda: self._redis.get(self._key("scheduled", machine_name)), b"")
-        return (told or b"").decode(errors="replace")
+        machine_id = if_sound(lambda: self._redis.get(self._key("scheduled", machine_name)), b"")
+        return (machine_id or b"").decode(errors="replace")
 
     @translated
     def runs(self, schedule: str) -> Sequence[str]:
         """The last runs of a schedule, the newest first: ids of calls."""
-        return texts_of(self._if_sound(lambda: self._redis.lrange(self._key("runs", schedule), 0, RUNS_KEPT - 1), []))
+        return texts_of(if_sound(lambda: self._redis.lrange(self._key("runs", schedule), 0, RUNS_KEPT - 1), []))
 
     @translated
     def try_lock(self, name: str, owner: str, seconds: float) -> bool:
@@ -300,17 +277,6 @@ class LaneStore:
     def _acquire(self, lock: Lock) -> bool:
         return bool(lock.acquire())
 
-    @staticmethod
-    def _if_sound(ask: Callable[[], Any], instead: Any) -> Any:
-        """What Redis answers; something else if the key has another type than it should have."""
-        try:
-            return ask()
-        except redis.ResponseError as exc:
-            if not is_damage(exc):
-                raise
-            tell_once("what lies in Redis beside the calls", exc)
-            return instead
-
     def _client(self, size: int) -> "redis.Redis":
         """For a request of so many bytes."""
         return self._redis if size <= SMALL_BYTES else self._slow
@@ -319,8 +285,8 @@ class LaneStore:
         return f"{self._prefix}:{kind}:{name}"
 
     def _pace(self, what: str, every: float, burst: int) -> float:
-        told = (int(every * 1000), burst)
-        return float(script("pace")(self._redis, (f"{self._prefix}:{what}",), told)) / 1000
+        args = (int(every * 1000), burst)
+        return float(script("pace")(self._redis, (f"{self._prefix}:{what}",), args)) / 1000
 
     def _list_keys(self, name: str) -> list[str]:
         return [self._key("machines", name), self._key("lock", f"machines:{name}")]

@@ -18,8 +18,8 @@ from flyexecutor.errors import PayloadError
 from flyexecutor.names import read_name
 from flyexecutor.secrecy import Address
 from flyexecutor.states import State
-from flyexecutor.store.reader import is_damage
-from flyexecutor.store.scripts import translated
+from flyexecutor.store.connection import is_damage, translated
+from flyexecutor.store.scripts import GROUP
 
 CLOCK_TRIPS = 5
 KEYS_AT_ONCE = 10_000  # that one request looks at
@@ -98,8 +98,8 @@ class Listing:
         pipe = self._redis.pipeline(transaction=False)
         pipe.time()
         pipe.zrevrange(f"{self._prefix}:lanes", 0, -1, withscores=True)
-        (seconds, microseconds), lanes_told = pipe.execute(raise_on_error=False)
-        known = [(name, at) for name, at in _sound(lanes_told, []) if _LANE.fullmatch(name) and math.isfinite(at)]
+        (seconds, microseconds), lanes_used = pipe.execute(raise_on_error=False)
+        known = [(name, at) for name, at in _sound(lanes_used, []) if _LANE.fullmatch(name) and math.isfinite(at)]
         now = seconds + microseconds / 1e6
         for name, _ in known:
             pipe.xlen(self._key("queue", name.decode()))
@@ -114,11 +114,11 @@ class Listing:
             length, workers = _sound(next(answers), 0), _sound(next(answers), 0)
             entries, due = _sound(next(answers), ()), _sound(next(answers), ())
             retries = [member[2:].decode(errors="replace") for member in due if member.startswith(b"r ")]
-            ids_told = [fields[b"id"].decode(errors="replace") for _, fields in entries if b"id" in (fields or ())]
-            places += enumerate(ids_told + retries)
+            queued_ids = [fields[b"id"].decode(errors="replace") for _, fields in entries if b"id" in (fields or ())]
+            places += enumerate(queued_ids + retries)
             found.append((name.decode(), now - used_at / 1000, length, len(retries), workers))
             if length:
-                pipe.xpending(self._key("queue", name.decode()), "workers")
+                pipe.xpending(self._key("queue", name.decode()), GROUP)
         # The heads of all lanes first: a long queue hides no call that another lane runs.
         ids = [call_id for _, call_id in sorted(places, key=lambda place: place[0])[:limit]]
         busy = [name for name, _, length, _, _ in found if length]
@@ -167,12 +167,12 @@ class Listing:
         trips = [self._clock() for _ in range(CLOCK_TRIPS)]
         latency, ahead = min(trips)
         try:
-            told: Mapping[str, Any] = self._redis.info()
+            info: Mapping[str, Any] = self._redis.info()
         except redis.ResponseError:  # a provider may not allow it
-            told = {}
-        name = str(told.get("server_name") or "redis")
-        version = str(told.get(f"{name}_version") or told.get("redis_version") or "")
-        return Server(version, name, str(told.get("maxmemory_policy") or ""), latency, ahead)
+            info = {}
+        name = str(info.get("server_name") or "redis")
+        version = str(info.get(f"{name}_version") or info.get("redis_version") or "")
+        return Server(version, name, str(info.get("maxmemory_policy") or ""), latency, ahead)
 
     def _clock(self) -> tuple[float, float]:
         """Seconds that a round trip took, and how far Redis's clock was ahead in its middle."""
@@ -185,11 +185,11 @@ class Listing:
         return f"{self._prefix}:{kind}:{name}"
 
 
-def _call(call_id: str, told: Any, now: float) -> CallRecord | None:
+def _call(call_id: str, record: Any, now: float) -> CallRecord | None:
     """A call as its record tells; None for one that has ended meanwhile."""
-    if isinstance(told, redis.RedisError):
-        return CallRecord(call_id, None, 0, "", "", "", 0.0, None, b"", damaged=f"no record: {_sound(told, told)}")
-    state, attempt, machine, region, lane, queued, started, progress, name = (field or b"" for field in told)
+    if isinstance(record, redis.RedisError):
+        return CallRecord(call_id, None, 0, "", "", "", 0.0, None, b"", damaged=f"no record: {_sound(record, record)}")
+    state, attempt, machine, region, lane, queued, started, progress, name = (field or b"" for field in record)
     if not state:
         return None
     try:
@@ -223,15 +223,15 @@ def _sound(answer: Any, instead: Any) -> Any:
     return instead
 
 
-def _state(told: bytes | None) -> State | None:
+def _state(value: bytes | None) -> State | None:
     try:
-        return damage.state(told) if told else None
+        return damage.state(value) if value else None
     except PayloadError:
         return None
 
 
-def _attempt(told: bytes | None) -> int:
+def _attempt(value: bytes | None) -> int:
     try:
-        return damage.whole(told, "attempt", damage.MOST_ATTEMPTS)
+        return damage.whole(value, "attempt", damage.MOST_ATTEMPTS)
     except PayloadError:
         return 0

@@ -1,10 +1,9 @@
-"""Blocking reads in two halves, and errors of redis-py as ours.
+"""Blocking reads in two halves.
 
 A worker waits for calls, runners and signals at once, and a watcher must be woken when it is closed: so each has a
 connection of its own, sends its read, and receives the answer when it likes. Owns that connection and no thread.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,48 +13,17 @@ import redis
 
 from flyexecutor.call import Outcome, Report
 from flyexecutor.damage import tell_once, word
-from flyexecutor.errors import FlyExecutorError, PayloadError, RedisUnavailableError
+from flyexecutor.errors import PayloadError
 from flyexecutor.secrecy import Address
+from flyexecutor.store.connection import CONNECT_TIMEOUT, is_damage, translate, unavailable
 
-CONNECT_TIMEOUT = 5.0
 BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask again
 BUSY_BLOCK = 5.0  # seconds, while a call runs: what waits for this worker then must not wait for long
 LATE = 3.0  # seconds that an answer may be late; the connection is dead then, even if nobody says so (a NAT forgot it)
 OUTCOMES_PER_READ = 200
-# Error codes of a server that fails over, loads or is busy, or of enqueue.lua: it will take the request later. Case as
-# Redis sends it; redis-py cuts off some codes, then the text tells.
-PASSING = (
-    "EXPIRED",
-    "READONLY",
-    "read only replica",
-    "LOADING",
-    "BUSY ",  # not BUSYGROUP
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "NOREPLICAS",
-)
-
-# What it answers to a command on a key of another type, or with another kind of value in it, or if a script met that.
-_DAMAGE = (
-    "WRONGTYPE",
-    "wrong kind of value",
-    "not an integer",
-    "not a valid float",
-    "overflow",
-    "attempt to ",
-    "bad argument",
-)
 _LAST_ID = b"18446744073709551615-18446744073709551615"  # of an entry: nothing can be put behind it
 
 _CLOSED = (OSError, ValueError, AttributeError)  # what redis-py raises when close() has taken its socket from under it
-
-_LOGIN = {  # what Redis says, and what that means
-    "without any password configured": "REDIS_URL has a password, and this server has none for its user",
-    "Authentication required": "REDIS_URL has no password, and this server wants one",
-}
-
-log = logging.getLogger("flyexecutor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,41 +32,6 @@ class Delivered:
 
     entry: bytes
     call_id: bytes
-
-
-def is_damage(exc: BaseException) -> bool:
-    """Whether an error says that what lies in Redis is not what it should be: Redis is there."""
-    told = str(exc)
-    passing = any(word in told for word in PASSING)
-    return isinstance(exc, redis.ResponseError) and not passing and any(word in told for word in _DAMAGE)
-
-
-def translate(address: Address, exc: redis.RedisError) -> FlyExecutorError:
-    """An error of redis-py as ours: with the server's address, and without the password that it may quote."""
-    if is_damage(exc):
-        said = address.scrub(exc)
-        return PayloadError(f"damaged: what lies in Redis at {address} is not what we put there ({said})")
-    return unavailable(address, exc)
-
-
-def unavailable(address: Address, exc: redis.RedisError) -> RedisUnavailableError:
-    """That Redis can't be reached, or refuses us."""
-    said = address.scrub(exc)
-    refused = isinstance(exc, redis.AuthenticationError | redis.ResponseError)
-    refused = refused and not any(word in str(exc) for word in PASSING)
-    login = isinstance(exc, redis.AuthenticationError)
-    if login:
-        told = next(
-            (told for words, told in _LOGIN.items() if words in str(exc)), "REDIS_URL has a wrong user or password"
-        )
-        error = RedisUnavailableError(f"Redis at {address} refuses us: {told} ({said})")
-    elif refused:
-        error = RedisUnavailableError(f"Redis at {address} refused the request ({said}): check its limits and its ACL")
-    else:
-        error = RedisUnavailableError(f"Redis at {address} can't be reached ({said}): check REDIS_URL and that it runs")
-    error.permanent, error.login = refused, login
-    error.lane_gone = "NOGROUP" in str(exc) or "UNBLOCKED" in str(exc)
-    return error
 
 
 class BlockingReader:
@@ -244,12 +177,12 @@ class OutcomeReader(BlockingReader):
         news = self._parse([dict(zip((flat or ())[::2], (flat or ())[1::2], strict=False)) for _, flat in entries])
         for entry, _ in entries:
             try:
-                one = next(news)
+                heard = next(news)
             except redis.RedisError as exc:
                 raise translate(self._address, exc) from None
             self._last = entry
-            if one is not None:
-                yield one
+            if heard is not None:
+                yield heard
         if self._last == _LAST_ID:
             self._begin_anew("an entry has the last id that there is")
             self.rewind()

@@ -14,8 +14,8 @@ import redis
 from flyexecutor import damage
 from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report, Times
 from flyexecutor.names import read_name
-from flyexecutor.store.reader import is_damage
-from flyexecutor.store.scripts import script
+from flyexecutor.store.connection import is_damage
+from flyexecutor.store.scripts import IN_RECORD, script
 
 INLINE_BYTES = 256 * 1024  # a larger payload has its own keys, so that no entry of a stream is large
 CHUNK_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
@@ -88,12 +88,12 @@ class Records:
         for head, body, name in answer:
             # What the script has claimed it has checked.
             call_id, attempt, chunks, losses, raised, *parts = head.decode().split()
-            for told in parts:
-                part_id, _ = damage.pieces(told)
+            for part in parts:
+                part_id, _ = damage.pieces(part)
                 if part_id not in fetched:
-                    fetched[part_id] = Part(part_id, self._get(told, b""))
+                    fetched[part_id] = Part(part_id, self._get(part, b""))
             sealed = self._get(chunks, body)
-            shared = [fetched[damage.pieces(told)[0]] for told in parts]
+            shared = [fetched[damage.pieces(part)[0]] for part in parts]
             claimed.append(
                 ClaimedCall(
                     call_id,
@@ -114,21 +114,27 @@ class Records:
         """
         for at in range(0, len(entries), BODIES_AT_ONCE):
             some = entries[at : at + BODIES_AT_ONCE]
-            heads = [fields.get(b"head", b"").decode(errors="replace").split() for fields in some]
-            kept = [words[0] for words in heads if words[5:6] == ["="]]
-            pipe = self._redis.pipeline(transaction=False)
-            for call_id in kept:
-                pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome", "finished"])
-            bodies = dict(zip(kept, pipe.execute(raise_on_error=False), strict=True)) if kept else {}
+            kept = self._kept_in_records(some)
             for fields in some:
-                one: Outcome | Report | None = None
+                told: Outcome | Report | None = None
                 try:
-                    one = self._report(fields) if b"report" in fields else self._ended(fields, bodies)
+                    told = self._report(fields) if b"report" in fields else self._ended(fields, kept)
                 except Exception as exc:  # whoever wrote it must not stop this client from reading on
                     if isinstance(exc, redis.RedisError) and not is_damage(exc):
                         raise
                     damage.tell_once("an entry of an outcome stream", exc)
-                yield one
+                yield told
+
+    def _kept_in_records(self, entries: Sequence[Mapping[bytes, bytes]]) -> dict[str, Any]:
+        """What the records have of the outcomes whose entries have it not; or an error for one of them."""
+        heads = [fields.get(b"head", b"") for fields in entries]
+        ids = [head.split()[0].decode(errors="replace") for head in heads if b" %b " % IN_RECORD.encode() in head]
+        if not ids:
+            return {}
+        pipe = self._redis.pipeline(transaction=False)
+        for call_id in ids:
+            pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome", "finished"])
+        return dict(zip(ids, pipe.execute(raise_on_error=False), strict=True))
 
     def _report(self, fields: Mapping[bytes, bytes]) -> Report:
         call_id, attempt, kind, number, chunks = damage.words(fields[b"report"], "report", 5)
@@ -136,30 +142,20 @@ class Records:
         return Report(call_id, _attempt(attempt), kind, damage.whole(number, "number of an item"), body)
 
     def _ended(self, fields: Mapping[bytes, bytes], kept: Mapping[str, Any]) -> Outcome:
-        call_id, *words = damage.words(fields.get(b"head"), "outcome", 9)
-        body = fields[b"body"]
-        if call_id in kept:
-            found = kept[call_id]
-            if isinstance(found, redis.RedisError):
-                raise found
-            chunks, body, finished = (part or b"" for part in found)
-            if finished.decode(errors="replace") != words[-1]:
-                chunks, body = b"", b""  # it has expired meanwhile, and its key may name another call
-            words[4] = damage.word(chunks, "chunks") or "-"
-        return self._outcome(call_id, words, body, fields.get(b"logs", b""))
+        return self._outcome(fields.get(b"head"), fields[b"body"], fields.get(b"logs", b""), kept)
 
-    def attached(self, call_id: str, answer: Sequence[bytes]) -> Attached:
+    def attached(self, answer: Sequence[bytes]) -> Attached:
         """A call as the script `attach` tells it."""
         head, body, logs, progress, lane, name = answer
-        words = damage.words(head, "record", 8)
-        state, attempt, machine_id, region, _, *times = words
-        where = (_text(machine_id), _text(region))
-        info = CallInfo(damage.state(state), _attempt(attempt), *where, read_times(times), name=read_name(name))
-        outcome = self._outcome(call_id, words, body, logs) if info.state.final else None
-        return Attached(info, outcome, progress, damage.word(lane, "lane"))
+        call = self._outcome(head, body, logs, {})
+        info = CallInfo(call.state, call.attempt, call.machine_id, call.region, call.times, name=read_name(name))
+        return Attached(info, call if call.state.final else None, progress, damage.word(lane, "lane"))
 
-    def _outcome(self, call_id: str, words: Sequence[str], body: bytes, logs: bytes) -> Outcome:
-        state, attempt, machine_id, region, chunks, *times = words
+    def _outcome(self, head: bytes | None, body: bytes, logs: bytes, kept: Mapping[str, Any]) -> Outcome:
+        """What `outcome_head` in lua/lib_tell.lua has made."""
+        call_id, state, attempt, machine_id, region, chunks, *times = damage.words(head, "outcome", 9)
+        if chunks == IN_RECORD:
+            chunks, body = _in_record(kept.get(call_id, ()), times[-1])
         where = (_text(machine_id), _text(region))
         sealed, ended = self._get(chunks, body), damage.state(state)
         return Outcome(call_id, _attempt(attempt), ended, *where, sealed, logs, read_times(times))
@@ -188,22 +184,22 @@ class Records:
 
 def further_fields(call: Call) -> list[str | bytes]:
     """What the record of a call holds beside what all have: names and values."""
-    told: list[str | bytes] = []
+    fields: list[str | bytes] = []
     if call.expires:
-        told += ("expires", str(int(call.expires * 1000)), "expired", call.expired)
+        fields += ("expires", str(int(call.expires * 1000)), "expired", call.expired)
     if call.pointers:
-        told += ("pointers", " ".join(call.pointers))
+        fields += ("pointers", " ".join(call.pointers))
     if call.bigger:
-        told += ("bigger", " ".join(call.bigger))
+        fields += ("bigger", " ".join(call.bigger))
     if call.parts:
-        told += ("parts", " ".join(_name_part(part) for part in call.parts))
-    return told
+        fields += ("parts", " ".join(_name_part(part) for part in call.parts))
+    return fields
 
 
-def name_of(told: Outcome | Report) -> str:
+def name_of(news: Outcome | Report) -> str:
     """The name of the keys of a large outcome or item: each attempt has its own."""
-    number = f".{told.number}" if isinstance(told, Report) else ""
-    return f"{told.id}.{told.attempt}{number}"
+    number = f".{news.number}" if isinstance(news, Report) else ""
+    return f"{news.id}.{news.attempt}{number}"
 
 
 def _name_part(part: Part) -> str:
@@ -220,8 +216,18 @@ def read_times(milliseconds: Sequence[bytes | str | None]) -> Times:
     return Times(*map(damage.seconds, milliseconds))
 
 
-def _attempt(told: str) -> int:
-    return damage.whole(told, "attempt", damage.MOST_ATTEMPTS)
+def _in_record(record: Any, finished: str) -> tuple[str, bytes]:
+    """Chunks and body of an outcome whose record has them: if that is still of the call which ended at this time."""
+    if isinstance(record, redis.RedisError):
+        raise record
+    chunks, body, ended = (value or b"" for value in record or (b"", b"", b""))
+    if ended.decode(errors="replace") != finished:
+        return "-", b""  # it has expired meanwhile, and its key may name another call
+    return damage.word(chunks, "chunks") or "-", body
+
+
+def _attempt(value: str) -> int:
+    return damage.whole(value, "attempt", damage.MOST_ATTEMPTS)
 
 
 def _text(word: str) -> str:

@@ -1,46 +1,48 @@
-"""Lua scripts by their names, and errors of redis-py as ours. Owns nothing."""
+"""Lua scripts by their names. Each change of a call is one: it happens as a whole, or not at all. Owns nothing."""
 
 import functools
 import hashlib
 import importlib.resources
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import redis
 
-from flyexecutor.damage import MOST_ATTEMPTS, MOST_PIECES
-from flyexecutor.store.reader import translate
+from flyexecutor.damage import LARGEST, MOST_ATTEMPTS, MOST_PIECES
+from flyexecutor.terms import UNFINISHED_TTL
 
-COMMON = ("sound", "lib")  # before each script
+GROUP = "workers"  # of consumers, of each queue
+IN_RECORD = "="  # in a head, in place of chunks: the record has the body
+# What both sides know, and Python tells the scripts.
+SHARED: Mapping[str, int | str] = {
+    "DAY": 86400,
+    "GROUP": GROUP,
+    "IN_RECORD": IN_RECORD,
+    "LARGEST": LARGEST,
+    "MOST_ATTEMPTS": MOST_ATTEMPTS,
+    "MOST_PIECES": MOST_PIECES,
+    "UNFINISHED_TTL": UNFINISHED_TTL,
+}
+_NEEDS = re.compile("^-- Needs: (.*)$", re.MULTILINE)
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-
-def translated(fn: Callable[P, T]) -> Callable[P, T]:
-    """A method of something that has an `address`: errors of redis-py become ours."""
-
-    @functools.wraps(fn)
-    def verb(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return fn(*args, **kwargs)
-        except redis.RedisError as exc:
-            store = args[0]
-            raise translate(store.address, exc) from None  # type: ignore[attr-defined]
-
-    return verb
+@functools.cache
+def read(name: str) -> str:
+    """The text of a file."""
+    return (importlib.resources.files("flyexecutor.store") / "lua" / f"{name}.lua").read_text()
 
 
 class Script:
-    """One Lua file with what all have before it, by EVALSHA; sent whole only if the server does not have it yet."""
+    """One Lua file behind those that it needs, by EVALSHA; sent whole only if the server does not have it yet."""
 
     def __init__(self, name: str) -> None:
-        folder = importlib.resources.files("flyexecutor.store") / "lua"
-        self.assemble({part: (folder / f"{part}.lua").read_text() for part in (*COMMON, name)})
+        self.assemble(name, read)
 
-    def assemble(self, parts: Mapping[str, str]) -> None:
-        """Be made of these, in order."""
-        self._text = f"local MOST_PIECES, MOST_ATTEMPTS = {MOST_PIECES}, {MOST_ATTEMPTS}\n" + "".join(parts.values())
+    def assemble(self, name: str, text_of: Callable[[str], str]) -> None:
+        """Be made of this file, and of those that it needs."""
+        shared = "".join(f"local {constant} = {value!r}\n" for constant, value in SHARED.items())
+        self._text = shared + "".join(_parts(name, text_of).values())
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: "redis.Redis", keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -48,6 +50,16 @@ class Script:
             return client.evalsha(self._sha, len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
             return client.eval(self._text, len(keys), *keys, *args)
+
+
+def _parts(name: str, text_of: Callable[[str], str]) -> dict[str, str]:
+    """The files of a script, each once and behind those that it needs ("-- Needs: NAME ...")."""
+    parts: dict[str, str] = {}
+    text = text_of(name)
+    for needed in _NEEDS.findall(text):
+        for each in needed.split():
+            parts |= {part: found for part, found in _parts(each, text_of).items() if part not in parts}
+    return {**parts, name: text}
 
 
 script = functools.cache(Script)

@@ -127,7 +127,7 @@ def test_a_record_is_attached_to_or_damaged(told, piece):
     piece = piece if isinstance(piece, Exception) else piece or b""
     answer = [part or b"" for part in told[:4]] + list(told[4:])
     try:
-        found = records([], piece).attached(ID, answer)
+        found = records([], piece).attached(answer)
     except PayloadError as exc:
         check(exc)
     else:

@@ -84,7 +84,7 @@ def any_store(request, monkeypatch):
         return request.getfixturevalue("store")
     server = fakeredis.FakeServer()
     monkeypatch.setattr(
-        Store, "_connect", staticmethod(lambda _url, _timeout: fakeredis.FakeRedis(server=server, protocol=2))
+        "flyexecutor.store.lanes.connect", lambda _url, _timeout: fakeredis.FakeRedis(server=server, protocol=2)
     )
     return Store("redis://fake:1/0", APP)
 

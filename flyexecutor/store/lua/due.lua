@@ -1,5 +1,7 @@
--- due: QUEUED calls whose retry has waited long enough join the queue; those that waited too long: QUEUED -> FAILED.
+-- due: what is to be done about a lane's calls now: those whose retry has waited long enough join the queue; those that
+-- waited too long: QUEUED -> FAILED.
+-- Needs: lib_due
 -- KEYS: 1 queue   ARGV: 1 prefix
 -- Answers the milliseconds until something is due again, -1 if nothing will be.
 need_queue(KEYS[1])
-return tend_due(ARGV[1], KEYS[1])
+return tend_due(KEYS[1])

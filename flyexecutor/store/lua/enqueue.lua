@@ -1,97 +1,130 @@
 -- enqueue: (no such call) -> QUEUED, for a batch; reserves the machines that are missing.
--- KEYS: 1 queue  2 workers  3 starts
--- ARGV: 1 prefix  2 lane  3 max_workers  4 concurrency  5 life of a reservation (ms)  6 reservation name  7 client
---       8 result_ttl (s)  9 ttl of a call that has not ended (s)  10 window of the lane's load (ms), then per call: id
---       retries keep chunks body name n and n further names and values of its record
+-- Needs: lib_load lib_reserve lib_tell lib_clock
+-- KEYS: 1 queue  2 workers  3 starts   ARGV: 1 prefix, then:
+local arg = {
+  lane = ARGV[2],
+  max_workers = tonumber(ARGV[3]),
+  concurrency = tonumber(ARGV[4]),
+  life = tonumber(ARGV[5]),  -- of a reservation (ms)
+  reservation = ARGV[6],  -- the name of the batch, too
+  client = ARGV[7],
+  result_ttl = tonumber(ARGV[8]),  -- (s)
+  window = tonumber(ARGV[9]),  -- of the lane's load (ms)
+}
+local FIRST = 10  -- then per call: id retries keep chunks body name n, and n further names and values of its record
 -- Answers the names of the reservations that this client must turn into machines; an error, and nothing has changed, if
 -- a large payload is no longer there.
 -- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
 -- and left no record, and answers the reservations that were granted the first time. A call with a key may be there from
 -- another client: this one then hears of its outcome too. It may be there under the id that another key of the ring gives:
 -- this one is then told which, before anything else of that call.
-local queue, workers, starts = KEYS[1], KEYS[2], KEYS[3]
-local prefix, lane, at, ttl = ARGV[1], ARGV[2], now_ms(), ARGV[9]
-local sent = prefix .. ':sent:' .. ARGV[7]
-need_queue(queue)
-local n, there, pointers = 11, {}, {}
-while n <= #ARGV do
-  there[ARGV[n + 3]] = 0
-  for m = n + 7, n + 6 + ARGV[n + 6], 2 do
-    if ARGV[m] == 'pointers' then pointers[ARGV[n]] = ARGV[m + 1] end
-    if ARGV[m] == 'parts' then
-      for part in string.gmatch(ARGV[m + 1], '%S+') do there[part] = 0 end
+local queue, _, starts = unpack(KEYS)
+local at = now_ms()
+
+-- Each call of the batch, by the names of its record; `further`: where ARGV has what goes into it as it is.
+local function read_batch()
+  local batch, n = {}, FIRST
+  while n <= #ARGV do
+    local id, retries, keep, chunks, body, name, further = unpack(ARGV, n, n + 6)
+    local call = {id = id, retries = retries, keep = keep, chunks = chunks, call = body, name = name}
+    local last = n + 6 + further
+    if last > n + 6 then call.further = {n + 7, last} end
+    for m = n + 7, last, 2 do call[ARGV[m]] = ARGV[m + 1] end
+    batch[#batch + 1] = call
+    n = last + 1
+  end
+  return batch
+end
+
+local function is_all_there(batch)
+  local needed = {}
+  for _, call in ipairs(batch) do
+    needed[call.chunks] = true
+    for part in string.gmatch(call.parts or '', '%S+') do needed[part] = true end
+  end
+  for chunks in pairs(needed) do
+    if not all_there(chunks) then return false end
+  end
+  return true
+end
+
+-- It may be there under another id: the client is told so, and the call goes by that id then.
+local function follow_pointers(call)
+  local same = PREFIX .. ':same:' .. call.id
+  redis.call('DEL', same)
+  for pointer in string.gmatch(call.pointers, '%S+') do
+    local other = string.sub(pointer, 1, #call.id)
+    if redis.call('EXISTS', PREFIX .. ':call:' .. other) == 1 then
+      redis.call('SET', same, pointer, 'EX', UNFINISHED_TTL + arg.result_ttl)
+      tell_report(arg.client, arg.result_ttl, {id = call.id, attempt = 0, kind = 'same', body = pointer})
+      call.id = other
+      return
     end
   end
-  n = n + 7 + ARGV[n + 6]
 end
-for chunks in pairs(there) do
-  if not all_there(prefix, chunks) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
-end
-n = 11
-local again = mend('GET', sent) == ARGV[6]
-redis.call('SET', sent, ARGV[6], 'EX', 300)
-while n <= #ARGV do
-  local id, retries, keep, chunks, body, name, further = unpack(ARGV, n, n + 6)
-  local key = prefix .. ':call:' .. id
-  if pointers[id] and not again and redis.call('EXISTS', key) == 0 then
-    local same = prefix .. ':same:' .. id
-    redis.call('DEL', same)
-    for pointer in string.gmatch(pointers[id], '%S+') do
-      local other = string.sub(pointer, 1, #id)
-      if redis.call('EXISTS', prefix .. ':call:' .. other) == 1 then
-        redis.call('SET', same, pointer, 'EX', ttl + ARGV[8])
-        tell(prefix, ARGV[7], tonumber(ARGV[8]), 'report', id .. ' 0 same 0 -', 'body', pointer)
-        id, key = other, prefix .. ':call:' .. other
-        break
-      end
-    end
+
+local function store(call, key)
+  redis.call('HSET', key, 'lane', arg.lane, 'entry', put_into(queue, call.id), 'queued', at, 'attempt', 0, 'losses', 0,
+    'retries', call.retries, 'keep', call.keep, 'ttl', arg.result_ttl, 'watch', arg.client, 'chunks', call.chunks,
+    'call', call.call, 'name', call.name)
+  redis.call('EXPIRE', key, UNFINISHED_TTL)
+  keep_chunks(call.chunks, UNFINISHED_TTL)
+  if not call.further then return end
+  redis.call('HSET', key, unpack(ARGV, unpack(call.further)))
+  if call.expires then
+    local due = PREFIX .. ':due:' .. arg.lane
+    redis.call('HSET', key, 'expires', at + call.expires)
+    mend('ZADD', due, at + call.expires, 'x ' .. call.id)
+    redis.call('EXPIRE', due, UNFINISHED_TTL)
   end
-  if not again and mend('HSETNX', key, 'state', 'QUEUED') == 1 then
-    redis.call('HSET', key, 'lane', lane, 'entry', put_into(queue, id), 'queued', at,
-      'attempt', 0, 'losses', 0, 'retries', retries, 'keep', keep, 'ttl', ARGV[8], 'watch', ARGV[7],
-      'chunks', chunks, 'call', body, 'name', name)
-    redis.call('EXPIRE', key, ttl)
-    keep_chunks(prefix, chunks, ttl)
-    if further ~= '0' then
-      redis.call('HSET', key, unpack(ARGV, n + 7, n + 6 + further))
-      local is = redis.call('HMGET', key, 'expires', 'parts')
-      if is[1] then
-        local due = prefix .. ':due:' .. lane
-        redis.call('HSET', key, 'expires', at + is[1])
-        mend('ZADD', due, at + is[1], 'x ' .. id)
-        redis.call('EXPIRE', due, ttl)
-      end
-      if is[2] then use_parts(prefix, is[2], ttl) end
-    end
+  if call.parts then use_parts(call.parts, UNFINISHED_TTL) end
+end
+
+-- A call that is there already: who sends it now hears of it, too, unless it is the same batch again.
+local function meet(call, again)
+  local known = read_call(call.id, {'state', 'watch', 'keep', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',
+    'started', 'finished', 'outcome', 'chunks', 'progress'})
+  if known.finished or known.chunks ~= call.chunks then drop_chunks(call.chunks) end
+  if again then return end  -- it has been told all there is
+  if known.progress then
+    local progress = {id = call.id, attempt = known.attempt, kind = 'progress', body = known.progress}
+    tell_report(arg.client, arg.result_ttl, progress)
+  end
+  if known.finished then
+    tell_outcome(arg.client, arg.result_ttl, '1', known)
   else
-    local is = redis.call('HMGET', key, 'state', 'watch', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',
-      'started', 'finished', 'outcome', 'chunks', 'progress')
-    if is[9] or is[11] ~= chunks then drop_chunks(prefix, chunks) end
-    if is[12] and not again then
-      tell(prefix, ARGV[7], tonumber(ARGV[8]), 'report', table.concat({id, word(is[3]), 'progress', 0, '-'}, ' '), 'body', is[12])
-    end
-    if again then
-      -- It has been told all there is.
-    elseif is[9] then
-      local words = table.concat({id, word(is[1]), word(is[3]), word(is[4]), word(is[5])}, ' ')
-      local times = table.concat({count(is[7]), count(is[8]), count(is[9])}, ' ')
-      tell_outcome(prefix, ARGV[7], tonumber(ARGV[8]), '1', words, word(is[6]), times, is[10] or '', '')
-    else
-      add_watcher(key, is[2], ARGV[7], '1')
-    end
+    add_watcher(known, arg.client)
   end
-  n = n + 7 + further
 end
-redis.call('EXPIRE', queue, ttl)
-mend('ZADD', prefix .. ':lanes', at, lane)
-redis.call('ZREMRANGEBYSCORE', prefix .. ':lanes', '-inf', at - 30 * DAY * 1000)
-redis.call('EXPIRE', prefix .. ':lanes', 30 * DAY)
-note_load(prefix, lane, length(queue), tonumber(ARGV[10]), at)
-if again then
-  local held = {}
+
+-- The reservations that this batch was granted before.
+local function held()
+  local names = {}
   for _, name in ipairs(mend('ZRANGE', starts, 0, -1)) do
-    if string.find(name, ARGV[6] .. ':', 1, true) == 1 then held[#held + 1] = name end
+    if string.find(name, arg.reservation .. ':', 1, true) == 1 then names[#names + 1] = name end
   end
-  if #held > 0 then return held end
+  return names
 end
-return reserve(prefix, lane, queue, workers, starts, ARGV[6], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), at)
+
+need_queue(queue)
+local batch, sent = read_batch(), PREFIX .. ':sent:' .. arg.client
+if not is_all_there(batch) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
+local again = mend('GET', sent) == arg.reservation
+redis.call('SET', sent, arg.reservation, 'EX', 300)
+for _, call in ipairs(batch) do
+  if call.pointers and not again and redis.call('EXISTS', PREFIX .. ':call:' .. call.id) == 0 then follow_pointers(call) end
+  local key = PREFIX .. ':call:' .. call.id
+  if not again and mend('HSETNX', key, 'state', 'QUEUED') == 1 then
+    store(call, key)
+  else
+    meet(call, again)
+  end
+end
+redis.call('EXPIRE', queue, UNFINISHED_TTL)
+local lanes = PREFIX .. ':lanes'
+mend('ZADD', lanes, at, arg.lane)
+redis.call('ZREMRANGEBYSCORE', lanes, '-inf', at - 30 * DAY * 1000)
+redis.call('EXPIRE', lanes, 30 * DAY)
+note_load(arg.lane, length(queue), arg.window, at)
+local granted = again and held() or {}
+return #granted > 0 and granted or reserve(arg, at)

@@ -1,9 +1,9 @@
 -- fail: QUEUED -> FAILED, for calls of a lane that no machine can be had for.
+-- Needs: lib_settle
 -- ARGV: 1 prefix  2 lane, then per call: id body
 for n = 3, #ARGV, 2 do
-  local id = ARGV[n]
-  local is = fields_of(ARGV[1], id, 'state', 'lane')
-  if is[1] == 'QUEUED' and is[2] == ARGV[2] then
-    settle(ARGV[1], id, read_record(ARGV[1], id), 'FAILED', 0, '', '', '-', ARGV[n + 1], '')
+  local call = read_call(ARGV[n])
+  if call.state == 'QUEUED' and call.lane == ARGV[2] then
+    settle(call, {state = 'FAILED', attempt = 0, outcome = ARGV[n + 1]})
   end
 end

@@ -1,7 +1,8 @@
--- hand back: RUNNING -> QUEUED, for calls that were claimed and not begun. Not a loss: it costs no attempt of `retries`.
+-- hand_back: RUNNING -> QUEUED | KILLED, for calls that were claimed and not begun. Not a loss: it costs no attempt of
+-- `retries`.
+-- Needs: lib_again
 -- KEYS: 1 queue   ARGV: 1 prefix, then per call: id attempt
 for n = 2, #ARGV, 2 do
-  local id = ARGV[n]
-  local is = fields_of(ARGV[1], id, 'state', 'attempt', 'entry')
-  if is[1] == 'RUNNING' and is[2] == ARGV[n + 1] then queue_again(ARGV[1], KEYS[1], is[3] or '', id) end
+  local call = read_call(ARGV[n])
+  if call.state == 'RUNNING' and call.attempt == ARGV[n + 1] then queue_again(KEYS[1], call.entry or '', call) end
 end

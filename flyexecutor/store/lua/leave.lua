@@ -1,28 +1,38 @@
 -- leave: a worker goes. Refused while calls wait in its lane, or are soon due, unless it must (its machine is stopped).
--- KEYS: 1 queue  2 workers
--- ARGV: 1 prefix  2 machine  3 must (0, 1)  4 what is soon (ms)  5 until it has been idle for long enough (ms): before
---       that it may go only if it is spare  6 concurrency  7 the pause between two that are suspended (ms; 0: it is not,
---       or it had to wait for its turn already)  8 reason for which what it holds is lost; empty: that is queued again
+-- RUNNING -> QUEUED | KILLED for what it had claimed; RUNNING -> LOST | FAILED, too, if there is a reason. As due:
+-- QUEUED -> FAILED.
+-- Needs: lib_bill lib_lose lib_due lib_load
+-- KEYS: 1 queue  2 workers   ARGV: 1 prefix, then:
+local arg = {
+  machine = ARGV[2],
+  must = ARGV[3],  -- (0, 1)
+  soon = tonumber(ARGV[4]),  -- it stays for what is due within (ms)
+  idle_left = tonumber(ARGV[5]),  -- until it has been idle for long enough (ms): before that it may go only if it is spare
+  concurrency = tonumber(ARGV[6]),
+  pause = tonumber(ARGV[7]),  -- between two that are suspended (ms; 0: it is not, or it had to wait for its turn already)
+  reason = ARGV[8],  -- for which what it holds is lost; empty: that is queued again
+}
 -- Answers -1 when it has left, else {milliseconds until it may ask again (0 when calls wait now), due | turn | needed}.
 -- What it had claimed is queued again first, at no cost in retries: it says so itself, so nothing was lost. That
 -- includes a call delivered to it in this very moment, which it has not seen: it then stays for it.
-need_queue(KEYS[1])
-local lane, at = lane_of(ARGV[1], KEYS[1]), now_ms()
-if ARGV[8] ~= '' then lose_calls(ARGV[1], KEYS[1], ARGV[2], ARGV[8], false) end
-for _, pending in ipairs(claimed_by(KEYS[1], ARGV[2])) do queue_again(ARGV[1], KEYS[1], pending[1], pending[2]) end
-if ARGV[3] == '0' then
-  local due, left, pause = tend_due(ARGV[1], KEYS[1]), tonumber(ARGV[5]), tonumber(ARGV[7])
-  if length(KEYS[1]) > running(KEYS[1]) then return {0, 'needed'} end
-  if due >= 0 and due <= tonumber(ARGV[4]) then return {due, 'due'} end
-  if left > 0 and not spare(ARGV[1], KEYS[1], lane, tonumber(ARGV[6]), at) then return {left, 'needed'} end
-  if pause > 0 then
-    local key = ARGV[1] .. ':suspends'
-    local turn = full_at(key, at, 6000 * pause)
-    redis.call('SET', key, turn + pause, 'PX', math.ceil(turn + pause - at))
+local queue, workers = unpack(KEYS)
+need_queue(queue)
+local at = now_ms()
+if arg.reason ~= '' then lose_calls(queue, arg) end
+hand_back_all(queue, arg.machine, {})
+if arg.must == '0' then
+  local due = tend_due(queue)
+  if length(queue) > running(queue) then return {0, 'needed'} end
+  if due >= 0 and due <= arg.soon then return {due, 'due'} end
+  if arg.idle_left > 0 and not spare(queue, arg.concurrency, at) then return {arg.idle_left, 'needed'} end
+  if arg.pause > 0 then
+    local key = PREFIX .. ':suspends'
+    local turn = full_at(key, at, 6000 * arg.pause)
+    redis.call('SET', key, turn + arg.pause, 'PX', math.ceil(turn + arg.pause - at))
     if turn > at then return {math.ceil(turn - at), 'turn'} end
   end
 end
-redis.call('XGROUP', 'DELCONSUMER', KEYS[1], GROUP, ARGV[2])
-mend('HDEL', KEYS[2], ARGV[2])
-close_bill(ARGV[1], lane, ARGV[2], at)
+redis.call('XGROUP', 'DELCONSUMER', queue, GROUP, arg.machine)
+mend('HDEL', workers, arg.machine)
+close_bill(lane_of(queue), arg.machine, at)
 return -1

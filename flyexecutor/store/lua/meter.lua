@@ -1,16 +1,20 @@
 -- meter: what a lane has and has cost; changes nothing.
+-- Needs: lib_clock lib_queue
 -- KEYS: 1 queue  2 workers  3 starts   ARGV: 1 prefix
 -- Answers {queued, running, workers, starts, billed so far (ms), useful (ms), calls that ended, starts so far,
 -- bytes sent}.
-local lane, at = lane_of(ARGV[1], KEYS[1]), now_ms()
-local total, busy = length(KEYS[1]), 0
-if total > 0 then busy = running(KEYS[1]) end
-local is = mend('HMGET', ARGV[1] .. ':meter:' .. lane, 'billed', 'useful', 'calls', 'starts', 'sent')
-local billed = count(is[1])
-local awake = mend('HGETALL', ARGV[1] .. ':awake:' .. lane)
+local queue, workers, starts = unpack(KEYS)
+local lane, at = lane_of(queue), now_ms()
+local total, busy = length(queue), 0
+if total > 0 then busy = running(queue) end
+local names = {'billed', 'useful', 'calls', 'starts', 'sent'}
+local meter = by_name(names, mend('HMGET', PREFIX .. ':meter:' .. lane, unpack(names)))
+local billed = count(meter.billed)
+local awake = mend('HGETALL', PREFIX .. ':awake:' .. lane)
 for n = 1, #awake, 2 do
-  local till = count(mend('ZSCORE', KEYS[3], awake[n]) or at)  -- who started it died, and it never came
-  billed = billed + math.max(0, math.min(at, till) - whole(awake[n + 1], LARGEST, at))
+  local machine, since = awake[n], awake[n + 1]
+  local till = count(mend('ZSCORE', starts, machine) or at)  -- who started it died, and it never came
+  billed = billed + math.max(0, math.min(at, till) - whole(since, LARGEST, at))
 end
-return {total - busy, busy, mend('HLEN', KEYS[2]), mend('ZCOUNT', KEYS[3], at, '+inf'), billed,
-  count(is[2]), count(is[3]), count(is[4]), count(is[5])}
+return {total - busy, busy, mend('HLEN', workers), mend('ZCOUNT', starts, at, '+inf'), billed,
+  count(meter.useful), count(meter.calls), count(meter.starts), count(meter.sent)}

@@ -1,9 +1,13 @@
--- outgrow: RUNNING -> QUEUED in the lane of the next larger machine | LOST, for a call that ran out of memory.
--- KEYS: 1 queue   ARGV: 1 prefix  2 machine  3 region  4 id  5 attempt  6 reason  7 logs
-local is = fields_of(ARGV[1], ARGV[4], 'state', 'attempt', 'entry', 'kill')
-if is[1] ~= 'RUNNING' or is[2] ~= ARGV[5] then return end
-if is[4] then
-  queue_again(ARGV[1], KEYS[1], is[3] or '', ARGV[4])
+-- outgrow: RUNNING -> QUEUED | LOST | KILLED, for a call that ran out of memory: QUEUED in the lane of the next larger
+-- machine.
+-- Needs: lib_again
+-- KEYS: 1 queue   ARGV: 1 prefix, then:
+local arg = {machine = ARGV[2], region = ARGV[3], id = ARGV[4], attempt = ARGV[5], reason = ARGV[6], logs = ARGV[7]}
+local call = read_call(arg.id)
+if call.state ~= 'RUNNING' or call.attempt ~= arg.attempt then return end
+if call.kill then
+  queue_again(KEYS[1], call.entry or '', call)
 else
-  outgrow(ARGV[1], KEYS[1], is[3] or '', ARGV[4], ARGV[2], ARGV[3], ARGV[6], ARGV[7])
+  outgrow(KEYS[1], call.entry or '', call, {state = 'LOST', attempt = arg.attempt, machine = arg.machine, region = arg.region,
+    outcome = arg.reason, logs = arg.logs})
 end

@@ -1,4 +1,5 @@
 -- publish: a list of the app's machines was fetched, or could not be: who waits for it is woken in both cases.
+-- Needs: lib_clock
 -- KEYS: 1 the list (stream of one entry)  2 who fetches it (string)
 -- ARGV: 1 asker  2 its begin (ms)  3 its body; empty: there is none  4 for how long it is kept (s)
 if mend('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end

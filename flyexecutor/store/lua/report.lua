@@ -1,22 +1,21 @@
 -- report: what running calls say before they end; changes no state.
+-- Needs: lib_tell
 -- ARGV: 1 prefix, then per report: id attempt kind number chunks body
 -- Answers the largest number of entries that a client has not read: who sends items then waits.
 local most = 0
 for n = 2, #ARGV, 6 do
   local id, attempt, kind, number, chunks, body = unpack(ARGV, n, n + 5)
-  local key = ARGV[1] .. ':call:' .. id
-  local is = fields_of(ARGV[1], id, 'state', 'attempt', 'watch', 'ttl')
-  if is[1] ~= 'RUNNING' or is[2] ~= attempt then
-    drop_chunks(ARGV[1], chunks)
+  local call = read_call(id, {'state', 'attempt', 'watch', 'ttl'})
+  if call.state ~= 'RUNNING' or call.attempt ~= attempt then
+    drop_chunks(chunks)
   else
-    local ttl = ttl_of(is[4])
-    keep_chunks(ARGV[1], chunks, ttl)
-    if kind ~= 'item' then redis.call('HSET', key, kind, body) end
+    local ttl = ttl_of(call)
+    keep_chunks(chunks, ttl)
+    if kind ~= 'item' then redis.call('HSET', PREFIX .. ':call:' .. id, kind, body) end
     if kind ~= 'logs' then
-      tell(ARGV[1], is[3], ttl, 'report', table.concat({id, attempt, kind, number, chunks}, ' '), 'body', body)
-      for client in string.gmatch(string.sub(is[3] or '', 1, MOST_WATCH), '%S+') do
-        most = math.max(most, mend('XLEN', ARGV[1] .. ':outcomes:' .. client))
-      end
+      local report = {id = id, attempt = attempt, kind = kind, number = number, chunks = chunks, body = body}
+      tell_report(call.watch, ttl, report)
+      for client in watchers(call.watch) do most = math.max(most, mend('XLEN', PREFIX .. ':outcomes:' .. client)) end
     end
   end
 end

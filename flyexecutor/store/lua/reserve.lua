@@ -1,25 +1,32 @@
 -- reserve: what enqueue does at its end, for a fleet that looks again; renews the reservations that it still has to act
--- on, and does what is due.
--- KEYS: 1 queue  2 workers  3 starts
--- ARGV: 1 prefix  2 reservation name  3 max_workers  4 concurrency  5 life of a reservation (ms), then the reservations
---       to renew
+-- on. What a dead host's open read has taken: RUNNING -> QUEUED | LOST | KILLED | FAILED. As due: QUEUED -> FAILED.
+-- Needs: lib_lose lib_due lib_reserve
+-- KEYS: 1 queue  2 workers  3 starts   ARGV: 1 prefix, then:
+local arg = {
+  reservation = ARGV[2],
+  max_workers = tonumber(ARGV[3]),
+  concurrency = tonumber(ARGV[4]),
+  life = tonumber(ARGV[5]),  -- of a reservation (ms)
+}
+local FIRST = 6  -- then the reservations to renew
 -- Answers {reservations, workers (flat: machine joined ...), machines and reservations on their way, ms until something
 -- is due, the moment (ms)}.
+local queue, workers, starts = unpack(KEYS)
+
 -- What is no machine can't be buried, and would be counted on for ever.
-local function drop_odd_workers(workers)
-  local told = mend('HGETALL', workers)
-  for n = 1, #told, 2 do
-    if not string.find(told[n], '^[%w._-]+$') or not whole(told[n + 1], LARGEST) then
-      redis.call('HDEL', workers, told[n])
-    end
+local function drop_odd_workers()
+  local flat = mend('HGETALL', workers)
+  for n = 1, #flat, 2 do
+    local machine, joined = flat[n], flat[n + 1]
+    if not string.find(machine, '^[%w._-]+$') or not whole(joined, LARGEST) then redis.call('HDEL', workers, machine) end
   end
 end
 
-need_queue(KEYS[1])
-local due = tend_due(ARGV[1], KEYS[1])
-drop_odd_workers(KEYS[2])
-take_from_the_buried(ARGV[1], KEYS[1], KEYS[2])
-local at, hold_ms = now_ms(), tonumber(ARGV[5])
-for n = 6, #ARGV do mend('ZADD', KEYS[3], 'XX', at + hold_ms, ARGV[n]) end
-local granted = reserve(ARGV[1], lane_of(ARGV[1], KEYS[1]), KEYS[1], KEYS[2], KEYS[3], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), hold_ms, at)
-return {granted, redis.call('HGETALL', KEYS[2]), redis.call('ZRANGE', KEYS[3], 0, -1), due, at}
+need_queue(queue)
+local due = tend_due(queue)
+drop_odd_workers()
+take_from_the_buried(queue, workers)
+local at = now_ms()
+for n = FIRST, #ARGV do mend('ZADD', starts, 'XX', at + arg.life, ARGV[n]) end
+local granted = reserve(arg, at)
+return {granted, redis.call('HGETALL', workers), redis.call('ZRANGE', starts, 0, -1), due, at}

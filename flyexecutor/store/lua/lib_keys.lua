@@ -1,0 +1,33 @@
+-- The keys of an app, and what they hold. Scripts name keys that they have read from others, which Redis Cluster does not
+-- promise to allow: it is not supported. A script that needs this has PREFIX for its first argument.
+--   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call name machine
+--                                 region started, and as needed: raised kill expires expired parts bigger pointers
+--                                 progress logs; once it has ended: finished outcome_chunks outcome
+--   PREFIX:chunk:NAME:N (string)  a payload too large for one request, told as chunks "NAME:how many". NAME of a call:
+--                                 batch that brought it and place therein, of an outcome: ID.ATTEMPT, of an item:
+--                                 ID.ATTEMPT.NUMBER, of what calls share: its id. So nobody writes over another's. It
+--                                 is stored for minutes; the script that takes it has it kept for longer
+--   PREFIX:uses:PART (string)     how many calls that have not ended name what they share
+--   PREFIX:queue:LANE (stream)    one entry {id} for a call that is QUEUED or RUNNING; group "workers", consumer = machine
+--   PREFIX:due:LANE (zset)        when something is to be done about a call (ms): "r ID" queue it again, "x ID" it expires
+--   PREFIX:workers:LANE (hash)    machine -> time of its join (ms)
+--   PREFIX:starts:LANE (zset)     reservation, or the machine that it became -> time at which it expires (ms)
+--   PREFIX:load:LANE (hash)       at peak before window: the most calls that there were at a time, now and in the window
+--                                 before (each `window` ms long)
+--   PREFIX:awake:LANE (hash)      machine -> since when it is billed (ms): from its start until it leaves or is buried
+--   PREFIX:meter:LANE (hash)      billed and useful (ms), calls, starts, sent (bytes): since the lane is known
+--   PREFIX:creates (string)       when the app's next machine may be created (ms); see take_turn
+--   PREFIX:lists (string)         the same for its next list of machines
+--   PREFIX:machines:KEY (stream)  one entry {began body}: the list of machines that began last, for who has that key
+--   PREFIX:lock:NAME (string)     who does something for all others, or before them; for lists: who fetches the next
+--   PREFIX:suspends (string)      when the app's next machine may suspend itself (ms)
+--   PREFIX:runs:SCHEDULE (list)   the calls that a schedule has made, the newest first
+--   PREFIX:scheduled:NAME (string)    the machine of a schedule, by the name that it has at Fly
+--   PREFIX:lanes (zset)           lane -> when it last had a call (ms)
+--   PREFIX:orders:MACHINE (stream)    one entry {id} for each call that its worker shall kill
+--   PREFIX:same:ID (string)       a call with a key that is there under another id: a pointer to it (trust.py), for who asks
+--                                 by the id that the key gives now
+--   PREFIX:sent:CLIENT (string)   the last batch that it has stored
+--   PREFIX:outcomes:CLIENT (stream)   {head body logs} for each outcome, {report body} for what is told before the end
+-- Heads are words with a space in between, "-" for an empty one (lib_tell.lua).
+local PREFIX = ARGV[1]

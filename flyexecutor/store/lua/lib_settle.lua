@@ -1,0 +1,49 @@
+-- How a call ends.
+-- Needs: lib_clock lib_queue lib_tell
+local TO_SETTLE = {'entry', 'watch', 'ttl', 'keep', 'lane', 'chunks', 'queued', 'started', 'expires', 'parts'}
+
+-- Ends a call: its record keeps the outcome for ttl seconds, or goes at once; what it was given goes in any case.
+-- call: as it was read, with TO_SETTLE. ended: its state and attempt, and as needed machine region outcome_chunks outcome
+-- logs; it is completed.
+local function settle(call, ended)
+  local key, lane, ttl, at = PREFIX .. ':call:' .. call.id, call.lane or '', ttl_of(call), now_ms()
+  local due = PREFIX .. ':due:' .. lane
+  if call.entry ~= '' then
+    drop_entry(PREFIX .. ':queue:' .. lane, call.entry or '')
+  else
+    mend('ZREM', due, 'r ' .. call.id)
+  end
+  if call.expires then mend('ZREM', due, 'x ' .. call.id) end
+  drop_chunks(call.chunks)
+  keep_chunks(ended.outcome_chunks, ttl)
+  if call.parts then release_parts(call.parts) end
+  if call.keep == '1' then
+    redis.call('HSET', key, 'state', ended.state, 'attempt', ended.attempt, 'machine', ended.machine or '',
+      'region', ended.region or '', 'outcome_chunks', ended.outcome_chunks or '-', 'outcome', ended.outcome or '',
+      'finished', at, 'logs', ended.logs or '')
+    redis.call('HDEL', key, 'call', 'expired')
+    redis.call('EXPIRE', key, ttl)
+  else
+    redis.call('UNLINK', key)
+  end
+  if call.started then
+    local meter = PREFIX .. ':meter:' .. lane
+    mend('HINCRBY', meter, 'useful', math.max(0, at - whole(call.started, LARGEST, at)))
+    mend('HINCRBY', meter, 'calls', 1)
+    redis.call('EXPIRE', meter, 30 * DAY)
+  end
+  ended.id, ended.queued, ended.started, ended.finished = call.id, call.queued, call.started, at
+  tell_outcome(call.watch, ttl, call.keep, ended)
+end
+
+-- QUEUED | RUNNING -> FAILED: nobody can tell how the call is to be run. The client knows the words (watcher.py).
+local function fail_damaged(call, field, value)
+  settle(call, {state = 'FAILED', attempt = 0, outcome = 'damaged: its ' .. field .. ' is ' .. shown(value)})
+end
+
+-- QUEUED -> FAILED: no worker began it in time. The outcome for that was sealed when it was submitted.
+local function expire(call)
+  local outcome = read_call(call.id, {'expired'}).expired
+  if not outcome then return fail_damaged(call, 'outcome if it expires', outcome) end
+  settle(call, {state = 'FAILED', attempt = 0, outcome = outcome})
+end

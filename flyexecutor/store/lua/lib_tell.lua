@@ -1,0 +1,62 @@
+-- What clients are told of calls: entries of their streams. Their heads are made here, and read in records.py.
+-- Needs: lib_call
+local STREAM_BYTES = 16384  -- a larger body that the record keeps is not told again to each who watches
+local WATCHERS = 16  -- who hear of a call at once; who came before them asks by itself (watcher.py: READ_FOR)
+local MOST_WATCH = 65536  -- bytes of the words of a record that name them
+local MOST_WORD = 100  -- bytes
+
+local function word(value)
+  local text = tostring(value or '-')
+  if #text > MOST_WORD or not string.find(text, '^%S+$') then return '-' end
+  return text
+end
+
+local function watchers(watch)
+  return string.gmatch(string.sub(watch or '', 1, MOST_WATCH), '%S+')
+end
+
+local function tell(watch, ttl, ...)
+  for client in watchers(watch) do
+    local stream = PREFIX .. ':outcomes:' .. client
+    mend('XADD', stream, '*', ...)
+    -- There may be something in it that is kept for longer: ttl is that of the call, not of the client.
+    if redis.call('TTL', stream) < ttl then redis.call('EXPIRE', stream, ttl) end
+  end
+end
+
+-- What is told before the end: a report has id attempt kind number chunks body.
+local function tell_report(watch, ttl, report)
+  local head = {report.id, word(report.attempt), report.kind, report.number or 0, report.chunks or '-'}
+  tell(watch, ttl, 'report', table.concat(head, ' '), 'body', report.body)
+end
+
+-- How a call has ended, or stands: by the names of its record. chunks: see lib_keys.lua; IN_RECORD stands for a body that
+-- the record has.
+local function outcome_head(call, chunks)
+  return table.concat({call.id, word(call.state), word(call.attempt), word(call.machine), word(call.region), word(chunks),
+    count(call.queued), count(call.started), count(call.finished)}, ' ')
+end
+
+-- Tells how a call has ended, whose record keeps its body or does not ('1', '0').
+local function tell_outcome(watch, ttl, keep, ended)
+  local chunks, body = ended.outcome_chunks, ended.outcome or ''
+  if keep == '1' and #body > STREAM_BYTES then chunks, body = IN_RECORD, '' end
+  local head = outcome_head(ended, chunks)
+  if ended.logs and ended.logs ~= '' and ended.state ~= 'SUCCEEDED' then
+    tell(watch, ttl, 'head', head, 'body', body, 'logs', ended.logs)
+  else
+    tell(watch, ttl, 'head', head, 'body', body)
+  end
+end
+
+-- A further client wants to hear of a call. If its record is not kept all must be told, and none can find out.
+local function add_watcher(call, client)
+  local clients = {}
+  for other in string.gmatch(string.sub(call.watch or '', 1, MOST_WATCH - #client - 1), '%S+') do
+    if other == client then return end
+    clients[#clients + 1] = other
+  end
+  if call.keep == '1' and #clients >= WATCHERS then table.remove(clients, 2) end  -- not who submitted it
+  clients[#clients + 1] = client
+  redis.call('HSET', PREFIX .. ':call:' .. call.id, 'watch', table.concat(clients, ' '))
+end
