@@ -28,7 +28,7 @@ EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants.md"
 TESTS = (
     "tests/store/test_calls.py",
     "tests/store/test_damage.py",
-    "tests/test_states.py",
+    "tests/store/test_transitions.py",
     "tests/store/test_call_machine.py",
     "tests/fleet/test_lists.py",
 )
