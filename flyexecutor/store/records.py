@@ -23,6 +23,7 @@ UNTAKEN_TTL = 300  # seconds that a large payload is kept until a script takes i
 CHUNK_TTL = 30  # and for each of its pieces, since the first must live until the last is stored
 SENT_AT_LEAST = 64 * 1024  # bytes that are noted for the bill at a time: a lone small outcome costs no command for that
 BODIES_AT_ONCE = 16  # bodies that are fetched from records in one round trip
+_IN_RECORD = f" {IN_RECORD} ".encode()  # in a head
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +117,22 @@ class Records:
             some = entries[at : at + BODIES_AT_ONCE]
             kept = self._kept_in_records(some)
             for fields in some:
-                told: Outcome | Report | None = None
+                heard: Outcome | Report | None = None
                 try:
-                    told = self._report(fields) if b"report" in fields else self._ended(fields, kept)
+                    if b"report" in fields:
+                        heard = self._report(fields)
+                    else:
+                        heard = self._outcome(fields.get(b"head"), fields[b"body"], fields.get(b"logs", b""), kept)
                 except Exception as exc:  # whoever wrote it must not stop this client from reading on
                     if isinstance(exc, redis.RedisError) and not is_damage(exc):
                         raise
                     damage.tell_once("an entry of an outcome stream", exc)
-                yield told
+                yield heard
 
     def _kept_in_records(self, entries: Sequence[Mapping[bytes, bytes]]) -> dict[str, Any]:
         """What the records have of the outcomes whose entries have it not; or an error for one of them."""
         heads = [fields.get(b"head", b"") for fields in entries]
-        ids = [head.split()[0].decode(errors="replace") for head in heads if b" %b " % IN_RECORD.encode() in head]
+        ids = [head.split()[0].decode(errors="replace") for head in heads if _IN_RECORD in head]
         if not ids:
             return {}
         pipe = self._redis.pipeline(transaction=False)
@@ -140,9 +144,6 @@ class Records:
         call_id, attempt, kind, number, chunks = damage.words(fields[b"report"], "report", 5)
         body = self._get(chunks, fields[b"body"])
         return Report(call_id, _attempt(attempt), kind, damage.whole(number, "number of an item"), body)
-
-    def _ended(self, fields: Mapping[bytes, bytes], kept: Mapping[str, Any]) -> Outcome:
-        return self._outcome(fields.get(b"head"), fields[b"body"], fields.get(b"logs", b""), kept)
 
     def attached(self, answer: Sequence[bytes]) -> Attached:
         """A call as the script `attach` tells it."""
