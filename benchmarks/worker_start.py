@@ -13,11 +13,11 @@ import sys
 from benchmarks._measure import medians, show
 from flyexecutor import FlyMachineExecutor, LocalFly
 from flyexecutor.call import Call
+from flyexecutor.environment import MachineEnvironment
 from flyexecutor.fleet.api import MachinesClient
 from flyexecutor.lane import Lane
 from flyexecutor.payload import pickles
-from flyexecutor.payload.trust import KEY_VARIABLE, Trust
-from flyexecutor.settings import LANE_VARIABLE, REDIS_VARIABLE
+from flyexecutor.payload.trust import Trust
 from flyexecutor.store.calls import Store
 from flyexecutor.terms import new_terms
 
@@ -36,14 +36,24 @@ class BareWorker:
         self._store = Store(redis_url, APP)
         self._outcomes = self._store.outcomes("bench")
         self._process: subprocess.Popen[bytes] | None = None
+        environment = MachineEnvironment(
+            app=APP,
+            machine_id="bench",
+            region="",
+            image="",
+            redis_url=redis_url,
+            keys=(key,),
+            lane=LANE.name,
+            encrypt=False,
+            concurrency=1,
+            idle_timeout=0.3,
+            max_lifetime=60.0,
+        )
         self._environ = {
             **os.environ,
-            REDIS_VARIABLE: redis_url,
             "FLY_APP_NAME": APP,
             "FLY_MACHINE_ID": "bench",
-            LANE_VARIABLE: LANE.name,
-            "FLYEXECUTOR_IDLE_TIMEOUT": "0.3",
-            KEY_VARIABLE: key.hex(),
+            **environment.to_env(),
         }
 
     def prepare(self) -> None:

@@ -51,7 +51,7 @@ from flyexecutor.payload import pickles, plain
 from flyexecutor.payload.trust import Encoding
 from flyexecutor.retry import Retry
 from flyexecutor.secrecy import hide
-from flyexecutor.settings import Settings, lane_of_this_machine, machine_settings, read_settings
+from flyexecutor.settings import Settings, machine_settings, read_settings
 from flyexecutor.states import State
 from flyexecutor.terms import NONCE_BYTES, UNFINISHED_TTL, CallTerms, answer_to, new_terms
 
@@ -685,8 +685,7 @@ def _executor_of_this_machine() -> FlyMachineExecutor:
 
 def _lane_of_this_machine(settings: Settings) -> Lane:
     # Others see to the machines.
-    name = lane_of_this_machine()
-    return Lane(name, config={}, regions=settings.regions, max_workers=0, concurrency=1, boot_timeout=120.0)
+    return Lane(settings.lane, config={}, regions=settings.regions, max_workers=0, concurrency=1, boot_timeout=120.0)
 
 
 def _find_local(local: "bool | str | LocalFly | None") -> LocalFly | None:

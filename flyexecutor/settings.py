@@ -4,34 +4,23 @@ Reads the variables that a Fly app has or its owner sets. Never prints a token, 
 """
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from flyexecutor import environment
 from flyexecutor.arguments import check_secrets, check_strength, check_texts, check_token, read_regions
+from flyexecutor.environment import ENCRYPT_VARIABLE, KEY_VARIABLE, REDIS_VARIABLE, MachineEnvironment, read_keys
 from flyexecutor.errors import SettingsError
 from flyexecutor.payload import cipher
-from flyexecutor.payload.cipher import ENCRYPT_VARIABLE
-from flyexecutor.payload.trust import FALLBACKS_VARIABLE, KEY_VARIABLE, Trust, derive_key, read_keys
+from flyexecutor.payload.trust import Trust, derive_key
 from flyexecutor.secrecy import Environment, Secret, goes_in_clear, passwords_of, redact
 
-REDIS_VARIABLE = "FLYEXECUTOR_REDIS_URL"  # how a machine gets the address of Redis: REDIS_URL is the user's there,
-LANE_VARIABLE = "FLYEXECUTOR_LANE"  # its lane,
-WARMUP_VARIABLE = "FLYEXECUTOR_WARMUP"  # what it runs before it is first suspended,
-SCHEDULED_VARIABLE = "FLYEXECUTOR_SCHEDULED"  # the call that it submits when it starts,
-IDLE_VARIABLE = "FLYEXECUTOR_IDLE"  # and what it does when it has nothing to do:
-SUSPEND, STOP = "suspend", "stop"
-# What a runner needs of that. It is told by its worker and not by its environment, which is that of whatever user code
-# starts, and which Linux shows to all processes of its user.
-FOR_CALLS = (KEY_VARIABLE, FALLBACKS_VARIABLE, ENCRYPT_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE)
 PUBLIC_API = "https://api.machines.dev"  # Fly: from anywhere, needs a token
 
 log = logging.getLogger("flyexecutor")
 
 _warned: set[str] = set()  # addresses
-_told: dict[str, str] = {}  # by the worker of this process, if it is a runner
-_environ = Environment(_told, os.environ)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,6 +36,7 @@ class Settings:
     key: bytes  # that signs
     fallbacks: tuple[bytes, ...] = ()  # keys that verify as well, before or after a rotation
     encrypt: bool = False  # what is sealed
+    lane: str = ""  # inside a machine: its own
 
     def __repr__(self) -> str:
         return f"<Settings app={self.app!r} api={self.api_url!r} redis={redact(self.redis_url)!r} image={self.image!r}>"
@@ -77,7 +67,7 @@ def read_settings(
 
     Raises SettingsError that names every missing setting at once.
     """
-    environ = _environ if environ is None else Environment(dict(environ))
+    environ = environment.here if environ is None else Environment(dict(environ))
     told = {"app": app, "image": image, "api_url": api_url}
     check_texts(**{name: value for name, value in told.items() if value != ""})
     check_secrets(token=token, redis_url=redis_url, secret=secret)
@@ -132,31 +122,23 @@ def read_settings(
     )
 
 
-def take_settings(told: Mapping[str, str]) -> None:
-    """In a runner: what its worker tells it, of the names FOR_CALLS."""
-    _told.update(told)
-
-
-def lane_of_this_machine() -> str:
-    """Inside a machine of ours."""
-    return _environ[LANE_VARIABLE]
-
-
-def machine_settings(environ: Mapping[str, str] = _environ) -> Settings | None:
+def machine_settings(environ: Mapping[str, str] = environment.here) -> Settings | None:
     """Inside a call on a machine of ours: where everything is, without a token; elsewhere None."""
-    if not all(environ.get(name) for name in (KEY_VARIABLE, REDIS_VARIABLE, LANE_VARIABLE, "FLY_APP_NAME")):
+    if not environment.is_machine(environ):
         return None
-    key, *fallbacks = read_keys(environ)
+    machine = MachineEnvironment.from_env(environ)
+    key, *fallbacks = machine.keys
     return Settings(
-        app=environ["FLY_APP_NAME"],
+        app=machine.app,
         token="",
         api_url=PUBLIC_API,
-        redis_url=Secret(environ[REDIS_VARIABLE]),
-        image=environ.get("FLY_IMAGE_REF", ""),
+        redis_url=machine.redis_url,
+        image=machine.image,
         regions=(),
         key=key,
         fallbacks=tuple(fallbacks),
-        encrypt=bool(environ.get(ENCRYPT_VARIABLE)),
+        encrypt=machine.encrypt,
+        lane=machine.lane,
     )
 
 

@@ -185,6 +185,7 @@ MACHINE = {
     "FLYEXECUTOR_KEY": "00ff",
     "FLYEXECUTOR_LANE": "{}",
     "FLY_APP_NAME": "tasks",
+    "FLY_MACHINE_ID": "m",
     "FLYEXECUTOR_REDIS_URL": "redis://h:1",
 }
 

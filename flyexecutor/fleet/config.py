@@ -4,7 +4,6 @@ Calls that need the same configuration share a lane. Machines of a lane differ i
 it has nothing to do, another destroys itself. That is decided at its creation: nobody may be there to do it later.
 """
 
-import base64
 import hashlib
 import hmac
 import json
@@ -12,21 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flyexecutor.environment import MachineEnvironment, env_of_one
 from flyexecutor.fleet import guests
 from flyexecutor.fleet.machine import FAMILY_KEY, KEEPER_KEY, LAUNCH_KEY, METADATA_KEY, OWNER_KEY, PREPARED_KEY
 from flyexecutor.lane import Lane, name_lane
-from flyexecutor.payload.cipher import ENCRYPT_VARIABLE
-from flyexecutor.payload.trust import KEY_VARIABLE, show_keys
-from flyexecutor.secrecy import Secret, redact
-from flyexecutor.settings import (
-    IDLE_VARIABLE,
-    LANE_VARIABLE,
-    REDIS_VARIABLE,
-    STOP,
-    SUSPEND,
-    WARMUP_VARIABLE,
-    Settings,
-)
+from flyexecutor.secrecy import redact
+from flyexecutor.settings import Settings
 
 STOP_TIMEOUT = 30  # seconds that a stopped machine's worker has to hand back what it runs (Fly: stop_config.timeout)
 RESTARTS = 3  # of a machine whose worker died, by Fly and without us
@@ -67,17 +57,22 @@ def make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
 def _make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
     suspends = guests.can_suspend(guests.guest_of({"guest": spec.guest}), spec.suspend_mb)
     idle_timeout = (IDLE_SUSPENDED if suspends else IDLE_STOPPED) if spec.idle_timeout is None else spec.idle_timeout
+    environment = MachineEnvironment(
+        app=settings.app,
+        machine_id="",
+        region="",
+        image=spec.image,
+        redis_url=settings.redis_url,
+        keys=(settings.key,),
+        lane="",
+        encrypt=settings.encrypt,
+        concurrency=spec.concurrency,
+        idle_timeout=idle_timeout,
+        max_lifetime=spec.max_lifetime,
+    )
     config: dict[str, Any] = {
         "image": spec.image,
-        "env": {
-            **spec.env,
-            REDIS_VARIABLE: settings.redis_url,
-            KEY_VARIABLE: Secret(settings.key.hex()),
-            **({ENCRYPT_VARIABLE: "1"} if settings.encrypt else {}),
-            "FLYEXECUTOR_CONCURRENCY": str(spec.concurrency),
-            "FLYEXECUTOR_IDLE_TIMEOUT": str(idle_timeout),
-            "FLYEXECUTOR_MAX_LIFETIME": str(spec.max_lifetime),
-        },
+        "env": {**spec.env, **environment.to_env()},
         "restart": {"policy": "on-failure", "max_retries": RESTARTS},
         "stop_config": {"signal": "SIGTERM", "timeout": f"{STOP_TIMEOUT}s"},
         "init": {"exec": ["python", "-m", "flyexecutor.worker"]},
@@ -90,15 +85,17 @@ def _make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
     apart = {"warmup": spec.warmup[0] if spec.warmup else "", "suspends": suspends}
     name = name_lane({**config, **apart}, settings.key)
     # The fallbacks are no part of the name: who has one more still uses the same machines.
-    keys = {name: Secret(told) for name, told in show_keys((settings.key, *settings.fallbacks)).items()}
-    env = {**config["env"], **keys, LANE_VARIABLE: name}
-    if spec.warmup:
-        env[WARMUP_VARIABLE] = Secret(base64.b64encode(spec.warmup[1]).decode())
+    environment = replace(
+        environment,
+        keys=(settings.key, *settings.fallbacks),
+        lane=name,
+        warmup=spec.warmup[1] if spec.warmup else b"",
+    )
     family = _family(replace(spec, idle_timeout=idle_timeout), suspends, settings.key)
     metadata = {METADATA_KEY: name, FAMILY_KEY: family, OWNER_KEY: owners_of(settings)[0]}
     return Lane(
         name=name,
-        config={**config, "env": env, "metadata": metadata},
+        config={**config, "env": {**spec.env, **environment.to_env()}, "metadata": metadata},
         regions=tuple(spec.regions),
         max_workers=max_workers,
         concurrency=spec.concurrency,
@@ -122,16 +119,18 @@ def config_of_machine(
     rests: bool = True,
     prepared: bool = False,
     launch: bool = True,
+    scheduled: str = "",
 ) -> dict[str, Any]:
     """The `config` of one machine of the lane.
 
-    rests: a keeper may be suspended. prepared, launch: what its metadata tells whoever sees it (lane.py).
+    rests: a keeper may be suspended. prepared, launch: what its metadata tells whoever sees it (machine.py). scheduled:
+    the call that it submits when it starts (schedules.py).
     """
     config = dict(lane.config)
     if volume_id:
         config["mounts"] = [{**config["mounts"][0], "volume": volume_id}]
     suspends = keeper and rests and lane.suspends
-    config["env"] = {**config["env"], IDLE_VARIABLE: SUSPEND if suspends else STOP}
+    config["env"] = {**config["env"], **env_of_one(suspends=suspends, scheduled=scheduled)}
     config["metadata"] = {**config["metadata"], KEEPER_KEY: str(int(keeper))}
     if prepared:
         config["metadata"][PREPARED_KEY] = "1"

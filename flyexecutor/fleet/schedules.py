@@ -35,7 +35,6 @@ from flyexecutor.names import LONGEST, path_of, shown
 from flyexecutor.options import Options
 from flyexecutor.payload import pickles
 from flyexecutor.payload.trust import Trust
-from flyexecutor.settings import SCHEDULED_VARIABLE
 from flyexecutor.store.calls import Store
 
 Every = Literal["hourly", "daily", "weekly", "monthly"]
@@ -112,8 +111,7 @@ class Schedules:
             "timeout": options.timeout or 0.0,
             "result_ttl": result_ttl,
         }
-        config = config_of_machine(lane, keeper=True, volume_id=None, rests=False)
-        config["env"][SCHEDULED_VARIABLE] = json.dumps(scheduled)
+        config = config_of_machine(lane, keeper=True, volume_id=None, rests=False, scheduled=json.dumps(scheduled))
         config["schedule"] = every
         # Not the region: each process of a web app may have another one, and would take the machine to its own.
         digest = hashlib.sha256(json.dumps([lane.name, every, scheduled]).encode()).hexdigest()[:32]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-ENCRYPT_VARIABLE = "FLYEXECUTOR_ENCRYPT"  # 1: what we send is encrypted
 REMEDY = "pip install 'flyexecutor[crypto]' (in the image of the machines too)"
 _SALT_BYTES, _NONCE_BYTES = 16, 12
 

@@ -14,17 +14,15 @@ import secrets
 import struct
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from flyexecutor.errors import PayloadError, PythonMismatchError
 from flyexecutor.payload import cipher
 from flyexecutor.secrecy import SecretBytes
 from flyexecutor.terms import CallTerms, OutcomeTerms
 
-KEY_VARIABLE = "FLYEXECUTOR_KEY"  # how a machine gets the key that signs, at its creation,
-FALLBACKS_VARIABLE = "FLYEXECUTOR_FALLBACK_KEYS"  # and those that only verify
 WARMUP = "warmup"  # the id under which the function is sealed that machines run before they are first suspended
 FORMAT = 3
 _MAGIC = b"FX"
@@ -82,14 +80,6 @@ class Trust:
         self._app = app.encode()
         self._ring = {name_key(signing): signing for signing in (key, *fallbacks)}
         self.key_id = name_key(key)
-
-    @classmethod
-    def of_machine(cls, environ: Mapping[str, str], app: str) -> Self:
-        """Inside a machine: the keys that it was told. Where `cryptography` is not installed it opens no call that is
-        encrypted, and what it says of that is not.
-        """
-        key, *fallbacks = read_keys(environ)
-        return cls(key, app, fallbacks, encrypts=bool(environ.get(cipher.ENCRYPT_VARIABLE)) and cipher.is_installed())
 
     def __repr__(self) -> str:
         return f"<Trust key {self.key_id.hex()}>"
@@ -281,17 +271,6 @@ class Trust:
 def name_key(key: bytes) -> bytes:
     """The id of a key, by which a sealed payload names it."""
     return hashlib.sha256(b"flyexecutor key id\0" + key).digest()[:8]
-
-
-def show_keys(keys: Sequence[bytes]) -> dict[str, str]:
-    """A ring as the environment of a machine that we create tells it."""
-    key, *fallbacks = (other.hex() for other in keys)
-    return {KEY_VARIABLE: key, FALLBACKS_VARIABLE: " ".join(fallbacks)} if fallbacks else {KEY_VARIABLE: key}
-
-
-def read_keys(environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    """The ring that a machine was given: the key that signs, then the others."""
-    return tuple(map(SecretBytes.fromhex, (environ[KEY_VARIABLE], *environ.get(FALLBACKS_VARIABLE, "").split())))
 
 
 def derive_key(secret: str, app: str) -> bytes:

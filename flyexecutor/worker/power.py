@@ -11,9 +11,9 @@ import os
 import socket
 from typing import Any
 
+from flyexecutor.environment import REDIS_VARIABLE
 from flyexecutor.names import visible
 from flyexecutor.secrecy import passwords_of, scrub
-from flyexecutor.settings import REDIS_VARIABLE
 
 SOCKET = "/.fly/api"
 SOCKET_VARIABLE = "FLY_API_SOCKET"  # flyexecutor.local: machines share a file system, so each has a path of its own

@@ -23,11 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from flyexecutor import environment
+from flyexecutor.environment import MachineEnvironment
 from flyexecutor.errors import InitializerError, PayloadError, PayloadTooLargeError
 from flyexecutor.payload import error_text, pickles
 from flyexecutor.payload.trust import WARMUP, Trust
 from flyexecutor.secrecy import hide
-from flyexecutor.settings import take_settings
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, CallTerms, answer_to
 from flyexecutor.worker import context, failures, terminal
@@ -297,12 +298,10 @@ def main(mark: str, given_fd: int, messages_fd: int, tokens_fd: int, faults_fd: 
     # If memory runs out, this process is the one to go, and its worker lives to tell (Linux: the OOM killer's order).
     with contextlib.suppress(OSError):  # macOS has no such order, and a container may keep its own
         OOM_SCORE.write_text("1000")
-    settings = hide(json.loads(sys.stdin.buffer.read()))
-    take_settings(settings)
+    environment.hear(hide(json.loads(sys.stdin.buffer.read())))
     terminal.take_away()
     context.channel = Channel(messages_fd)
-    trust = Trust.of_machine(settings, os.environ["FLY_APP_NAME"])
-    runner = Runner(trust, context.channel, mark.encode())
+    runner = Runner(MachineEnvironment.from_env(environment.here).make_trust(), context.channel, mark.encode())
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, _interrupt)
     # Before user code sees it, it is written where all threads are: that tells what the call was doing. One signal,

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flyexecutor.call import ClaimedCall
-from flyexecutor.settings import FOR_CALLS
+from flyexecutor.environment import for_calls, for_user_code
 from flyexecutor.worker.output import Output
 from flyexecutor.worker.pipe import (
     AGAIN,
@@ -112,7 +112,7 @@ class RunnerProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-m", "flyexecutor.worker.runner", self.output.mark, *map(str, ends)],
             pass_fds=ends,
-            env={name: value for name, value in os.environ.items() if not name.startswith("FLYEXECUTOR_")},
+            env=for_user_code(os.environ),
             stdin=subprocess.PIPE,
             stdout=self.output.write_fd,
             stderr=self.output.write_fd,
@@ -126,7 +126,7 @@ class RunnerProcess:
         stdin = self._process.stdin
         assert stdin
         with contextlib.suppress(BrokenPipeError), stdin:  # one that has just died is noticed by the loop
-            stdin.write(json.dumps({name: os.environ.get(name, "") for name in FOR_CALLS}).encode())
+            stdin.write(json.dumps(for_calls(os.environ)).encode())
 
     @property
     def pid(self) -> int:

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from flyexecutor.errors import PayloadError, PythonMismatchError
-from flyexecutor.payload.trust import Encoding, Trust, derive_key, read_keys, show_keys
+from flyexecutor.payload.trust import Encoding, Trust, derive_key
 from flyexecutor.states import State
 from flyexecutor.terms import UNREAD, CallTerms, OutcomeTerms, answer_to, new_terms
 
@@ -142,15 +142,6 @@ def test_a_key_points_to_its_ids_under_the_other_keys_and_nobody_without_one_can
     ):
         assert somebody.follow(asked, told) is None
     assert Trust(one, "app").pointers("k") == []
-
-
-def test_a_ring_reaches_a_machine_in_its_order():
-    ring = (b"k" * 32, b"l" * 32, b"m" * 32)
-    assert read_keys(show_keys(ring)) == ring
-    assert show_keys(ring[:1]) == {"FLYEXECUTOR_KEY": ring[0].hex()}
-    trust = Trust.of_machine(show_keys(ring), "app")
-    assert trust.seal_call("id", TERMS, b"") == Trust(ring[0], "app").seal_call("id", TERMS, b"")
-    assert trust.knows(Trust(ring[2], "app").new_call_id())
 
 
 def test_a_pickle_of_another_python_is_refused_and_a_plain_text_is_not(trust, monkeypatch):

@@ -13,7 +13,7 @@ from flyexecutor import InitializerError, RemoteError, WorkerCrashedError
 from flyexecutor.call import ClaimedCall
 from flyexecutor.names import name_of
 from flyexecutor.payload import pickles
-from flyexecutor.payload.trust import KEY_VARIABLE, WARMUP, Trust
+from flyexecutor.payload.trust import WARMUP, Trust
 from flyexecutor.retry import Retry
 from flyexecutor.terms import UNREAD, new_terms
 from flyexecutor.worker.chunks import run_chunk
@@ -36,7 +36,9 @@ TRUST = Trust(KEY, "app")
 
 @pytest.fixture
 def machine_environment(monkeypatch):
-    monkeypatch.setenv(KEY_VARIABLE, KEY.hex())
+    monkeypatch.setenv("FLYEXECUTOR_KEY", KEY.hex())
+    monkeypatch.setenv("FLYEXECUTOR_REDIS_URL", "redis://localhost:1")
+    monkeypatch.setenv("FLYEXECUTOR_LANE", "lane")
     monkeypatch.setenv("FLY_APP_NAME", "app")
     monkeypatch.setenv("FLY_MACHINE_ID", "m1")
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
