@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from flyexecutor.fleet.schedules import Every as Every
     from flyexecutor.fleet.schedules import Schedule as Schedule
     from flyexecutor.fleet.stock import MachineInfo as MachineInfo
-    from flyexecutor.fleet.stock import Stats as Stats
+    from flyexecutor.lane import Stats as Stats
     from flyexecutor.local import LocalFly as LocalFly
     from flyexecutor.retry import Retry as Retry
     from flyexecutor.states import State as State
@@ -66,7 +66,7 @@ _HOMES = {
     "Retry": "retry",
     "Schedule": "fleet.schedules",
     "State": "states",
-    "Stats": "fleet.stock",
+    "Stats": "lane",
     "current_call": "worker.context",
     "progress": "worker.context",
     "progress_bar": "contrib.tqdm",

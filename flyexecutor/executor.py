@@ -37,8 +37,8 @@ from flyexecutor.fleet.config import MachineSpec, owners_of
 from flyexecutor.fleet.guests import SUSPEND_MB, GuestName, Prices, check_suspend_mb, read_guest
 from flyexecutor.fleet.lanes import Lanes, Limits
 from flyexecutor.fleet.schedules import Schedule, Schedules
-from flyexecutor.fleet.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stats, Stock
-from flyexecutor.lane import Lane
+from flyexecutor.fleet.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stock
+from flyexecutor.lane import Lane, Stats
 from flyexecutor.local import LocalError, LocalFly
 from flyexecutor.names import label
 from flyexecutor.options import (

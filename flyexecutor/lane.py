@@ -1,4 +1,4 @@
-"""A machine configuration and the lane that it names.
+"""A machine configuration, the lane that it names, and what that one does and has cost.
 
 Calls that need the same machine (image, guest, environment, key, Redis) share one queue and one fleet. The lane's name
 is a keyed hash of that configuration: it stands in Redis keys and in machine metadata and tells nothing of it.
@@ -36,6 +36,27 @@ class Lane:
     def region(self) -> str:
         """The region that is tried first; empty: Fly chooses."""
         return self.regions[0] if self.regions else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the machines of a lane do and have cost, since it is known to Redis (30 days at most)."""
+
+    queued: int
+    running: int
+    workers: int
+    starting: int  # machines on their way
+    calls: int  # that have ended
+    starts: int  # of machines: creations, starts, resumptions
+    useful_seconds: float  # in which calls ran
+    billed_seconds: float  # of machines, from their start until they leave; measured by Redis's clock
+    sent_bytes: int  # of results and items, from machines to Redis, which Fly bills; in steps of 64 kB
+    dollars: float | None = None  # for billed seconds and sent bytes, an estimate; None: the price is not known
+
+    @property
+    def billed_over_useful(self) -> float | None:
+        """1.0: every second that is paid ran a call (one call at a time)."""
+        return self.billed_seconds / self.useful_seconds if self.useful_seconds else None
 
 
 def name_lane(config: Mapping[str, Any], key: bytes) -> str:

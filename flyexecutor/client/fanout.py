@@ -75,14 +75,6 @@ class Chunk:
     first: int  # which item of all the first one is: 0, 1, ...
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What an item came to: an exception, or else a value."""
-
-    value: Any = None
-    exception: BaseException | None = None
-
-
 class FanOut:
     """The calls of one `map`, from the first item to the last that is delivered."""
 
@@ -147,7 +139,7 @@ class FanOut:
         finally:
             self._end()
 
-    def _deliver(self, settled: list[Settled]) -> Iterator[Any]:
+    def _deliver(self, settled: list[pickles.Result]) -> Iterator[Any]:
         settled.reverse()
         while settled:
             # Taken out of the list as it is delivered: what a caller has dropped is not held here.
@@ -185,12 +177,12 @@ class FanOut:
             future.add_done_callback(lambda _: sharing.ended(parts))
         return Chunk(items, future, first)
 
-    def _settle(self, chunk: Chunk) -> list[Settled]:
+    def _settle(self, chunk: Chunk) -> list[pickles.Result]:
         """Wait until a call has ended. Raises TimeoutError at the deadline."""
         exception = chunk.future.exception(self._patience())
         self._open.pop(chunk.future, None)
         if exception is None:
-            return [Settled(chunk.future.result())] if len(chunk.items) == 1 else self._unpack(chunk)
+            return [pickles.Result(chunk.future.result())] if len(chunk.items) == 1 else self._unpack(chunk)
         retry = self._options.retry
         if len(chunk.items) > 1 and isinstance(exception, MAY_SPLIT) and (retry.lost or retry.attempts > 1):
             half = len(chunk.items) // 2
@@ -201,13 +193,13 @@ class FanOut:
             return [one for part in halves for one in self._settle(part)]
         return [_failed(exception, chunk.first, len(chunk.items))] * len(chunk.items)
 
-    def _unpack(self, chunk: Chunk) -> list[Settled]:
-        settled: list[Settled | Chunk] = []
+    def _unpack(self, chunk: Chunk) -> list[pickles.Result]:
+        settled: list[pickles.Result | Chunk] = []
         for number, (item, value) in enumerate(
             zip(chunk.items, chunk.future.result(), strict=False), start=chunk.first
         ):
             if not isinstance(value, Failed):
-                settled.append(Settled(value))
+                settled.append(pickles.Result(value))
             elif value.again:
                 retry = replace(self._options.retry, attempts=self._options.retry.attempts - 1)
                 settled.append(self._send_chunk([item], replace(self._options, retry=retry), number))
@@ -227,10 +219,10 @@ class FanOut:
         self._sharing.close()
 
 
-def _failed(exception: BaseException, number: int, of_items: int = 1) -> Settled:
+def _failed(exception: BaseException, number: int, of_items: int = 1) -> pickles.Result:
     items = f"item {number}" if of_items == 1 else f"items {number} to {number + of_items - 1}, which were one call,"
     error_text.add_note(exception, f"{items} of the map (the first is item 0)")
-    return Settled(exception=exception)
+    return pickles.Result(exception=exception)
 
 
 def _put(ended: "queue.SimpleQueue[Chunk]", chunk: Chunk, _future: object) -> None:

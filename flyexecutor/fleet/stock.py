@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flyexecutor.errors import MachinesError, MachineStartError
 from flyexecutor.fleet import launch, policy
@@ -18,9 +18,8 @@ from flyexecutor.fleet.guests import Prices, name_guest
 from flyexecutor.fleet.ledger import OVERTAKEN
 from flyexecutor.fleet.lists import Lists
 from flyexecutor.fleet.machine import Machine
-from flyexecutor.lane import Lane
+from flyexecutor.lane import Lane, Stats
 from flyexecutor.store.calls import Store
-from flyexecutor.store.lanes import Meter
 
 APPEARS_WITHIN = 10.0  # seconds: a machine that was just created may be unknown to a get for a moment
 FETCHED_WITHIN = 15.0  # seconds after which a machine that waits in `created` can be started: its image is there
@@ -31,27 +30,6 @@ RUNS_FOR_NOBODY = 300.0  # seconds that a machine may run without a worker
 RESTS_WITHIN = 3.0  # seconds: one that has run for long, and has just left its lane, is about to rest
 
 log = logging.getLogger("flyexecutor")
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What an executor's machines do and have cost, since its configuration is known to Redis (30 days at most)."""
-
-    queued: int
-    running: int
-    workers: int
-    starting: int  # machines on their way
-    calls: int  # that have ended
-    starts: int  # of machines: creations, starts, resumptions
-    useful_seconds: float  # in which calls ran
-    billed_seconds: float  # of machines
-    sent_bytes: int  # of results and items, from machines to Redis, which Fly bills; in steps of 64 kB
-    dollars: float | None  # for billed seconds and sent bytes, an estimate; None: the price is not known
-
-    @property
-    def billed_over_useful(self) -> float | None:
-        """1.0: every second that is paid ran a call (one call at a time)."""
-        return self.billed_seconds / self.useful_seconds if self.useful_seconds else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +72,11 @@ class Stock:
 
     def stats(self, lane: Lane) -> Stats:
         """See `FlyMachineExecutor.stats`."""
-        seen: Meter = self._store.meter(lane.name)
+        stats = self._store.meter(lane.name)
         price = self._prices.per_second_of(lane.config, lane.region)
-        return Stats(
-            queued=seen.queued,
-            running=seen.running,
-            workers=seen.workers,
-            starting=seen.starting,
-            calls=seen.calls,
-            starts=seen.starts,
-            useful_seconds=seen.useful_seconds,
-            billed_seconds=seen.billed_seconds,
-            sent_bytes=seen.sent_bytes,
-            dollars=None
-            if price is None
-            else price * seen.billed_seconds + self._prices.transfer * seen.sent_bytes / 1e9,
-        )
+        if price is None:
+            return stats
+        return replace(stats, dollars=price * stats.billed_seconds + self._prices.transfer * stats.sent_bytes / 1e9)
 
     def machines(self) -> list[MachineInfo]:
         """See `FlyMachineExecutor.machines`."""

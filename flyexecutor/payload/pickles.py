@@ -67,7 +67,7 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a call ended, unpickled: an exception, or else a value."""
+    """How a call ended, or an item of one, unpickled: with an exception, or else a value."""
 
     value: Any = None
     exception: BaseException | None = None

@@ -13,7 +13,7 @@ from redis.backoff import ExponentialBackoff
 from redis.lock import Lock
 from redis.retry import Retry
 
-from flyexecutor.lane import Lane
+from flyexecutor.lane import Lane, Stats
 from flyexecutor.secrecy import Address
 from flyexecutor.store.connection import (
     ANSWER_TIMEOUT,
@@ -37,21 +37,6 @@ LOCK_TTL = 30.0  # seconds for which one client has others wait, at most,
 LOCK_PATIENCE = 15.0  # and for which one waits
 RUNS_KEPT = 50
 RUNS_TTL = 62 * 86400  # seconds: a monthly schedule runs again before that
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """What a lane has now, and what it has cost since it is known."""
-
-    queued: int
-    running: int
-    workers: int
-    starting: int
-    billed_seconds: float  # of machines, from their start until they leave; measured by Redis's clock
-    useful_seconds: float  # in which calls ran
-    calls: int  # that have ended
-    starts: int  # of machines
-    sent_bytes: int  # of what machines have sent to Redis: outcomes, items; in steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +177,11 @@ class LaneStore:
         if_sound(lambda: self._redis.xread({self._list_keys(name)[0]: last}, count=1, block=block), None)
 
     @translated
-    def meter(self, lane: str) -> Meter:
-        """What a lane has now, and what it has cost."""
+    def meter(self, lane: str) -> Stats:
+        """What a lane has now, and what it has cost, but for dollars."""
         answer = script("meter")(self._redis, self._lane_keys(lane), (self._prefix,))
         queued, running, workers, starting, billed, useful, calls, starts, sent = map(int, answer)
-        return Meter(queued, running, workers, starting, billed / 1000, useful / 1000, calls, starts, sent)
+        return Stats(queued, running, workers, starting, calls, starts, useful / 1000, billed / 1000, sent)
 
     @translated
     def now(self) -> float:

@@ -8,8 +8,10 @@ import pytest
 
 from flyexecutor import Prices
 from flyexecutor.errors import MachinesError
+from flyexecutor.fleet.guests import PRESETS
 from flyexecutor.fleet.machine import Machine
 from flyexecutor.fleet.stock import Stock
+from flyexecutor.lane import Lane, Stats
 
 
 def resting(name, **more):
@@ -71,3 +73,14 @@ def test_an_orphan_whose_host_does_not_answer_stays_for_now_and_the_others_go():
 def test_a_reap_that_may_not_destroy_says_so():
     with pytest.raises(MachinesError, match="read only"):
         stock_of(FakeFly(resting("m1"), refuses={"m1": MachinesError("read only", 403)})).reap(0.0)
+
+
+@pytest.mark.parametrize(("config", "dollars"), [({"guest": PRESETS["shared-cpu-1x"]}, True), ({}, False)])
+def test_what_a_lane_has_cost_is_its_machines_and_what_they_have_sent(config, dollars):
+    seen = Stats(1, 2, 3, 4, 5, 6, useful_seconds=7.0, billed_seconds=8.0, sent_bytes=9_000_000_000)
+    lane = Lane("lane", config, ("fra",), 1, 1, 60.0)
+    prices = Prices(transfer=0.5)
+    stock = Stock(SimpleNamespace(meter={"lane": seen}.get), None, None, prices, ["us"])
+    cost = 8.0 * (prices.per_second(PRESETS["shared-cpu-1x"], "fra") or 0.0) + 9 * 0.5
+    assert stock.stats(lane) == replace(seen, dollars=pytest.approx(cost) if dollars else None)
+    assert stock.stats(lane).billed_over_useful == 8.0 / 7.0
