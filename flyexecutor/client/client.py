@@ -362,13 +362,17 @@ class Client:
     def close(self) -> None:
         """End the threads; the last closes the connections. What is pending ends with an error that says so."""
         _clients.discard(self)
-        self._outbox.close()
+        self._end()
+
+    def _end(self, error: FlyExecutorError | None = None) -> None:
+        """error: why nothing can come to anything any more; else what is in the outbox is sent."""
+        self._outbox.close(error)
         with self._starting:
             self._ended = True
             self._threads += 1  # this one
         for fleet in self._fleets.values():
             fleet.close()
-        self._watcher.close()
+        self._watcher.close(error)
         self._thread_ended()
 
     def close_when_drained(self, then: Callable[[], None]) -> None:
@@ -467,12 +471,7 @@ class Client:
         error = FlyExecutorError(what)
         with self._gate:  # who sends either finds this, or is found among the pending
             self._broken = error
-            pending = self._watcher.pending()
-        self._outbox.give_up(error)
-        for fleet in list(self._fleets.values()):
-            fleet.close()
-        self._watcher.fail([future.id for future in pending], error)
-        self._watcher.close()
+        self._end(error)
 
     def _thread_ended(self) -> None:
         with self._starting:

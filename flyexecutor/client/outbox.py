@@ -118,18 +118,15 @@ class Outbox:
         oldest = next(iter(self._sending.values()), None) or next(iter(self._waiting.values()), None)
         return oldest is None or oldest[0] > target
 
-    def give_up(self, error: FlyExecutorError) -> None:
-        """Nobody sends any longer: what waits is dropped, and who waits for that in `flush` is told."""
+    def close(self, error: FlyExecutorError | None = None) -> None:
+        """End the thread once all is sent. error: why nothing is sent any longer: what waits is dropped, and who waits
+        for that in `flush` is told.
+        """
         with self._changed:
-            self._last_failure = (self._number, error)
-            self._waiting.clear()
-            self._sending.clear()
-            self._closed = True
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """End the thread once all is sent."""
-        with self._changed:
+            if error:
+                self._last_failure = (self._number, error)
+                self._waiting.clear()
+                self._sending.clear()
             self._closed = True
             self._changed.notify_all()
 

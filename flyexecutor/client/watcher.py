@@ -145,12 +145,14 @@ class Watcher:
         if future := self.drop(call_id):
             future.end_cancelled()
 
-    def close(self) -> None:
-        """End the thread; what is still pending ends with an error that says so."""
+    def close(self, error: FlyExecutorError | None = None) -> None:
+        """End the thread; what is still pending ends with this error, or with one that says so."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._reader.close()
+        if error:
+            self.fail([future.id for future in self.pending()], error)
         self.fail_if_closed()
 
     def fail_if_closed(self) -> None:

@@ -271,7 +271,7 @@ def test_what_is_on_its_way_when_nobody_sends_any_longer_is_dropped_at_the_next_
     died = FlyExecutorError("a thread has died")
 
     def give_up():
-        box.give_up(died)
+        box.close(died)
         raise AWAY
 
     box.store.steps = [AWAY, give_up]
