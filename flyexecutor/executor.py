@@ -326,7 +326,7 @@ class FlyMachineExecutor(Executor):
             self._submit(function, args, {}, self._options, call_id=call_id, name=name)
             for call_id, args in zip(self._trust.calls_of_batch(batch_id), items, strict=True)
         ]
-        return Batch(batch_id, futures, self._client.batch)
+        return Batch(batch_id, futures, self._client.attaching.batch)
 
     def batch(self, batch_id: str) -> Batch[Any]:
         """Attach to a batch from any process.
@@ -335,7 +335,7 @@ class FlyMachineExecutor(Executor):
         `submit_batch`, one that was never stored. Until then its future waits for it. Raises as `future`.
         """
         self._check_id(batch_id, "batch")
-        return Batch(batch_id, self._client.attach_batch(batch_id), self._client.batch)
+        return Batch(batch_id, self._client.attaching.attach_batch(batch_id), self._client.attaching.batch)
 
     def future(self, call_id: str) -> FlyFuture[Any]:
         """Attach to a call from any process: the future of this id, pending or ended.
@@ -345,7 +345,7 @@ class FlyMachineExecutor(Executor):
         RedisUnavailableError when Redis does not answer.
         """
         self._check_id(call_id, "call")
-        return self._client.attach(call_id)
+        return self._client.attaching.attach(call_id)
 
     def with_options(
         self,
@@ -389,7 +389,7 @@ class FlyMachineExecutor(Executor):
         if needs := {name: value for name, value in machine.items() if value is not None}:
             self._refuse_inside(**dict.fromkeys(needs, True))
             other._lanes = self._lanes.of_others(**needs)
-            self._client.know_lanes([other._lane])
+            self._client.fleets.know([other._lane])
         return other
 
     def set_limits(self, *, max_workers: int | None = None, max_cost_per_hour: float | None = None) -> None:
@@ -405,7 +405,7 @@ class FlyMachineExecutor(Executor):
             limits = replace(limits, max_workers=max_workers)
         if max_cost_per_hour is not None:
             limits = replace(limits, max_cost_per_hour=max_cost_per_hour)
-        self._client.know_lanes(self._lanes.set_limits(limits))
+        self._client.fleets.know(self._lanes.set_limits(limits))
 
     def stats(self) -> Stats:
         """What the machines of this executor do, and have cost. One round trip to Redis."""
@@ -579,7 +579,7 @@ class FlyMachineExecutor(Executor):
             pickles.check_size(dumped, "the call with its arguments", options.max_payload)
         except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
             return self._client.failed(call_id, name, exc)
-        bigger = self._lanes.larger(self._client.know_lanes) if options.retry.on_oom == "bigger" else ()
+        bigger = self._lanes.larger(self._client.fleets.know) if options.retry.on_oom == "bigger" else ()
         terms = new_terms(
             (self._lane.name, *bigger),
             result_ttl=self._client.result_ttl,
@@ -606,7 +606,7 @@ class FlyMachineExecutor(Executor):
         return self._client.send(call, self._lane, take=take)
 
     def _check_id(self, call_id: str, what: str) -> None:
-        self._client.check_id(call_id, what, remedy=_remedy_for_unknown(self._local) if self._local else "")
+        self._client.attaching.check_id(call_id, what, remedy=_remedy_for_unknown(self._local) if self._local else "")
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
         """What can't be the function of a fan-out or a stream is refused at once, and so is each one after shutdown."""

@@ -49,7 +49,7 @@ def logs(call_id: str, follow: bool, raw: bool, as_json: bool, app: str | None, 
     say = None if as_json else str if raw else visible
     with open_client(Where(app, redis_url), token=False) as client:
         call_id = whole_id(client, call_id)
-        client.check_id(call_id, "call")
+        client.attaching.check_id(call_id, "call")
         shown = _show(None, client.store.listing.printed(call_id), call_id, say)
         with contextlib.suppress(KeyboardInterrupt):  # the usual end of it
             while follow and shown.state and not shown.state.final:
@@ -119,13 +119,13 @@ def _kill_all(client: Client, call_ids: Sequence[str]) -> list[Killed]:
     futures: dict[str, FlyFuture[object]] = {}
     for call_id in call_ids:
         try:
-            client.check_id(call_id, "call")
+            client.attaching.check_id(call_id, "call")
             seen = client.store.listing.printed(call_id)
             names[call_id] = seen.name if seen else ""
             if seen and seen.state and seen.state.final:
                 results[call_id] = Kill.DONE  # not attached to: its result may be large, and is nobody's business here
             elif seen:
-                futures[call_id] = client.attach(call_id)
+                futures[call_id] = client.attaching.attach(call_id)
         except (UnknownCallError, ExpiredCallError, PayloadError):
             continue
     for future in futures.values():
@@ -145,7 +145,7 @@ def whole_id(client: Client, beginning: str) -> str:
     found = []
     for call_id in client.store.listing.ids_that_begin(digits):
         with contextlib.suppress(UnknownCallError):  # somebody else has made it up
-            client.check_id(call_id, "call")
+            client.attaching.check_id(call_id, "call")
             found.append(call_id)
     if len(found) < 2:
         return found[0] if found else beginning

@@ -77,6 +77,7 @@ class Trust:
     def __init__(self, key: bytes, app: str, fallbacks: Sequence[bytes] = (), *, encrypts: bool = False) -> None:
         self._key = key
         self._encrypts = encrypts
+        self.app = app
         self._app = app.encode()
         self._ring = {name_key(signing): signing for signing in (key, *fallbacks)}
         self.key_id = name_key(key)

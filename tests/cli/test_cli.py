@@ -25,7 +25,7 @@ from flyexecutor.cli import checks, main
 from flyexecutor.cli.calls import added
 from flyexecutor.cli.common import dollars, seconds
 from flyexecutor.cli.ps import Seen, _render
-from flyexecutor.client import client
+from flyexecutor.client import threads
 from flyexecutor.fleet import api as machines
 from flyexecutor.fleet.stock import MachineInfo
 from flyexecutor.payload.trust import Trust, derive_key
@@ -388,13 +388,13 @@ def test_no_command_but_doctor_starts_a_thread_that_it_does_not_need(make_execut
     future = make_executor().submit(tasks.hang, gate)
     gate.wait_for_entry()
     started = []
-    start = client.Client._start_thread
+    start = threads.Threads._start
 
     def note(self, run_it, name):
         started.append(name)
         start(self, run_it, name)
 
-    monkeypatch.setattr(client.Client, "_start_thread", note)
+    monkeypatch.setattr(threads.Threads, "_start", note)
     for arguments in (("ps",), ("logs", future.id), ("reap", "--dry-run"), ("doctor", "--no-call")):
         assert run(*arguments).exit_code == 0
     assert started == []

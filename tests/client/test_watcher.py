@@ -253,7 +253,8 @@ def test_an_outcome_that_expired_while_a_callback_held_up_the_thread_is_told_as_
 
 def test_a_call_that_is_not_in_the_outbox_yet_is_not_told_forgotten(make_executor, monkeypatch):
     monkeypatch.setattr(watchers, "READ_FOR", 0.05)
-    client = make_executor()._client
+    executor = make_executor()
+    client = executor._client
     told, look_up, put = threading.Event(), client._watcher._look_up, client._outbox.put
 
     def tell(call_id: str) -> None:
@@ -267,7 +268,7 @@ def test_a_call_that_is_not_in_the_outbox_yet_is_not_told_forgotten(make_executo
     monkeypatch.setattr(client._watcher, "_look_up", tell)
     monkeypatch.setattr(client._outbox, "put", put_late)
     call_id = client._trust.new_call_id()
-    future = client.send(Call(call_id, b""), client._lane)
+    future = client.send(Call(call_id, b""), executor._lane)
     assert future.cancel()
 
 

@@ -210,7 +210,7 @@ def test_an_attach_that_fails_fails_for_all_who_wait_for_it(make_executor, hold_
     others = [in_thread(lambda: executor.future(call_id)) for _ in range(5)]
     held.let_go(error := RedisUnavailableError("away"))
     assert [one.exception(WAIT) for one in [first, *others]] == [error] * 6
-    assert (under_way(executor), executor._client._flights) == ((0, 0), {})
+    assert (under_way(executor), executor._client.attaching._flights) == ((0, 0), {})
 
 
 def test_an_attach_that_is_interrupted_is_taken_over_by_who_waits_for_it(make_executor, hold_attach):
@@ -324,5 +324,5 @@ def test_an_attach_that_is_interrupted_before_it_asks_leaves_none_that_others_wa
         executor._client._futures.clear()
         with pytest.raises(KeyboardInterrupt):
             executor.future(call_id)
-    assert executor._client._flights == {}
+    assert executor._client.attaching._flights == {}
     assert executor.future(call_id).result(WAIT) == 2
