@@ -1,66 +1,43 @@
-"""FlyMachineExecutor, the concurrent.futures contract and the options. No threads, no Redis, no HTTP.
+"""FlyMachineExecutor: the concurrent.futures contract and the options. No threads, no Redis, no HTTP.
 
-Step 1 of a call's way is here: `submit` makes the snapshot, in the caller's thread, and hands it to the client.
+What it promises is here, and each promise is kept elsewhere: calls are made in client/caller.py (step 1), machines are
+seen to in fleet/stock.py and fleet/schedules.py, and its end is in client/life.py.
 """
 
 import asyncio
-import concurrent.futures
-import logging
-import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from types import ModuleType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from flyexecutor.arguments import (
-    check_given,
-    check_integers,
-    check_numbers,
-    check_texts,
-    read_env,
-    read_modules,
-    read_regions,
-    read_volume,
-)
-from flyexecutor.call import Call, Part
+from flyexecutor.arguments import check_given, check_integers, check_numbers, check_texts, read_env, read_volume
+from flyexecutor.client import terminal
 from flyexecutor.client.batch import Batch
+from flyexecutor.client.caller import Caller
 from flyexecutor.client.client import Client
-from flyexecutor.client.fanout import FanOut, Sizes
+from flyexecutor.client.fanout import Sizes
 from flyexecutor.client.future import FlyFuture
-from flyexecutor.client.sharing import Sharing, dump_function
+from flyexecutor.client.life import Life
+from flyexecutor.client.local_fly import UsedLocal
 from flyexecutor.client.signatures import typed_map, typed_schedule, typed_starmap, typed_submit_batch
 from flyexecutor.client.stream import ItemStream
-from flyexecutor.client.terminal import showing, tell_of_calls, tell_of_machines
-from flyexecutor.errors import NotStartedError, SettingsError
-from flyexecutor.fleet.config import MachineSpec, owners_of
-from flyexecutor.fleet.guests import SUSPEND_MB, GuestName, Prices, check_suspend_mb, read_guest
+from flyexecutor.errors import SettingsError
+from flyexecutor.fleet.config import MachineSpec, owners_of, read_needs
+from flyexecutor.fleet.guests import SUSPEND_MB, GuestName, Prices, read_guest, read_prices
 from flyexecutor.fleet.lanes import Lanes, Limits
 from flyexecutor.fleet.schedules import Schedule, Schedules
-from flyexecutor.fleet.stock import ORPHAN_AFTER, MachineInfo, Prepared, Stock
+from flyexecutor.fleet.stock import ORPHAN_AFTER, MachineInfo, Stock
 from flyexecutor.lane import Lane, Stats
-from flyexecutor.local import LocalError, LocalFly
-from flyexecutor.names import label
-from flyexecutor.options import (
-    Options,
-    read_initializer,
-    read_retries,
-    read_warmup,
-)
-from flyexecutor.payload import pickles, plain
-from flyexecutor.payload.trust import Encoding
+from flyexecutor.local import LocalFly
+from flyexecutor.options import Options, read_warmup
+from flyexecutor.payload import pickles
 from flyexecutor.retry import Retry
 from flyexecutor.secrecy import hide
-from flyexecutor.settings import Settings, machine_settings, read_settings
-from flyexecutor.states import State
-from flyexecutor.terms import NONCE_BYTES, UNFINISHED_TTL, CallTerms, answer_to, new_terms
+from flyexecutor.settings import machine_settings, read_settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-INTERRUPTED_WITHIN = 1.0  # seconds in which a second Ctrl-C is heard, at worst
-
-log = logging.getLogger("flyexecutor")
 
 
 class FlyMachineExecutor(Executor):
@@ -146,28 +123,37 @@ class FlyMachineExecutor(Executor):
         token, redis_url, secret = hide(token), hide(redis_url), hide(secret)
         env = hide(env) if isinstance(env, dict) else env
         env = {} if env is None else read_env(env)
-        check_integers(1, max_workers=max_workers, concurrency=concurrency)
-        check_integers(0, warm=warm)
-        check_suspend_mb(suspend_mb)
-        check_numbers(0, idle_timeout=idle_timeout, max_cost_per_hour=max_cost_per_hour)
-        check_given(1, result_ttl=result_ttl, boot_timeout=boot_timeout, max_lifetime=max_lifetime)
-        if not isinstance(prices, Prices | None):
-            raise SettingsError(f"prices is {prices!r}: it must be a Prices, as Prices(regions={{'gru': 1.5}})")
-        if not isinstance(local, bool | str | LocalFly | None):
-            raise SettingsError(f"local is {local!r}: it must be True, a name, or a LocalFly")
-        self._options = Options(
-            retry=Retry() if retries is None else read_retries(retries),
+        options = Options.read(
+            retries=retries,
             timeout=timeout,
             expires=expires,
             max_payload=max_payload,
-            ship=(modules := read_modules(ship)),
-            initializer=read_initializer(initializer, initargs, modules),
+            ship=ship,
+            initializer=initializer,
+            initargs=initargs,
         )
+        limits = Limits(max_workers, max_cost_per_hour)
+        # What settings and keys say follows: what is wrong here is refused before anything is started.
+        spec = MachineSpec(
+            image="",
+            guest=read_guest(guest),
+            env=env,
+            regions=(),
+            concurrency=concurrency,
+            idle_timeout=idle_timeout,
+            boot_timeout=boot_timeout,
+            max_lifetime=max_lifetime,
+            warm=warm,
+            volume=read_volume(volume),
+            warmup=None,
+            suspend_mb=suspend_mb,
+        )
+        check_given(1, result_ttl=result_ttl)
+        self._prices = read_prices(prices)
         inside = machine_settings() if app is None and token is None and not isinstance(local, LocalFly) else None
-        where = None if inside else _find_local(local)
-        close_local = where.close if where and where is not local else None
-        try:
-            settings = inside or read_settings(
+        self._local = UsedLocal.find(None if inside else local)
+        with self._local.closed_on_error():
+            self._settings = inside or read_settings(
                 app=app,
                 image=image,
                 regions=regions,
@@ -176,37 +162,21 @@ class FlyMachineExecutor(Executor):
                 api_url=api_url,
                 secret=secret,
                 encrypt=encrypt,
-                environ=where.environ() if where else None,
+                environ=self._local.environ,
             )
-            trust = settings.make_trust()
-            spec = MachineSpec(
-                image=settings.image,
-                guest=read_guest(guest),
-                env=env,
-                regions=settings.regions,
-                concurrency=concurrency,
-                idle_timeout=idle_timeout,
-                boot_timeout=boot_timeout,
-                max_lifetime=max_lifetime,
-                warm=warm,
-                volume=read_volume(volume),
-                warmup=read_warmup(warmup, trust, modules),
-                suspend_mb=suspend_mb,
-            )
-            self._settings = settings
-            self._trust = trust
-            self._refuse_inside(on_oom=self._options.retry.on_oom == "bigger")
-            prices = prices or Prices()
-            limits = Limits(max_workers, max_cost_per_hour)
-            self._lanes = Lanes(spec, limits, settings, prices, _lane_of_this_machine(settings) if inside else None)
-            self._client = Client(settings, self._lane, trust, result_ttl=result_ttl, prices=prices)
-        except BaseException:
-            if close_local:
-                close_local()
-            raise
-        self._prices = prices
-        self._local = where
-        self._life = _Life(self._client, close_local, own_local=local is True and where is not None)
+            self._trust = self._settings.make_trust()
+            sealed = read_warmup(warmup, self._trust, options.ship)
+            spec = replace(spec, image=self._settings.image, regions=self._settings.regions, warmup=sealed)
+            self._lanes = Lanes(spec, limits, self._settings, self._prices)
+            self._client = Client(self._settings, self._lane, self._trust, result_ttl=result_ttl, prices=self._prices)
+            self._use(options, self._lanes)
+        self._life = Life(self._client, self._local)
+
+    def _use(self, options: Options, lanes: Lanes) -> None:
+        self._refuse_inside(on_oom=options.retry.on_oom == "bigger")
+        self._options = options
+        self._lanes = lanes
+        self._caller = Caller(self._client, self._trust, lanes, options)
 
     @property
     def _lane(self) -> Lane:
@@ -245,7 +215,7 @@ class FlyMachineExecutor(Executor):
         The call is pickled now: changing an argument afterwards changes nothing. What can't be pickled is the future's
         exception. What an `async def` function comes to is awaited on the machine. Raises RuntimeError after shutdown.
         """
-        return self._submit(fn, args, kwargs, self._options)
+        return self._caller.submit(fn, args, kwargs)
 
     @typed_map
     def map(  # type: ignore[override] # that of Executor takes whatever there is
@@ -269,7 +239,7 @@ class FlyMachineExecutor(Executor):
         `fn` and large arguments that repeat are sent once. What can't be pickled is the exception of its items.
         """
         items = zip(*iterables, strict=False)
-        return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
+        return self._caller.fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
 
     @typed_starmap
     def starmap(
@@ -285,7 +255,7 @@ class FlyMachineExecutor(Executor):
     ) -> Iterator[Any]:
         """Like `map`, for arguments that are tuples already: `fn(*args)` for each of them."""
         items = map(tuple, iterable)
-        return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
+        return self._caller.fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).ordered()
 
     @typed_map
     def map_unordered(
@@ -300,33 +270,21 @@ class FlyMachineExecutor(Executor):
     ) -> Iterator[Any]:
         """Like `map`, with results as they come."""
         items = zip(*iterables, strict=False)
-        return self._fan_out(fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions).unordered()
+        return self._caller.fan_out(
+            fn, items, Sizes.read(chunksize, buffersize, timeout), return_exceptions
+        ).unordered()
 
     def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> ItemStream[T]:
         """Run a generator function on a machine and iterate over what it yields, as it comes.
 
         `.future` is the handle on its call. Leaving the loop early does not end the call: `close()` does.
         """
-        self._check_function(fn)
-        stream: ItemStream[T] = ItemStream(self._trust)
-        stream.future = self._submit(fn, args, kwargs, self._options, keep=False, take=stream.take)
-        stream.future.add_done_callback(stream.end)
-        return stream
+        return self._caller.stream(fn, args, kwargs)
 
     @typed_submit_batch
     def submit_batch(self, fn: Callable[..., Any], /, *iterables: Iterable[Any]) -> Batch[Any]:
         """Submit a call for each item, as `map` does, under one id: `batch(id)` attaches to all of them."""
-        self._check_function(fn)
-        items = list(zip(*iterables, strict=False))  # all: whatever an iterable raises, nothing was submitted
-        batch_id = self._trust.new_batch_id(len(items))
-        pickled = dump_function(fn, self._options)
-        function = fn if pickled is None else pickles.Pickled(pickled)
-        name = self._options.name_call(fn)
-        futures = [
-            self._submit(function, args, {}, self._options, call_id=call_id, name=name)
-            for call_id, args in zip(self._trust.calls_of_batch(batch_id), items, strict=True)
-        ]
-        return Batch(batch_id, futures, self._client.attaching.batch)
+        return self._caller.submit_batch(fn, iterables)
 
     def batch(self, batch_id: str) -> Batch[Any]:
         """Attach to a batch from any process.
@@ -371,25 +329,16 @@ class FlyMachineExecutor(Executor):
         name: what the calls are called wherever their ids are shown, in up to 100 characters; left out, as their
             function. It travels as plain text, which is not signed.
         """
-        told = {"timeout": timeout, "expires": expires, "key": key, "name": name}
-        changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-        if retries is not None:
-            changes["retry"] = read_retries(retries)
-            self._refuse_inside(on_oom=changes["retry"].on_oom == "bigger")
+        options = self._options.changed(retries=retries, timeout=timeout, expires=expires, key=key, name=name)
+        needs = read_needs(image=image, guest=guest, env=env, regions=regions, volume=volume)
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _options=replace(self._options, **changes))
-        check_texts(image=image)
-        machine: dict[str, Any] = {
-            "image": image,
-            "guest": read_guest(guest),
-            "env": None if env is None else read_env(env),
-            "regions": None if regions is None else read_regions(regions),
-            "volume": read_volume(volume),
-        }
-        if needs := {name: value for name, value in machine.items() if value is not None}:
+        other.__dict__.update(self.__dict__)
+        lanes = self._lanes
+        if needs:
             self._refuse_inside(**dict.fromkeys(needs, True))
-            other._lanes = self._lanes.of_others(**needs)
-            self._client.fleets.know([other._lane])
+            lanes = lanes.of_others(**needs)
+            self._client.fleets.know([lanes.lane])
+        other._use(options, lanes)
         return other
 
     def set_limits(self, *, max_workers: int | None = None, max_cost_per_hour: float | None = None) -> None:
@@ -398,14 +347,7 @@ class FlyMachineExecutor(Executor):
         What `with_options` made of it, for the same machines, has the same limits.
         """
         self._refuse_inside(set_limits=True)
-        check_numbers(0, max_cost_per_hour=max_cost_per_hour)
-        limits = self._lanes.limits
-        if max_workers is not None:
-            check_integers(1, max_workers=max_workers)
-            limits = replace(limits, max_workers=max_workers)
-        if max_cost_per_hour is not None:
-            limits = replace(limits, max_cost_per_hour=max_cost_per_hour)
-        self._client.fleets.know(self._lanes.set_limits(limits))
+        self._client.fleets.know(self._lanes.set_limits(max_workers, max_cost_per_hour))
 
     def stats(self) -> Stats:
         """What the machines of this executor do, and have cost. One round trip to Redis."""
@@ -425,21 +367,9 @@ class FlyMachineExecutor(Executor):
         self._refuse_inside(prepare=True)
         check_integers(0, number=number)
         check_given(0, timeout=timeout)
-        self._refuse_more_than_may_run(number)
-        so_far = Prepared(0)
-        try:
-            with showing(number) as show:
-
-                def tell(prepared: Prepared) -> None:
-                    nonlocal so_far
-                    so_far = prepared
-                    show(prepared)
-
-                self._stock.prepare(self._lane, number, timeout, tell)
-        except BaseException as exc:
-            if so_far.made or isinstance(exc, KeyboardInterrupt):
-                log.warning(tell_of_machines(so_far, None if self._local else self._settings.app))
-            raise
+        self._lanes.refuse_more_than_may_run(number)
+        app = None if self._local.fly else self._settings.app
+        terminal.prepare(self._stock, self._lane, number, timeout, app)
 
     @typed_schedule
     def schedule(
@@ -467,7 +397,7 @@ class FlyMachineExecutor(Executor):
 
         Raises SettingsError, MachinesError, RedisUnavailableError.
         """
-        self._check_function(fn)
+        self._caller.check_function(fn)
         check_texts(name=name)
         self._refuse_inside(schedule=True)
         return self._schedules.add(
@@ -512,14 +442,7 @@ class FlyMachineExecutor(Executor):
         """Take no more calls. wait: return when those submitted here have ended. cancel_futures: take back what no
         worker has claimed.
         """
-        futures = self._client.stop_sending()
-        if cancel_futures:
-            self._client.cancel_all(futures)
-        if wait:
-            concurrent.futures.wait(futures)
-            self._life.close()
-        else:
-            self._client.close_when_drained(self._life.close_local)
+        self._life.shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -534,138 +457,19 @@ class FlyMachineExecutor(Executor):
             try:
                 self.shutdown(wait=True)
             except KeyboardInterrupt:
-                self._end_interrupted()
+                self._life.end_interrupted()
                 raise
         else:
-            self._end_interrupted()
+            self._life.end_interrupted()
 
-    def _end_interrupted(self) -> None:
-        try:
-            # Those of others, to which this one has only attached, are not ours to cancel.
-            futures = [future for future in self._client.stop_sending() if not future.attached]
-            self._client.cancel_all(futures)
-            left = [future for future in futures if not future.done()]
-            cancelled = sum(future.cancelled() for future in futures)  # others may have ended by themselves meanwhile
-            if cancelled or left:
-                name = self._local.name if self._local else None
-                log.warning(tell_of_calls(cancelled, left, own_local=self._life.own_local, local_name=name))
-            # A signal that comes just before CPython begins to wait for a lock does not end that wait.
-            while concurrent.futures.wait(left, INTERRUPTED_WITHIN).not_done:
-                pass
-        finally:
-            self._life.close()
+    def _check_id(self, its_id: str, what: str) -> None:
+        self._client.attaching.check_id(its_id, what, remedy=self._local.remedy)
 
-    def _submit(
-        self,
-        fn: "Callable[..., Any] | pickles.Pickled | pickles.PartReference",
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        options: Options,
-        *,
-        keep: bool = True,
-        call_id: str = "",
-        name: str | None = None,
-        parts: Sequence[Part] = (),
-        take: Callable[[int, int, bytes], None] | None = None,
-    ) -> FlyFuture[Any]:
-        if not (callable(fn) or isinstance(fn, pickles.Pickled | pickles.PartReference)):
-            raise TypeError(f"{fn!r} is not callable: give submit the function and its arguments apart")
-        self._client.refuse_if_closed()
-        call_id = call_id or self._trust.new_call_id(options.key)
-        name = options.name_call(fn) if name is None else name
-        try:
-            with pickles.shipping(options.ship):
-                dumped = pickles.dump_call(fn, args, kwargs, options.manner(streams=take is not None))
-            pickles.check_size(dumped, "the call with its arguments", options.max_payload)
-        except Exception as exc:  # noqa: BLE001 - user code pickles itself and may raise anything
-            return self._client.failed(call_id, name, exc)
-        bigger = self._lanes.larger(self._client.fleets.know) if options.retry.on_oom == "bigger" else ()
-        terms = new_terms(
-            (self._lane.name, *bigger),
-            result_ttl=self._client.result_ttl,
-            retries=options.retry.lost,
-            timeout=options.timeout or 0.0,
-            expires=options.expires or 0.0,
-            # An id that no key has given is new at each submit: no further random bytes are asked of the system.
-            nonce=bytes.fromhex(call_id)[:NONCE_BYTES] if options.key is None else b"",
-        )
-        call = Call(
-            call_id,
-            self._trust.seal_call(call_id, terms, dumped.body, dumped.encoding),
-            options.retry.lost,
-            keep,
-            expires=terms.expires,
-            expired=self._seal_expired(call_id, name, terms) if terms.expires else b"",
-            keyed=options.key is not None,
-            pointers=self._trust.pointers(options.key) if options.key is not None else (),
-            bigger=bigger,
-            parts=parts,
-            name=name,
-            nonce=terms.nonce,
-        )
-        return self._client.send(call, self._lane, take=take)
-
-    def _check_id(self, call_id: str, what: str) -> None:
-        self._client.attaching.check_id(call_id, what, remedy=_remedy_for_unknown(self._local) if self._local else "")
-
-    def _check_function(self, fn: Callable[..., Any]) -> None:
-        """What can't be the function of a fan-out or a stream is refused at once, and so is each one after shutdown."""
-        if not callable(fn):
-            raise TypeError(f"{fn!r} is not callable: give the function first")
-        if self._options.key is not None:
-            raise ValueError(f"key={self._options.key!r} names one call with one outcome: it is for submit only")
-        self._client.refuse_if_closed()
-
-    def _fan_out(self, fn: Callable[..., Any], items: Iterator[Any], sizes: Sizes, return_exceptions: bool) -> FanOut:
-        self._check_function(fn)
-        sharing = Sharing(fn, self._trust, self._options, drop=self._client.drop_part)
-        name = self._options.name_call(fn)  # a chunk has another function
-
-        def send(
-            fn: Callable[..., Any], args: Sequence[Any], options: Options, parts: Sequence[Part]
-        ) -> FlyFuture[Any]:
-            return self._submit(fn, args, {}, options, keep=False, name=name, parts=parts)
-
-        return FanOut(
-            items, sharing, sizes, self._options, send, self._client.cancel_all, return_exceptions=return_exceptions
-        )
-
-    def _refuse_inside(self, **told: bool) -> None:
+    def _refuse_inside(self, **needs: bool) -> None:
         """Raises SettingsError that names what needs other machines, inside a machine."""
-        wanted = [name for name, is_so in told.items() if is_so]
-        if wanted and not self._settings.token:
-            raise SettingsError(f"{', '.join(wanted)}: inside a machine nobody can start other machines")
-
-    def _refuse_more_than_may_run(self, number: int) -> None:
-        most, wanted = self._lane.max_workers, self._lanes.limits.max_workers
-        if number > most:
-            why = f"max_workers is {wanted}, and no more machines"
-            if most < wanted:
-                why = f"max_cost_per_hour lets {most} of max_workers={wanted}, and no more machines"
-            raise SettingsError(f"number is {number}: {why} run at a time: prepare up to {most}, or raise that limit")
-
-    def _seal_expired(self, call_id: str, name: str, terms: CallTerms) -> bytes:
-        called = label(call_id, name)
-        error = NotStartedError(f"no worker began the call {called} within {terms.expires:g} s (expires): it never ran")
-        # Nobody may be there to notice it for as long as the call is kept.
-        answer = answer_to(terms._replace(result_ttl=UNFINISHED_TTL + terms.result_ttl), State.FAILED)
-        return self._trust.seal_outcome(call_id, 0, answer, plain.dump(error), Encoding.TEXT)
-
-
-class _Life:
-    """What ends with an executor, and with all that `with_options` has made of it."""
-
-    def __init__(self, client: Client, close_local: Callable[[], None] | None, *, own_local: bool) -> None:
-        self.own_local = own_local
-        self.close_local = close_local = close_local or (lambda: None)
-        self._client = client
-        # An executor that nobody holds any longer still delivers what it has sent, and then ends its threads.
-        weakref.finalize(self, client.close_when_drained, close_local).atexit = False
-
-    def close(self) -> None:
-        """End everything."""
-        self._client.close()
-        self.close_local()
+        needed = [name for name, is_needed in needs.items() if is_needed]
+        if needed and not self._settings.token:
+            raise SettingsError(f"{', '.join(needed)}: inside a machine nobody can start other machines")
 
 
 _inside: FlyMachineExecutor | None = None
@@ -681,28 +485,3 @@ def _executor_of_this_machine() -> FlyMachineExecutor:
     if _inside is None:
         _inside = FlyMachineExecutor()
     return _inside
-
-
-def _lane_of_this_machine(settings: Settings) -> Lane:
-    # Others see to the machines.
-    return Lane(settings.lane, config={}, regions=settings.regions, max_workers=0, concurrency=1, boot_timeout=120.0)
-
-
-def _find_local(local: "bool | str | LocalFly | None") -> LocalFly | None:
-    if local is None or local is False or isinstance(local, LocalFly):
-        return local or None
-    try:
-        return LocalFly(name=None if local is True else local)
-    except LocalError as exc:
-        raise SettingsError(f"local={local!r} is not possible here: {exc}") from None
-
-
-def _remedy_for_unknown(local: LocalFly) -> str:
-    if local.name is None:
-        return (
-            ". This local Fly is used by this process alone: "
-            'local="name" is one for all processes of this computer that say that name'
-        )
-    if local.keep is None:
-        return f'. The calls of a local Fly end with it, unless it is a LocalFly(name={local.name!r}, keep="folder")'
-    return ""

@@ -1,11 +1,11 @@
 """How the calls of an executor are run: the options that `with_options` changes, checked once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
-from flyexecutor.arguments import check_integers, check_numbers, read_arguments
+from flyexecutor.arguments import check_integers, check_numbers, read_arguments, read_modules
 from flyexecutor.errors import SettingsError
 from flyexecutor.names import name_of, path_of, shown
 from flyexecutor.payload import pickles
@@ -35,6 +35,34 @@ class Options:
             raise SettingsError(f"key is {self.key!r}: it must be a text that names this one call, as 'invoice-42'")
         if self.name is not None and not (isinstance(self.name, str) and self.name):
             raise SettingsError(f"name is {self.name!r}: it must be a text, as 'monthly report'")
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        retries: "int | Retry | None",
+        timeout: float | None,
+        expires: float | None,
+        max_payload: int,
+        ship: Sequence[ModuleType],
+        initializer: Callable[..., object] | None,
+        initargs: Sequence[Any],
+    ) -> Self:
+        """As `FlyMachineExecutor` takes them. Raises SettingsError, and TypeError for what is no function."""
+        modules = read_modules(ship)
+        return cls(
+            retry=Retry() if retries is None else read_retries(retries),
+            timeout=timeout,
+            expires=expires,
+            max_payload=max_payload,
+            ship=modules,
+            initializer=read_initializer(initializer, initargs, modules),
+        )
+
+    def changed(self, *, retries: "int | Retry | None", **options: Any) -> Self:
+        """As `with_options` changes them: what is None stays. Raises SettingsError."""
+        given = {**options, "retry": None if retries is None else read_retries(retries)}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
     def name_call(self, fn: object) -> str:
         """What a call of this function is called."""

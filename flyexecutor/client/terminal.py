@@ -2,14 +2,36 @@
 
 import contextlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flyexecutor.client.future import FlyFuture
-from flyexecutor.fleet.stock import Prepared
+from flyexecutor.fleet.stock import Prepared, Stock
+from flyexecutor.lane import Lane
 
 NAMED = 5  # of many
+
+log = logging.getLogger("flyexecutor")
+
+
+def prepare(stock: Stock, lane: Lane, number: int, timeout: float, app: str | None) -> None:
+    """`Stock.prepare` with a bar; what it has made is logged if it ends early. app: None for a local Fly's."""
+    so_far = Prepared(0)
+    try:
+        with showing(number) as show:
+
+            def tell(prepared: Prepared) -> None:
+                nonlocal so_far
+                so_far = prepared
+                show(prepared)
+
+            stock.prepare(lane, number, timeout, tell)
+    except BaseException as exc:
+        if so_far.made or isinstance(exc, KeyboardInterrupt):
+            log.warning(tell_of_machines(so_far, app))
+        raise
 
 
 def tell_of_calls(

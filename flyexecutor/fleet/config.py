@@ -11,6 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flyexecutor.arguments import (
+    check_given,
+    check_integers,
+    check_numbers,
+    check_texts,
+    read_env,
+    read_regions,
+    read_volume,
+)
 from flyexecutor.environment import MachineEnvironment, env_of_one
 from flyexecutor.fleet import guests
 from flyexecutor.fleet.machine import FAMILY_KEY, KEEPER_KEY, LAUNCH_KEY, METADATA_KEY, OWNER_KEY, PREPARED_KEY
@@ -40,6 +49,33 @@ class MachineSpec:
     volume: tuple[str, str] | None  # name, path
     warmup: tuple[str, bytes] | None  # what it is called, sealed
     suspend_mb: int = guests.SUSPEND_MB
+
+    def __post_init__(self) -> None:
+        check_integers(1, concurrency=self.concurrency)
+        check_integers(0, warm=self.warm)
+        guests.check_suspend_mb(self.suspend_mb)
+        check_numbers(0, idle_timeout=self.idle_timeout)
+        check_given(1, boot_timeout=self.boot_timeout, max_lifetime=self.max_lifetime)
+
+
+def read_needs(
+    *,
+    image: str | None,
+    guest: "guests.GuestName | Mapping[str, Any] | None",
+    env: Mapping[str, str] | None,
+    regions: Sequence[str] | None,
+    volume: tuple[str, str] | None,
+) -> dict[str, Any]:
+    """What of these `with_options` is given, as fields of a MachineSpec. Raises SettingsError."""
+    check_texts(image=image)
+    needs = {
+        "image": image,
+        "guest": guests.read_guest(guest),
+        "env": None if env is None else read_env(env),
+        "regions": None if regions is None else read_regions(regions),
+        "volume": read_volume(volume),
+    }
+    return {name: value for name, value in needs.items() if value is not None}
 
 
 def make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:

@@ -96,6 +96,13 @@ def read_guest(guest: "str | Mapping[str, Any] | None") -> dict[str, Any] | None
     return completed
 
 
+def read_prices(prices: Prices | None) -> Prices:
+    """Prices, or those that we know; raises SettingsError."""
+    if not isinstance(prices, Prices | None):
+        raise SettingsError(f"prices is {prices!r}: it must be a Prices, as Prices(regions={{'gru': 1.5}})")
+    return prices or Prices()
+
+
 def check_suspend_mb(suspend_mb: int) -> None:
     """Raises SettingsError if it is no amount of memory that Fly suspends."""
     if isinstance(suspend_mb, bool) or not isinstance(suspend_mb, int) or not 0 <= suspend_mb <= MOST_SUSPEND_MB:

@@ -207,7 +207,7 @@ def test_a_future_tells_where_its_call_stands_and_its_times(make_executor, gate)
 
 def test_an_item_of_map_tells_its_times_without_a_record(make_executor):
     executor = make_executor()
-    future = executor._submit(tasks.increment, (1,), {}, executor._options, keep=False)
+    future = executor._caller.submit(tasks.increment, (1,), {}, keep=False)
     future.result(WAIT)
     assert future.info().run_seconds >= 0
     assert future.info().expires_at is None

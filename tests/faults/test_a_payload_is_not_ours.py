@@ -164,7 +164,7 @@ def test_a_call_whose_time_is_over_is_refused(make_executor, tmp_path, monkeypat
     def in_the_past(lanes, **told):
         return new_terms(lanes, **told)._replace(made_at=time.time() - age)
 
-    monkeypatch.setattr("flyexecutor.executor.new_terms", in_the_past)
+    monkeypatch.setattr("flyexecutor.client.caller.new_terms", in_the_past)
     executor = make_executor()
     refused(executor.with_options(expires=expires).submit(tasks.append_line, tmp_path / "ran", "old"), why)
     assert not (tmp_path / "ran").exists()
