@@ -16,7 +16,7 @@ from flyexecutor import (
     UnknownCallError,
     WorkerCrashedError,
 )
-from flyexecutor.client.client import STORED_WITHIN
+from flyexecutor.client.attaching import STORED_WITHIN
 from tests import tasks
 
 WAIT = 30.0
@@ -281,7 +281,7 @@ def test_expired_and_unknown_batches_are_told_apart(make_executor, local_redis, 
     assert other.counts() == {"EXPIRED": 1, "SUCCEEDED": 1}
     assert isinstance(other.futures[0].exception(), ExpiredCallError)
     local_redis.delete(*local_redis.keys(f"*:call:{batch.futures[1].id}"))
-    monkeypatch.setattr("flyexecutor.client.client.STORED_WITHIN", 0.0)
+    monkeypatch.setattr("flyexecutor.client.attaching.STORED_WITHIN", 0.0)
     with pytest.raises(ExpiredCallError, match=batch.id):
         make_executor().batch(batch.id)
     with pytest.raises(UnknownCallError, match="no batch has the id"):
@@ -363,6 +363,8 @@ def test_a_state_that_redis_makes_up_is_not_counted_for_what_is_known(make_execu
 
 def test_a_repeated_large_argument_and_a_large_function_are_sent_once(make_executor, local_redis):
     executor = make_executor(max_workers=2)
+    # What finds its script unknown to a new server is sent again with it.
+    assert executor.submit(len, os.urandom(500_000)).result(WAIT) == 500_000
     local_redis.config_resetstat()
     large, table = os.urandom(2_000_000), os.urandom(500_000)
 

@@ -110,7 +110,7 @@ def api():
 @pytest.fixture
 def client(api, monkeypatch):
     monkeypatch.setattr(machines, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(damage, "_told", set())
+    monkeypatch.setattr(damage, "_seen", set())
     client = MachinesClient(api.url, "tasks", "token")
     yield client
     client.close()

@@ -87,7 +87,21 @@ def check(machine: Machine) -> None:
     if machine.guest:
         name_guest(machine.guest)
         Prices().per_second(machine.guest, machine.region)
-    seen = policy.Snapshot([machine], {machine.id: "7"}, frozenset("r"), ["r"], [], {machine.id: None}, 1, now=2e9)
+    seen = policy.Snapshot(
+        machines=[machine],
+        workers={machine.id: "7"},
+        starts=frozenset("r"),
+        reservations=["r"],
+        creating=[],
+        starting=frozenset(),
+        booting={machine.id: policy.Boot(0.0, None)},
+        avoid=frozenset(),
+        max_workers=1,
+        warm=1,
+        boot_timeout=60.0,
+        now=2e9,
+        moment=0.0,
+    )
     policy.plan(seen)
     policy.retire([machine], kinds={("o", "")}, lane="x", used=frozenset(), rested_before=2e9)
     policy.rests(machine, 2e9)

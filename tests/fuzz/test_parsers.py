@@ -3,10 +3,11 @@
 FUZZ_EXAMPLES=10000 (`make fuzz`) has each try more.
 """
 
+import functools
 import os
 import pickle
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -71,7 +72,7 @@ answer = st.one_of(value, st.just(WRONG_TYPE))
 
 @pytest.fixture(autouse=True)
 def no_unpickling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What nobody has sealed is not unpickled, and no memory is taken that is not needed."""
+    """What nobody has sealed is not unpickled."""
 
     unpickled = []
 
@@ -81,12 +82,24 @@ def no_unpickling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(pickle, "loads", refuse)
     monkeypatch.setattr(pickle, "Unpickler", refuse)
     monkeypatch.setattr(pickles, "load_outcome", refuse)
-    tracemalloc.start()
     yield
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
     assert not unpickled
-    assert most < MOST_MEMORY
+
+
+def frugal(test: Callable[..., None]) -> Callable[..., None]:
+    """No memory is taken that is not needed: of each example apart, since hypothesis keeps them all."""
+
+    @functools.wraps(test)
+    def measured(*args: Any, **kwargs: Any) -> None:
+        tracemalloc.start()
+        try:
+            test(*args, **kwargs)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < MOST_MEMORY
+
+    return measured
 
 
 def check(exc: PayloadError) -> None:
@@ -113,6 +126,7 @@ def records(told: list[Any], piece: Any) -> Records:
 
 @fuzzed
 @given(st.lists(entry, max_size=4), st.one_of(st.lists(value, min_size=3, max_size=3), st.just(WRONG_TYPE)), answer)
+@frugal
 def test_the_entries_of_a_client_are_outcomes_and_reports_or_nothing(entries, kept, piece):
     piece = piece if isinstance(piece, Exception) else piece or b""
     for told in records(kept, piece).news(entries):
@@ -123,6 +137,7 @@ def test_the_entries_of_a_client_are_outcomes_and_reports_or_nothing(entries, ke
 
 @fuzzed
 @given(st.tuples(st.one_of(head, right_head), value, value, value, value, value), answer)
+@frugal
 def test_a_record_is_attached_to_or_damaged(told, piece):
     piece = piece if isinstance(piece, Exception) else piece or b""
     answer = [part or b"" for part in told[:4]] + list(told[4:])
@@ -141,6 +156,7 @@ def test_a_record_is_attached_to_or_damaged(told, piece):
     text,
     st.one_of(body, st.binary(max_size=99)),
 )
+@frugal
 def test_an_outcome_that_nobody_has_sealed_is_an_error_and_never_a_result(state, attempt, machine, sealed):
     store = Mock()
     quiet: Any = {"unsent": bool, "moved": bool, "same": lambda *_: None, "waiting": lambda *_: None}
@@ -154,6 +170,7 @@ def test_an_outcome_that_nobody_has_sealed_is_an_error_and_never_a_result(state,
 
 @fuzzed
 @given(body)
+@frugal
 def test_progress_is_two_numbers_and_a_note_or_nothing(told):
     future: FlyFuture[object] = FlyFuture(ID, Mock(), keep=True, attached=False)
     try:
@@ -175,6 +192,7 @@ def reads(reader: Any, entries: list[Any]) -> Any:
 
 @fuzzed
 @given(st.lists(st.one_of(st.none(), st.lists(st.binary(max_size=60), max_size=4)), max_size=5))
+@frugal
 def test_orders_are_ids(told):
     entries = [(b"1-%d" % n, one) for n, one in enumerate(told)]
     orders = reads(OrderReader(Mock(), "redis", "orders"), entries).orders()
@@ -184,6 +202,7 @@ def test_orders_are_ids(told):
 
 @fuzzed
 @given(st.lists(st.one_of(st.none(), st.lists(st.one_of(st.binary(max_size=60), head), max_size=6)), max_size=5))
+@frugal
 def test_a_read_of_outcomes_goes_to_its_end(told):
     entries = [(b"1-%d" % n, one) for n, one in enumerate(told)]
     reader = OutcomeReader(Mock(), "redis", "outcomes", records([None] * 3, b"").news)
@@ -194,6 +213,7 @@ def test_a_read_of_outcomes_goes_to_its_end(told):
 
 @fuzzed
 @given(st.lists(answer, min_size=9, max_size=9), st.one_of(word, text))
+@frugal
 def test_a_list_of_calls_shows_what_is_damaged(told, call_id):
     pipe = Mock()
     entries = [(b"1-1", {b"id": b"a"}), (b"1-2", {b"x": b"\xff"}), (b"1-3", None)]
@@ -210,6 +230,7 @@ def test_a_list_of_calls_shows_what_is_damaged(told, call_id):
 
 @fuzzed
 @given(value)
+@frugal
 def test_each_reader_bounds_what_it_answers(told):
     assert len(read_name(told)) <= 100
     for read, sound in (
