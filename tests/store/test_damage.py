@@ -235,6 +235,17 @@ def test_a_call_whose_record_is_damaged_ends_and_its_neighbours_run(store, damag
         assert damage.xlen(store._key("queue", "lane")) == 2
 
 
+@pytest.mark.parametrize("field", ["attempt", "losses", "retries"])
+def test_a_call_that_is_damaged_while_it_runs_says_how_when_its_machine_dies(store, damage, field):
+    enqueue(store, "a")
+    store.claim("lane", "m1", "iad", [], 10)
+    damage.hset(store._key("call", "a"), field, "x")
+    (joined,) = store.look(LANE, "look").workers.values()
+    assert store.bury(LANE, "m1", joined, "gone", oom=False) == 1
+    assert outcomes(store)["a"].sealed == b'damaged: its %b is "x"' % field.encode()
+    assert damage.xlen(store._key("queue", "lane")) == 0
+
+
 @pytest.mark.parametrize("field", ["entry", "watch", "ttl", "keep", "lane", "queued", "name", "retries"])
 def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, field):
     for value in ODD:
