@@ -239,7 +239,7 @@ def test_a_call_whose_record_is_damaged_ends_and_its_neighbours_run(store, damag
 def test_a_call_that_is_damaged_while_it_runs_says_how_when_its_machine_dies(store, damage, field):
     enqueue(store, "a")
     store.claim("lane", "m1", "iad", [], 10)
-    damage.hset(store._key("call", "a"), field, "x")
+    damage.hset(store._key("call", "a"), mapping={field: "x", "entry": "0-1"})
     (joined,) = store.look(LANE, "look").workers.values()
     assert store.bury(LANE, "m1", joined, "gone", oom=False) == 1
     assert outcomes(store)["a"].sealed == b'damaged: its %b is "x"' % field.encode()
