@@ -246,6 +246,15 @@ def test_a_call_that_is_damaged_while_it_runs_says_how_when_its_machine_dies(sto
     assert damage.xlen(store._key("queue", "lane")) == 0
 
 
+def test_a_call_whose_number_of_exceptions_is_damaged_says_so_when_it_is_tried_again(store, damage):
+    enqueue(store, "a")
+    (call,) = store.claim("lane", "m1", "iad", [], 10)
+    damage.hset(store._key("call", "a"), "raised", "x")
+    store.retry("lane", call, 0.0)
+    assert outcomes(store)["a"].sealed == b'damaged: its raised is "x"'
+    assert damage.xlen(store._key("queue", "lane")) == 0
+
+
 @pytest.mark.parametrize("field", ["entry", "watch", "ttl", "keep", "lane", "queued", "name", "retries"])
 def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, field):
     for value in ODD:

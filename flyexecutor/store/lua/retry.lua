@@ -6,11 +6,7 @@ local queue, call = KEYS[1], read_call(ARGV[2])
 local key, entry = PREFIX .. ':call:' .. call.id, call.entry or ''
 if call.state ~= 'RUNNING' or call.attempt ~= ARGV[3] then return end
 local raised = whole(call.raised or 0, MOST_ATTEMPTS)
-if not raised then
-  drop_entry(queue, entry)
-  fail_damaged(call, 'raised', call.raised)
-  return
-end
+if not raised then return fail_damaged(call, 'raised', call.raised) end
 redis.call('HSET', key, 'raised', raised + 1)
 if call.kill or ARGV[4] == '0' then
   queue_again(queue, entry, call)
