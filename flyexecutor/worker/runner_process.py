@@ -87,7 +87,10 @@ def _name_of(number: int) -> str:
 
 
 class RunnerProcess:
-    """One runner process and the calls that it has."""
+    """One runner process and the calls that it has.
+
+    More attributes than a class should have: most are ends of its pipes and what is in those, and change together.
+    """
 
     def __init__(self) -> None:
         self.given: deque[ClaimedCall] = deque()  # in the order in which it runs them
