@@ -53,7 +53,7 @@ class Rules:
 
 @dataclass(slots=True)
 class _Load:
-    """lib.lua: note_load and spare."""
+    """lib_load.lua."""
 
     at: float = -math.inf
     peak: int = 0
@@ -204,7 +204,7 @@ class SimulatedRedis:
         del self.workers[machine_id]
         return lost
 
-    # lib.lua
+    # lib_reserve.lua
 
     def _spare(self) -> bool:
         load = max(self.length, self.load.most(self.rules.load_window, self.clock.now))

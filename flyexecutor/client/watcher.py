@@ -40,7 +40,7 @@ AWAITED_EVERY = 1.0  # and while one may yet come to Redis
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds
 CHECK_AT_ONCE = 1000
 MOST_REASON = 1000  # bytes of why a call was lost or killed
-DAMAGED = b"damaged: "  # how the reason of a call begins whose record was (lua/lib.lua)
+DAMAGED = b"damaged: "  # how the reason of a call begins whose record was (lua/lib_settle.lua)
 
 log = logging.getLogger("flyexecutor")
 

@@ -43,15 +43,15 @@ def run_in_terminal(script):
     termios.tcsetwinsize(theirs, (40, 100))
     with subprocess.Popen([sys.executable, "-c", script], stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        text = ""
+        printed = b""
         while True:
             try:
-                text += os.read(ours, 65536).decode()
+                printed += os.read(ours, 65536)  # may end within a character
             except OSError:
                 break  # everybody has closed it
-        assert process.wait(WAIT) == 0, text
+        assert process.wait(WAIT) == 0, printed
     os.close(ours)
-    return show(text)
+    return show(printed.decode())
 
 
 def show(text):
