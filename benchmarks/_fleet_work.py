@@ -15,12 +15,12 @@ from benchmarks._fleet_ours import SimulatedFleet
 from benchmarks._fleet_redis import Call, Rules, SimulatedRedis
 from benchmarks._fleet_worker import SimulatedWorker
 from flyexecutor import FlyMachineExecutor
-from flyexecutor.client.outbox import BATCH_CALLS
+from flyexecutor.client.outbox import BUNDLE_CALLS
 from flyexecutor.fleet.config import IDLE_SUSPENDED, load_window
 
 DAY = 86400.0
 TIMES = Times()
-BATCH_EVERY = 0.02  # seconds that the outbox takes for BATCH_CALLS calls (benchmarks/throughput.py)
+BATCH_EVERY = 0.02  # seconds that the outbox takes for BUNDLE_CALLS calls (benchmarks/throughput.py)
 COOL_DOWN = 3600.0  # seconds after the last call in which machines must have come to rest
 HOPELESS = DAY  # seconds after the last arrival: what has not ended then never will
 
@@ -154,10 +154,10 @@ def run_with(make_fleet: Callable[..., StartsSoon], work: Work, seed: int, times
         while sent < len(calls):
             if calls[sent].at > clock.now:
                 yield Pause(calls[sent].at - clock.now)
-            batch = [call for call in calls[sent : sent + BATCH_CALLS] if call.at <= clock.now]
+            batch = [call for call in calls[sent : sent + BUNDLE_CALLS] if call.at <= clock.now]
             sent += len(batch)
             fleet.start_soon(lane.enqueue(batch, f"batch{sent}"))
-            if len(batch) == BATCH_CALLS:
+            if len(batch) == BUNDLE_CALLS:
                 yield Pause(BATCH_EVERY)
 
     Program(clock, send())

@@ -38,7 +38,7 @@ here: Mapping[str, str] = Environment(_heard, os.environ)  # all that this proce
 
 @dataclass(frozen=True, slots=True)
 class MachineEnvironment:
-    """What a machine is told: the first four by Fly, and all else by whoever created it."""
+    """What a machine is told, an attribute for each variable: the first four by Fly, all else by whoever created it."""
 
     app: str
     machine_id: str

@@ -68,8 +68,8 @@ def read_settings(
     Raises SettingsError that names every missing setting at once.
     """
     environ = environment.here if environ is None else Environment(dict(environ))
-    told = {"app": app, "image": image, "api_url": api_url}
-    check_texts(**{name: value for name, value in told.items() if value != ""})
+    texts = {"app": app, "image": image, "api_url": api_url}
+    check_texts(**{name: value for name, value in texts.items() if value != ""})
     check_secrets(token=token, redis_url=redis_url, secret=secret)
     app = app or environ.get("FLY_TASKS_APP")
     token = Secret(token or environ.get("FLY_API_TOKEN", ""))
@@ -88,21 +88,8 @@ def read_settings(
     if missing or not (app and token and redis_url and image):
         raise SettingsError(f"missing: {'; '.join(missing)}. To try it on this computer use local=True")
     check_token(token)
-    if redis_url.partition("://")[0] not in {"redis", "rediss"}:
-        # Without a scheme it may be no address at all, but another secret.
-        what = repr(redact(redis_url)) if "://" in redis_url else "no address"
-        raise SettingsError(f"REDIS_URL is {what}: it must start with redis:// or rediss://")
-    if not _has_good_port(redis_url):
-        # Nothing of it is told: where its password ends is not clear.
-        raise SettingsError(
-            "REDIS_URL has no valid port: in its password / ? # [ ] must be written as %2F %3F %23 %5B %5D"
-        )
-    api_url = (api_url or environ.get("FLY_API_HOSTNAME") or PUBLIC_API).rstrip("/")
-    if urlsplit(api_url).scheme not in {"http", "https"}:
-        raise SettingsError(f"FLY_API_HOSTNAME is {redact(api_url)!r}: it must start with http:// or https://")
-    if redact(api_url) != api_url:
-        # It is told in errors, and would take the place of the token in requests' headers.
-        raise SettingsError(f"FLY_API_HOSTNAME is {redact(api_url)!r} with a user, a password or a query: leave it out")
+    _check_redis_url(redis_url)
+    api_url = _read_api_url(api_url or environ.get("FLY_API_HOSTNAME") or PUBLIC_API)
     if regions is None:
         regions = [environ["FLY_REGION"]] if environ.get("FLY_REGION") else []
     key, *fallbacks = _read_ring(app, token, secret, environ)
@@ -120,6 +107,28 @@ def read_settings(
         fallbacks=tuple(fallbacks),
         encrypt=encrypt,
     )
+
+
+def _check_redis_url(redis_url: str) -> None:
+    if redis_url.partition("://")[0] not in {"redis", "rediss"}:
+        # Without a scheme it may be no address at all, but another secret.
+        what = repr(redact(redis_url)) if "://" in redis_url else "no address"
+        raise SettingsError(f"REDIS_URL is {what}: it must start with redis:// or rediss://")
+    if not _has_good_port(redis_url):
+        # Nothing of it is told: where its password ends is not clear.
+        raise SettingsError(
+            "REDIS_URL has no valid port: in its password / ? # [ ] must be written as %2F %3F %23 %5B %5D"
+        )
+
+
+def _read_api_url(api_url: str) -> str:
+    api_url = api_url.rstrip("/")
+    if urlsplit(api_url).scheme not in {"http", "https"}:
+        raise SettingsError(f"FLY_API_HOSTNAME is {redact(api_url)!r}: it must start with http:// or https://")
+    if redact(api_url) != api_url:
+        # It is told in errors, and would take the place of the token in requests' headers.
+        raise SettingsError(f"FLY_API_HOSTNAME is {redact(api_url)!r} with a user, a password or a query: leave it out")
+    return api_url
 
 
 def machine_settings(environ: Mapping[str, str] = environment.here) -> Settings | None:

@@ -76,7 +76,7 @@ SWAPS = (
     (r"'HSETNX'", "'HSET'"),
     (r"'-inf'", "'+inf'"),
     (r"'(QUEUED|RUNNING|CANCELLED|FAILED|LOST|KILLED)'", "'SUCCEEDED'"),
-    (r"'(state|entry|attempt|losses|watch|chunks|kill|raised|expires|parts|bigger|outcome)'", "'other'"),
+    (r"'(state|entry|attempt|losses|watch|pieces|kill|raised|expires|parts|bigger|outcome)'", "'other'"),
     (r"':(\w+):'", "':other:'"),
     (r"\bDAY\b", "0"),
 )

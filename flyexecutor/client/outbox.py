@@ -1,7 +1,7 @@
-"""Step 3: the outbox sends gathered calls to the store, one batch at a time.
+"""Step 3: the outbox sends gathered calls to the store, one bundle at a time.
 
-Owns a thread and the calls that are not stored yet. `put` wakes it, `close` ends it after the last batch. Killed in
-between: Redis has a whole batch or none of it, and a batch may be sent twice. Never unpickles, never speaks HTTP.
+Owns a thread and the calls that are not stored yet. `put` wakes it, `close` ends it after the last bundle. Killed in
+between: Redis has a whole bundle or none of it, and a bundle may be sent twice. Never unpickles, never speaks HTTP.
 """
 
 import logging
@@ -13,10 +13,10 @@ from flyexecutor.call import Call, Part
 from flyexecutor.errors import FlyExecutorError, RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.store import outage
-from flyexecutor.store.calls import BATCH_BYTES, Store
+from flyexecutor.store.calls import BUNDLE_BYTES, Store
 from flyexecutor.store.records import UNTAKEN_TTL
 
-BATCH_CALLS = 500
+BUNDLE_CALLS = 500
 HELD_BYTES = 256 * 1024 * 1024  # while Redis is away; beyond it a call fails at once
 FIRST_CONTACT = 5.0  # seconds: a server that never answered is a wrong setting rather than an outage
 OUTAGE = 60.0  # seconds after which calls that could not be stored fail
@@ -27,7 +27,9 @@ log = logging.getLogger("flyexecutor")
 
 
 class Outbox:
-    """What was submitted and is not in Redis yet."""
+    """What was submitted and is not in Redis yet. Its attributes are many since one lock guards them all: what waits,
+    what is on its way, and what `flush` still has to tell.
+    """
 
     def __init__(
         self,
@@ -132,10 +134,10 @@ class Outbox:
 
     def run(self) -> None:
         """The thread."""
-        while (batch := self._gather()) is not None:
+        while (bundle := self._gather()) is not None:
             self._drop_unused()
-            if batch:
-                self._send(batch)
+            if bundle:
+                self._send(bundle)
 
     def _gather(self) -> Sequence[Call] | None:
         """Block until there is something to do; None once closed and empty."""
@@ -149,7 +151,7 @@ class Outbox:
                 # All that is sent before its script is: it must not take so long that the first has expired.
                 size += len(call.sealed) + sum(len(part.sealed) for part in call.parts if part.id not in parts)
                 parts |= {part.id for part in call.parts}
-                full = size > BATCH_BYTES or len(self._sending) == BATCH_CALLS
+                full = size > BUNDLE_BYTES or len(self._sending) == BUNDLE_CALLS
                 if self._sending and (full or lane.name != name):
                     break
                 name = lane.name
@@ -158,18 +160,18 @@ class Outbox:
                 del self._waiting[call_id]
             return [call for _, call, _ in self._sending.values()]
 
-    def _send(self, batch: Sequence[Call]) -> None:
+    def _send(self, bundle: Sequence[Call]) -> None:
         pause = 0.05
         first, _, lane = next(
             iter(self._sending.values())
-        )  # the number names the batch: no two have the same first call
+        )  # the number names the bundle: no two have the same first call
         while True:
             try:
                 with outage.noticed(self._store.address):
-                    self._send_parts(batch)
+                    self._send_parts(bundle)
                     reservations = self._store.enqueue(
                         lane,
-                        batch,
+                        bundle,
                         client=self._client,
                         result_ttl=self._result_ttl,
                         reservation=f"{self._client}.{first}",
@@ -177,21 +179,21 @@ class Outbox:
             except RedisUnavailableError as exc:
                 self._parts = dict.fromkeys(self._parts, -PART_KNOWN_FOR)  # nobody has looked after them
                 if self._gives_up(exc):
-                    self._done(batch, exc)
-                    self._failed(batch, exc)
+                    self._done(bundle, exc)
+                    self._failed(bundle, exc)
                     return
                 self._pause(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
-            except Exception as exc:  # what lies in Redis is damaged, or memory is short: it costs this batch
-                log.exception("%d calls could not be stored", len(batch))
+            except Exception as exc:  # what lies in Redis is damaged, or memory is short: it costs this bundle
+                log.exception("%d calls could not be stored", len(bundle))
                 error = FlyExecutorError(f"the call could not be stored: {exc!r}")
-                self._done(batch, error)
-                self._failed(batch, error)
+                self._done(bundle, error)
+                self._failed(bundle, error)
                 return
             else:
                 self._reached, self._down_since = True, None
                 self._stored(lane, reservations)  # before flush returns: who exits then waits for the fleet too
-                self._done(batch, None)
+                self._done(bundle, None)
                 return
 
     def _pause(self, seconds: float) -> None:
@@ -209,8 +211,8 @@ class Outbox:
                 except FlyExecutorError as exc:
                     log.info("what calls shared stays in Redis for some minutes: %s", exc)
 
-    def _send_parts(self, batch: Sequence[Call]) -> None:
-        for part in {part.id: part for call in batch for part in call.parts}.values():
+    def _send_parts(self, bundle: Sequence[Call]) -> None:
+        for part in {part.id: part for call in bundle for part in call.parts}.values():
             now = time.monotonic()
             if now - self._parts.get(part.id, -PART_KNOWN_FOR) >= PART_KNOWN_FOR:
                 self._store.put_part(part)
@@ -226,11 +228,11 @@ class Outbox:
         patience = OUTAGE if self._reached else FIRST_CONTACT
         return given_up or error.permanent or now - self._down_since > patience
 
-    def _done(self, batch: Sequence[Call], failure: FlyExecutorError | None) -> None:
+    def _done(self, bundle: Sequence[Call], failure: FlyExecutorError | None) -> None:
         with self._changed:
             if failure and self._sending:
                 self._last_failure = (max(number for number, *_ in self._sending.values()), failure)
             self._error = failure if isinstance(failure, RedisUnavailableError) else None
             self._sending.clear()
-            self._held_bytes -= sum(len(call.sealed) for call in batch)
+            self._held_bytes -= sum(len(call.sealed) for call in bundle)
             self._changed.notify_all()

@@ -37,7 +37,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine as the Machines API describes it; only what we use."""
+    """A machine as the Machines API describes it: so many attributes are what we use of that."""
 
     id: str
     name: str

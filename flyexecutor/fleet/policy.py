@@ -35,7 +35,10 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is known of a lane at one moment. Redis was read before Fly: a worker seen is older than the list."""
+    """What is known of a lane at one moment: all attributes that `plan` decides by, since it asks nobody.
+
+    Redis was read before Fly: a worker seen is older than the list.
+    """
 
     machines: Sequence[Machine]
     workers: Mapping[str, str]  # machine -> time of its join, opaque

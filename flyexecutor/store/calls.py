@@ -31,7 +31,7 @@ from flyexecutor.store.reader import (
 from flyexecutor.store.records import Attached, further_fields, name_of, read_times
 from flyexecutor.store.scripts import GROUP, script
 
-BATCH_BYTES = 8 * 1024 * 1024  # of payloads in one script call: Upstash refuses a request over 10 MB
+BUNDLE_BYTES = 8 * 1024 * 1024  # of payloads in one script call: Upstash refuses a request over 10 MB
 SUSPEND_EVERY = 0.01  # seconds between two machines of an app: Fly advises against many at once, and names no number
 NOT_STARTED = -2  # what `join` answers
 
@@ -70,10 +70,10 @@ class Store(LaneStore):
         args += (reservation, client, max(1, int(result_ttl)), int(lane.load_window * 1000))
         size = 0
         for n, call in enumerate(calls):
-            chunks, inline = self._records.put(f"{reservation}.{n}", call.sealed)
+            pieces, inline = self._records.put(f"{reservation}.{n}", call.sealed)
             size += len(inline)
             further = further_fields(call)
-            args += (call.id, call.retries, int(call.keep), chunks, inline, call.name, len(further), *further)
+            args += (call.id, call.retries, int(call.keep), pieces, inline, call.name, len(further), *further)
         return texts_of(script("enqueue")(self._client(size), self._lane_keys(lane.name), args))
 
     @translated
@@ -162,9 +162,9 @@ class Store(LaneStore):
         parts: list[Any] = []
         size = 0
         for outcome in outcomes:
-            chunks, inline = self._records.put(name_of(outcome), outcome.sealed)
+            pieces, inline = self._records.put(name_of(outcome), outcome.sealed)
             size += len(inline) + len(outcome.logs)
-            parts += (outcome.id, outcome.attempt, outcome.state.value, chunks, inline, outcome.logs)
+            parts += (outcome.id, outcome.attempt, outcome.state.value, pieces, inline, outcome.logs)
         fixed = (self._prefix, machine_id, region, more, concurrency, self._records.take_sent())
         spare, claimed, late = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *parts))
         return Claimed(self._records.claimed(claimed, known), bool(spare), frozenset(late))
@@ -193,9 +193,9 @@ class Store(LaneStore):
         args: list[Any] = [self._prefix]
         size = 0
         for report in reports:
-            chunks, inline = self._records.put(name_of(report), report.body)
+            pieces, inline = self._records.put(name_of(report), report.body)
             size += len(inline)
-            args += (report.id, report.attempt, report.kind, report.number, chunks, inline)
+            args += (report.id, report.attempt, report.kind, report.number, pieces, inline)
         return int(script("report")(self._client(size), (), args))
 
     def orders(self, machine_id: str) -> OrderReader:

@@ -18,9 +18,9 @@ from flyexecutor.store.connection import is_damage
 from flyexecutor.store.scripts import IN_RECORD, script
 
 INLINE_BYTES = 256 * 1024  # a larger payload has its own keys, so that no entry of a stream is large
-CHUNK_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
+PIECE_BYTES = 4 * 1024 * 1024  # Upstash refuses a request over 10 MB
 UNTAKEN_TTL = 300  # seconds that a large payload is kept until a script takes it: whoever stored it may have died,
-CHUNK_TTL = 30  # and for each of its pieces, since the first must live until the last is stored
+PIECE_TTL = 30  # and for each of its pieces, since the first must live until the last is stored
 SENT_AT_LEAST = 64 * 1024  # bytes that are noted for the bill at a time: a lone small outcome costs no command for that
 BODIES_AT_ONCE = 16  # bodies that are fetched from records in one round trip
 _IN_RECORD = f" {IN_RECORD} ".encode()  # in a head
@@ -61,12 +61,12 @@ class Records:
         if len(sealed) <= INLINE_BYTES and not always:
             return "-", sealed
         view = memoryview(sealed)
-        chunks = f"{name}:{count_chunks(sealed)}"
-        keys = list(self._keys(chunks))
+        pieces = f"{name}:{count_pieces(sealed)}"
+        keys = list(self._keys(pieces))
         for n, key in enumerate(keys):
-            piece = view[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES]
-            script("put")(self._bulk, (key,), (piece, UNTAKEN_TTL + CHUNK_TTL * len(keys)))
-        return chunks, b""
+            piece = view[n * PIECE_BYTES : (n + 1) * PIECE_BYTES]
+            script("put")(self._bulk, (key,), (piece, UNTAKEN_TTL + PIECE_TTL * len(keys)))
+        return pieces, b""
 
     def put_part(self, part: Part) -> None:
         """Store what calls share, unless it is there already; it is then kept for long enough to send a call."""
@@ -76,7 +76,7 @@ class Records:
 
     def drop(self, name: str, sealed: bytes) -> None:
         """Remove a large payload."""
-        self._redis.unlink(*self._keys(f"{name}:{count_chunks(sealed)}"))
+        self._redis.unlink(*self._keys(f"{name}:{count_pieces(sealed)}"))
 
     def drop_part(self, part: Part) -> None:
         """Remove what calls shared."""
@@ -88,12 +88,12 @@ class Records:
         fetched = dict(known)
         for head, body, name in answer:
             # What the script has claimed it has checked.
-            call_id, attempt, chunks, losses, raised, *parts = head.decode().split()
+            call_id, attempt, pieces, losses, raised, *parts = head.decode().split()
             for part in parts:
                 part_id, _ = damage.pieces(part)
                 if part_id not in fetched:
                     fetched[part_id] = Part(part_id, self._get(part, b""))
-            sealed = self._get(chunks, body)
+            sealed = self._get(pieces, body)
             shared = [fetched[damage.pieces(part)[0]] for part in parts]
             claimed.append(
                 ClaimedCall(
@@ -137,12 +137,12 @@ class Records:
             return {}
         pipe = self._redis.pipeline(transaction=False)
         for call_id in ids:
-            pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_chunks", "outcome", "finished"])
+            pipe.hmget(f"{self._prefix}:call:{call_id}", ["outcome_pieces", "outcome", "finished"])
         return dict(zip(ids, pipe.execute(raise_on_error=False), strict=True))
 
     def _report(self, fields: Mapping[bytes, bytes]) -> Report:
-        call_id, attempt, kind, number, chunks = damage.words(fields[b"report"], "report", 5)
-        body = self._get(chunks, fields[b"body"])
+        call_id, attempt, kind, number, pieces = damage.words(fields[b"report"], "report", 5)
+        body = self._get(pieces, fields[b"body"])
         return Report(call_id, _attempt(attempt), kind, damage.whole(number, "number of an item"), body)
 
     def attached(self, answer: Sequence[bytes]) -> Attached:
@@ -154,33 +154,33 @@ class Records:
 
     def _outcome(self, head: bytes | None, body: bytes, logs: bytes, kept: Mapping[str, Any]) -> Outcome:
         """What `outcome_head` in lua/lib_tell.lua has made."""
-        call_id, state, attempt, machine_id, region, chunks, *times = damage.words(head, "outcome", 9)
-        if chunks == IN_RECORD:
-            chunks, body = _in_record(kept.get(call_id, ()), times[-1])
+        call_id, state, attempt, machine_id, region, pieces, *times = damage.words(head, "outcome", 9)
+        if pieces == IN_RECORD:
+            pieces, body = _in_record(kept.get(call_id, ()), times[-1])
         where = (_text(machine_id), _text(region))
-        sealed, ended = self._get(chunks, body), damage.state(state)
+        sealed, ended = self._get(pieces, body), damage.state(state)
         return Outcome(call_id, _attempt(attempt), ended, *where, sealed, logs, read_times(times))
 
-    def _get(self, chunks: str, inline: bytes) -> bytes:
-        if chunks == "-":
+    def _get(self, pieces: str, inline: bytes) -> bytes:
+        if pieces == "-":
             return inline
         # One at a time: together they may be larger than what a provider answers in one go.
-        pieces: list[Any] = []
-        for key in self._keys(chunks):
+        bodies: list[Any] = []
+        for key in self._keys(pieces):
             try:
-                piece: Any = self._bulk.getrange(key, 0, CHUNK_BYTES)  # one byte more than a piece of ours has
+                piece: Any = self._bulk.getrange(key, 0, PIECE_BYTES)  # one byte more than a piece of ours has
             except redis.ResponseError as exc:
                 if not is_damage(exc):
                     raise
                 piece = b""
-            if not piece or len(piece) > CHUNK_BYTES:
+            if not piece or len(piece) > PIECE_BYTES:
                 return b""  # it has expired, or is somebody else's: no payload is empty
-            pieces.append(piece)
-        return b"".join(pieces)
+            bodies.append(piece)
+        return b"".join(bodies)
 
-    def _keys(self, chunks: str) -> Iterator[str]:
-        name, number = damage.pieces(chunks)
-        return (f"{self._prefix}:chunk:{name}:{n}" for n in range(1, number + 1))
+    def _keys(self, pieces: str) -> Iterator[str]:
+        name, number = damage.pieces(pieces)
+        return (f"{self._prefix}:piece:{name}:{n}" for n in range(1, number + 1))
 
 
 def further_fields(call: Call) -> list[str | bytes]:
@@ -204,12 +204,12 @@ def name_of(news: Outcome | Report) -> str:
 
 
 def _name_part(part: Part) -> str:
-    return f"{part.id}:{count_chunks(part.sealed)}"
+    return f"{part.id}:{count_pieces(part.sealed)}"
 
 
-def count_chunks(sealed: bytes) -> int:
+def count_pieces(sealed: bytes) -> int:
     """How many keys a large payload has."""
-    return -(-len(sealed) // CHUNK_BYTES)
+    return -(-len(sealed) // PIECE_BYTES)
 
 
 def read_times(milliseconds: Sequence[bytes | str | None]) -> Times:
@@ -221,10 +221,10 @@ def _in_record(record: Any, finished: str) -> tuple[str, bytes]:
     """Chunks and body of an outcome whose record has them: if that is still of the call which ended at this time."""
     if isinstance(record, redis.RedisError):
         raise record
-    chunks, body, ended = (value or b"" for value in record or (b"", b"", b""))
+    pieces, body, ended = (value or b"" for value in record or (b"", b"", b""))
     if ended.decode(errors="replace") != finished:
         return "-", b""  # it has expired meanwhile, and its key may name another call
-    return damage.word(chunks, "chunks") or "-", body
+    return damage.word(pieces, "pieces") or "-", body
 
 
 def _attempt(value: str) -> int:

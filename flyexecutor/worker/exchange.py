@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from flyexecutor.call import ClaimedCall, Outcome, Part
 from flyexecutor.payload.trust import Trust
-from flyexecutor.store.calls import BATCH_BYTES, Store
+from flyexecutor.store.calls import BUNDLE_BYTES, Store
 from flyexecutor.store.reader import Delivered
 from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.crew import Interrupted
@@ -123,28 +123,28 @@ class Exchange:
 
         Answers those of them that may run here.
         """
-        batch = self._batch()
+        bundle = self._bundle()
         claimed = self._store.finish(
             self._lane,
             self._machine_id,
             self._region,
-            batch,
+            bundle,
             more,
             known=self._parts,
             concurrency=self._concurrency,
         )
         late = claimed.late
-        self._admission.note_ended(outcome.nonce for n, outcome in enumerate(batch) if n not in late and outcome.nonce)
-        del self.outcomes[: len(batch)]  # only now
+        self._admission.note_ended(outcome.nonce for n, outcome in enumerate(bundle) if n not in late and outcome.nonce)
+        del self.outcomes[: len(bundle)]  # only now
         self._membership.worked(spare=claimed.spare)
         return self._admit(claimed.calls)
 
-    def _batch(self) -> list[Outcome]:
-        batch: list[Outcome] = []
+    def _bundle(self) -> list[Outcome]:
+        bundle: list[Outcome] = []
         size = 0
         for outcome in self.outcomes:
             size += len(outcome.sealed) + len(outcome.logs)
-            if batch and size > BATCH_BYTES:
+            if bundle and size > BUNDLE_BYTES:
                 break
-            batch.append(outcome)
-        return batch
+            bundle.append(outcome)
+        return bundle

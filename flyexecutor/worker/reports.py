@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from flyexecutor.call import Report
-from flyexecutor.store.calls import BATCH_BYTES, Store
+from flyexecutor.store.calls import BUNDLE_BYTES, Store
 from flyexecutor.worker.pipe import ITEM, Message
 from flyexecutor.worker.runner_process import RunnerProcess
 
@@ -55,18 +55,18 @@ class Reports:
         """Tell what is due; all_now: an outcome follows, which must not overtake them."""
         now = time.monotonic()
         while self._items and (all_now or now >= self._held_until):
-            batch: list[Report] = []
+            bundle: list[Report] = []
             size = 0
             for item in self._items:
                 size += len(item.body)
-                if batch and size > BATCH_BYTES:
+                if bundle and size > BUNDLE_BYTES:
                     break
-                batch.append(item)
-            if self._store.report(batch) > BACKLOG:
+                bundle.append(item)
+            if self._store.report(bundle) > BACKLOG:
                 self._held_until = now + HOLD
             else:
                 self._makers.clear()
-            del self._items[: len(batch)]  # only now: Redis has them
+            del self._items[: len(bundle)]  # only now: Redis has them
         if all_now or now >= self._next:
             newest = [*self._progress.values(), *(_logs(runners, now) if now >= self._next else ())]
             if newest:

@@ -18,13 +18,13 @@ DOUBLING = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6]
 
 
 class ScriptedStore:
-    """For each batch it does a step: raise an error, or call something and take the batch. Then it takes all."""
+    """For each bundle it does a step: raise an error, or call something and take the bundle. Then it takes all."""
 
     address = "redis://fake"
 
     def __init__(self):
         self.steps = []
-        self.batches = []
+        self.bundles = []
         self.asked = []
         self.parts = []
 
@@ -36,7 +36,7 @@ class ScriptedStore:
             raise step
         if step:
             step()
-        self.batches.append([call.id for call in calls])
+        self.bundles.append([call.id for call in calls])
         return ["r"]
 
     def put_part(self, part):
@@ -108,7 +108,7 @@ def run(box, *names, size=1):
 
 
 def send(box, *calls):
-    """One batch, without an end of its thread."""
+    """One bundle, without an end of its thread."""
     for one in calls:
         box.put(one, LANE)
     box._send(box._gather())
@@ -126,53 +126,53 @@ def refusal(text="full"):
 def test_it_waits_until_there_is_something_and_ends_when_it_is_closed(box, clock):
     clock.steps = [lambda: box.put(call("a"), LANE), lambda: box.drop_part(Part("p", b"")), box.close]
     box.run()
-    assert (box.store.batches, clock.steps) == ([["a"]], [])
+    assert (box.store.bundles, clock.steps) == ([["a"]], [])
     assert clock.pauses == [None] * 3
 
 
 def test_what_is_there_when_it_is_closed_is_sent(box):
     run(box, "a", "b")
-    assert box.store.batches == [["a", "b"]]
+    assert box.store.bundles == [["a", "b"]]
     assert box.heard == [("lane", ["r"])]
 
 
-def test_a_batch_is_bounded_in_calls_and_bytes(box, monkeypatch):
-    monkeypatch.setattr(outbox, "BATCH_CALLS", 2)
-    monkeypatch.setattr(outbox, "BATCH_BYTES", 100)
+def test_a_bundle_is_bounded_in_calls_and_bytes(box, monkeypatch):
+    monkeypatch.setattr(outbox, "BUNDLE_CALLS", 2)
+    monkeypatch.setattr(outbox, "BUNDLE_BYTES", 100)
     for name, size in (("a", 1), ("b", 1), ("c", 90), ("d", 90), ("e", 900), ("f", 50), ("g", 50), ("h", 1)):
         box.put(call(name, size), LANE)
     run(box)
-    assert box.store.batches == [["a", "b"], ["c"], ["d"], ["e"], ["f", "g"], ["h"]]
+    assert box.store.bundles == [["a", "b"], ["c"], ["d"], ["e"], ["f", "g"], ["h"]]
 
 
-def test_a_batch_has_five_hundred_calls_at_most(box):
+def test_a_bundle_has_five_hundred_calls_at_most(box):
     run(box, *map(str, range(501)))
-    assert [len(batch) for batch in box.store.batches] == [500, 1]
+    assert [len(bundle) for bundle in box.store.bundles] == [500, 1]
 
 
-def test_what_calls_share_counts_for_the_batch_that_brings_it(box, monkeypatch):
-    monkeypatch.setattr(outbox, "BATCH_BYTES", 100)
+def test_what_calls_share_counts_for_the_bundle_that_brings_it(box, monkeypatch):
+    monkeypatch.setattr(outbox, "BUNDLE_BYTES", 100)
     part, other = Part("p", bytes(60)), Part("q", bytes(60))
     for name, parts in (("a", (part,)), ("b", ()), ("c", (part,)), ("d", (other,)), ("e", (part,))):
         box.put(call(name, parts=parts), LANE)
     run(box)
-    assert box.store.batches == [["a", "b", "c"], ["d", "e"]]
+    assert box.store.bundles == [["a", "b", "c"], ["d", "e"]]
 
 
-def test_a_batch_is_for_one_lane(box):
+def test_a_bundle_is_for_one_lane(box):
     for name, lane in (("a", LANE), ("b", OTHER), ("c", OTHER), ("d", LANE)):
         box.put(call(name), lane)
     run(box)
-    assert box.store.batches == [["a"], ["b", "c"], ["d"]]
+    assert box.store.bundles == [["a"], ["b", "c"], ["d"]]
     assert box.heard == [("lane", ["r"]), ("other", ["r"]), ("lane", ["r"])]
 
 
-def test_a_batch_that_is_sent_again_is_the_same_batch_and_no_two_are(box, monkeypatch):
-    monkeypatch.setattr(outbox, "BATCH_CALLS", 2)
+def test_a_bundle_that_is_sent_again_is_the_same_bundle_and_no_two_are(box, monkeypatch):
+    monkeypatch.setattr(outbox, "BUNDLE_CALLS", 2)
     box.store.steps = [AWAY, AWAY]
     run(box, "a", "b", "c")
     assert box.store.asked == [("lane", "c", 60, "c.1")] * 3 + [("lane", "c", 60, "c.3")]
-    assert box.store.batches == [["a", "b"], ["c"]]
+    assert box.store.bundles == [["a", "b"], ["c"]]
 
 
 def test_a_call_that_was_taken_back_is_never_sent(box):
@@ -186,11 +186,11 @@ def test_a_call_that_was_taken_back_is_never_sent(box):
     assert box.take_back("b")
     assert not box.take_back("b")
     run(box, "a")
-    assert box.store.batches == [["a"]]
+    assert box.store.bundles == [["a"]]
     assert not box.holds("a")
 
 
-def test_who_waits_for_the_fleet_hears_of_a_batch_before_flush_returns(box):
+def test_who_waits_for_the_fleet_hears_of_a_bundle_before_flush_returns(box):
     box._stored = lambda *_: box.heard.append(box.holds("a"))
     run(box, "a")
     assert box.heard == [True]
@@ -206,7 +206,7 @@ def test_who_waits_for_the_fleet_hears_of_a_batch_before_flush_returns(box):
 def test_redis_is_given_up_after_five_seconds_if_it_never_answered_and_after_a_minute_if_it_did(
     box, clock, monkeypatch, reached, pauses
 ):
-    monkeypatch.setattr(outbox, "BATCH_CALLS", 1)
+    monkeypatch.setattr(outbox, "BUNDLE_CALLS", 1)
     box.store.steps = [None] * reached + [AWAY] * len(pauses) + [AWAY]
     run(box, "a", "b")
     assert clock.pauses == pauses
@@ -215,7 +215,7 @@ def test_redis_is_given_up_after_five_seconds_if_it_never_answered_and_after_a_m
 
 @pytest.mark.parametrize(("reached", "patience"), [(False, 5.0), (True, 60.0)])
 def test_the_time_until_it_is_given_up_is_waited_out(box, clock, monkeypatch, reached, patience):
-    monkeypatch.setattr(outbox, "BATCH_CALLS", 1)
+    monkeypatch.setattr(outbox, "BUNDLE_CALLS", 1)
     clock.steps = [lambda: setattr(clock, "now", patience - 0.05)]
     box.store.steps = [None] * reached + [AWAY] * 3
     run(box, *"ab"[-1 - reached :])
@@ -223,13 +223,13 @@ def test_the_time_until_it_is_given_up_is_waited_out(box, clock, monkeypatch, re
 
 
 def test_each_outage_has_its_whole_time_and_one_line_in_the_log(box, clock, monkeypatch, caplog):
-    monkeypatch.setattr(outbox, "BATCH_CALLS", 1)
+    monkeypatch.setattr(outbox, "BUNDLE_CALLS", 1)
     monkeypatch.setattr("flyexecutor.store.outage._now", {})
     box.store.steps = [None, *[AWAY] * 30, None, *[AWAY] * 30]
     with caplog.at_level(logging.WARNING):
         run(box, "a", "b", "c")
     assert clock.now > outbox.OUTAGE
-    assert box.store.batches == [["a"], ["b"], ["c"]]
+    assert box.store.bundles == [["a"], ["b"], ["c"]]
     assert ["told once" in message for message in caplog.messages] == [True, False, True, False]
 
 
@@ -238,7 +238,7 @@ def test_closing_cuts_one_pause_short_and_none_after_it(box, clock):
     clock.steps = [box.close]
     box.put(call("a"), LANE)
     box.run()
-    assert box.store.batches == [["a"]]
+    assert box.store.bundles == [["a"]]
     assert clock.pauses == [0.05, 0.1, 0.2]
     assert clock.now == pytest.approx(0.3)
 
@@ -247,7 +247,7 @@ def test_a_put_does_not_cut_a_pause_short(box, clock):
     box.store.steps = [AWAY]
     clock.steps = [lambda: box.put(call("b"), LANE)]
     run(box, "a")
-    assert (box.store.batches, clock.now) == ([["a"], ["b"]], 0.05)
+    assert (box.store.bundles, clock.now) == ([["a"], ["b"]], 0.05)
 
 
 def test_a_refusal_fails_the_calls_at_once_and_the_next_flush_raises_it_though_it_comes_later(box, clock):
@@ -292,7 +292,7 @@ def test_flush_waits_for_what_was_put_before_and_not_for_what_comes_after(box, c
     clock.steps = [meanwhile]
     box.put(call("a"), LANE)
     box.flush(None)
-    assert (box.store.batches, box.holds("b"), clock.steps) == ([["a"]], True, [])
+    assert (box.store.bundles, box.holds("b"), clock.steps) == ([["a"]], True, [])
 
 
 @pytest.mark.parametrize("end", [lambda box: box.take_back("a"), send], ids=["taken back", "sent"])
@@ -316,17 +316,17 @@ def test_flush_raises_when_the_time_is_over_and_tells_what_it_is_that_it_waits_f
             box.flush(0.5)
         assert clock.now == began + 0.5
 
-    monkeypatch.setattr(outbox, "BATCH_CALLS", 1)
+    monkeypatch.setattr(outbox, "BUNDLE_CALLS", 1)
     box.store.steps = [while_redis_takes_its_time, AWAY, None, while_redis_takes_its_time]
     clock.steps = [lambda: None, while_redis_is_away]
     run(box, "a", "b", "c")
     box.flush(0)
-    assert box.store.batches == [["a"], ["b"], ["c"]]
+    assert box.store.bundles == [["a"], ["b"], ["c"]]
 
 
 def test_only_while_redis_is_away_the_outbox_is_bounded(box, clock, monkeypatch):
     monkeypatch.setattr(outbox, "HELD_BYTES", 10)
-    monkeypatch.setattr(outbox, "BATCH_CALLS", 1)
+    monkeypatch.setattr(outbox, "BUNDLE_CALLS", 1)
 
     def while_redis_is_away():  # "d" is held, with 4 bytes
         box.put(call("e", 6), LANE)
@@ -340,7 +340,7 @@ def test_only_while_redis_is_away_the_outbox_is_bounded(box, clock, monkeypatch)
     box.store.steps = [None, None, None, AWAY]
     clock.steps = [while_redis_is_away]
     run(box, "a", "b", "c", "d", size=4)
-    assert box.store.batches == [["a"], ["b"], ["c"], ["d"], ["f"]]
+    assert box.store.bundles == [["a"], ["b"], ["c"], ["d"], ["f"]]
 
 
 def test_while_redis_is_away_256_mebibytes_are_held_and_no_more(box, clock):
@@ -352,7 +352,7 @@ def test_while_redis_is_away_256_mebibytes_are_held_and_no_more(box, clock):
     box.store.steps = [AWAY]
     clock.steps = [while_it_is_away]
     run(box, "a")
-    assert box.store.batches == [["a"], ["b"]]
+    assert box.store.bundles == [["a"], ["b"]]
 
 
 def test_what_was_given_up_is_told_once_and_makes_room(box, clock, monkeypatch):
@@ -366,7 +366,7 @@ def test_what_was_given_up_is_told_once_and_makes_room(box, clock, monkeypatch):
         box.put(call("b", 11), LANE)
     box.put(call("c", 10), LANE)
     box.run()
-    assert box.store.batches == [["c"]]
+    assert box.store.bundles == [["c"]]
 
 
 def test_what_calls_share_is_stored_before_them_once_and_removed_when_nobody_needs_it(box, caplog):
@@ -387,7 +387,7 @@ def test_what_calls_share_is_stored_before_them_once_and_removed_when_nobody_nee
     assert box.store.parts[3:] == ["-q", "-p"]
     (told,) = caplog.messages  # what could not be removed expires
     assert told.endswith(": away")
-    assert box.store.batches == [["a", "b"], ["c"]]
+    assert box.store.bundles == [["a", "b"], ["c"]]
 
 
 def test_what_calls_share_is_stored_again_when_no_call_has_needed_it_for_a_while(box, clock):
@@ -411,7 +411,7 @@ def test_what_calls_share_is_stored_again_after_an_outage(box):
 
 
 class GatedStore(ScriptedStore):
-    """A store that lets a test decide when a batch is taken."""
+    """A store that lets a test decide when a bundle is taken."""
 
     def __init__(self):
         super().__init__()
@@ -436,17 +436,17 @@ def running():
     assert not thread.is_alive()
 
 
-def test_what_gathers_while_one_batch_is_on_its_way_is_the_next_batch(running):
+def test_what_gathers_while_one_bundle_is_on_its_way_is_the_next_bundle(running):
     running.put(call("a"), LANE)
     assert running.store.entered.acquire(timeout=10)
     for name in "bcd":
         running.put(call(name), LANE)
     running.store.gate.release(2)
     running.flush(10)
-    assert running.store.batches == [["a"], ["b", "c", "d"]]
+    assert running.store.bundles == [["a"], ["b", "c", "d"]]
 
 
-def test_flush_returns_when_the_batch_is_taken(running):
+def test_flush_returns_when_the_bundle_is_taken(running):
     running.put(call("a"), LANE)
     assert running.store.entered.acquire(timeout=10)
     flushed = threading.Thread(target=running.flush, args=(10,))
@@ -461,7 +461,7 @@ def test_an_outage_is_waited_out(running):
     running.put(call("a"), LANE)
     running.store.gate.release(2)
     running.flush(10)
-    assert running.store.batches == [["a"]]
+    assert running.store.bundles == [["a"]]
 
 
 def test_who_cancels_waits_for_what_is_on_its_way_and_for_nothing_else(box, clock):

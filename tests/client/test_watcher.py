@@ -199,7 +199,7 @@ def test_a_record_that_is_damaged_ends_its_own_future_alone(client, raw_redis, m
 def test_an_entry_that_is_damaged_keeps_no_other_from_being_heard(client, raw_redis, head):
     (future,) = client.submit(1)
     raw_redis.set(client.store._key("call", "id"), "no call")
-    raw_redis.hset(client.store._key("chunk", "x:1"), "no", "chunk")
+    raw_redis.hset(client.store._key("piece", "x:1"), "no", "piece")
     raw_redis.xadd(client.store._key("outcomes", "c"), {"head": head, "body": ""})
     client.work("well")
     assert future.result(WAIT) == "well"
@@ -346,7 +346,7 @@ def test_an_outcome_whose_pieces_have_expired_is_told_as_expired(client, raw_red
 
 
 def test_large_outcomes_arrive_over_a_link_that_breaks_again_and_again(make_far_client, wire, monkeypatch):
-    monkeypatch.setattr(records, "CHUNK_BYTES", 32 * 1024)
+    monkeypatch.setattr(records, "PIECE_BYTES", 32 * 1024)
     client = make_far_client()
     futures = client.submit(30)
     value = os.urandom(records.INLINE_BYTES + 1)

@@ -324,7 +324,7 @@ def test_a_batch_that_is_on_its_way_is_whole_for_whoever_asks(make_executor, mon
 
     monkeypatch.setattr(asked._trust, "new_batch_id", note)
     monkeypatch.setattr(asked._client.store, "enqueue", slow)
-    monkeypatch.setattr("flyexecutor.client.outbox.BATCH_CALLS", 1)
+    monkeypatch.setattr("flyexecutor.client.outbox.BUNDLE_CALLS", 1)
     batch = asked.submit_batch(tasks.increment, range(3))
     assert batch.futures[0].result(WAIT) == 1
     attached = other.batch(batch.id)
@@ -398,7 +398,7 @@ def test_a_shared_argument_that_a_call_changes_is_whole_for_the_next(make_execut
 
 def test_shared_parts_are_gone_when_the_fan_out_is(make_executor, local_redis, until):
     def parts():
-        return {*local_redis.keys("*:chunk:*"), *local_redis.keys("*:uses:*")}
+        return {*local_redis.keys("*:piece:*"), *local_redis.keys("*:uses:*")}
 
     executor = make_executor()
     of_others = parts()

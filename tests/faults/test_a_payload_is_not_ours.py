@@ -304,10 +304,10 @@ def test_an_item_that_is_forged_is_refused(make_executor, tmp_path, writer):
 
 def test_a_shared_part_that_was_tampered_with_is_refused(make_executor, tmp_path, writer):
     executor, gate = hold_queue(make_executor, tmp_path)
-    before = set(writer.keys("*:chunk:*"))
+    before = set(writer.keys("*:piece:*"))
     results = executor.map(len, [bytes(range(256)) * 2000])
     executor.flush(WAIT)
-    (key,) = set(writer.keys("*:chunk:*")) - before
+    (key,) = set(writer.keys("*:piece:*")) - before
     writer.setrange(key, 100_000, b"changed")
     gate.open()
     with pytest.raises(PayloadError):

@@ -14,7 +14,7 @@ from tests.faults.test_a_payload_is_not_ours import WAIT, hold_queue, key_of
         ("state", "nonsense"),
         ("attempt", "5000000000"),
         ("attempt", "9" * 400),
-        ("chunks", "x:60000000"),
+        ("pieces", "x:60000000"),
         ("expires", b"\xff"),
     ],
 )

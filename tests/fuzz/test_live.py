@@ -46,7 +46,7 @@ OTHERS = [
     b"lanes",
     b"sent",
 ]
-FIELDS = ["state", "attempt", "chunks", "call", "raised", "expires", "parts", "watch", "entry", "queued", "keep", "ttl"]
+FIELDS = ["state", "attempt", "pieces", "call", "raised", "expires", "parts", "watch", "entry", "queued", "keep", "ttl"]
 
 
 class Vandal:

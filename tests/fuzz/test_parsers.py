@@ -46,8 +46,8 @@ number = st.sampled_from(
 )
 text = st.binary(max_size=5).map(lambda raw: raw.decode("latin1"))  # st.text would first make tables
 states = st.sampled_from([state.encode() for state in State] + [b"succeeded", b"nonsense"])
-chunks = st.sampled_from([b"-", b"=", b"x:1", b"x:0", b"x:60000000", b"x:-1", b":1", b"x:\xd9\xa1", b"x:" + b"9" * 400])
-word = st.one_of(number, states, chunks, st.binary(max_size=20), st.just(ID.encode()), st.just(b"x" * 70_000))
+pieces = st.sampled_from([b"-", b"=", b"x:1", b"x:0", b"x:60000000", b"x:-1", b":1", b"x:\xd9\xa1", b"x:" + b"9" * 400])
+word = st.one_of(number, states, pieces, st.binary(max_size=20), st.just(ID.encode()), st.just(b"x" * 70_000))
 head = st.one_of(st.lists(word, max_size=12).map(b" ".join), st.binary(max_size=200))
 json_text = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), text), st.lists, max_leaves=8
@@ -65,7 +65,7 @@ value = st.one_of(st.none(), word, body)
 fields = st.dictionaries(
     st.sampled_from([b"head", b"body", b"logs", b"report", b"x"]), st.one_of(head, body), max_size=4
 )
-right_head = st.tuples(st.just(ID.encode()), states, number, word, word, chunks, number, number, number).map(b" ".join)
+right_head = st.tuples(st.just(ID.encode()), states, number, word, word, pieces, number, number, number).map(b" ".join)
 entry = st.one_of(fields, st.builds(lambda told, of: {b"head": told, b"body": of}, right_head, body))
 answer = st.one_of(value, st.just(WRONG_TYPE))
 

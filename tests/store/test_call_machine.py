@@ -485,14 +485,14 @@ class Calls(RuleBasedStateMachine):
         left = self.check_lives()
         kept = {f"call:{call_id}" for call_id, call in self.calls.items() if call.keep}
         assert {key for key in left if key.startswith("call:")} == kept
-        for chunk in [key for key in left if key.startswith("chunk:")]:
-            call_id, attempt = chunk.split(":")[1].rsplit(".", 1)
+        for piece in [key for key in left if key.startswith("piece:")]:
+            call_id, attempt = piece.split(":")[1].rsplit(".", 1)
             call = self.calls[call_id]  # an outcome: what calls were given is gone
             if call.keep:
                 assert (int(attempt), call.state.final) == (call.attempt, True)
             else:  # an attempt that came late
-                assert left[chunk] <= RESULT_TTL
-        others = {key.split(":")[0] for key in left} - {"call", "chunk"}
+                assert left[piece] <= RESULT_TTL
+        others = {key.split(":")[0] for key in left} - {"call", "piece"}
         base_line = {
             "queue",
             "workers",
@@ -514,7 +514,7 @@ class Calls(RuleBasedStateMachine):
 @pytest.mark.timeout(300)
 def test_no_call_is_lost_or_answered_twice_whatever_happens_in_which_order(store, raw_redis, monkeypatch):
     monkeypatch.setattr("flyexecutor.store.records.INLINE_BYTES", 64)
-    monkeypatch.setattr("flyexecutor.store.records.CHUNK_BYTES", 128)
+    monkeypatch.setattr("flyexecutor.store.records.PIECE_BYTES", 128)
     Calls.store, Calls.redis = store, raw_redis
     Calls.outcomes = {name: store.outcomes(name) for name in CLIENTS}
     Calls.deliveries = {name: store.deliveries(lane, name) for name, lane in MACHINES.items()}

@@ -14,7 +14,7 @@ from flyexecutor.lane import Lane
 from flyexecutor.states import State
 from flyexecutor.store.calls import Stay, Store
 from flyexecutor.store.lanes import GIVE_UP_WITHIN, RESERVATION_TTL
-from flyexecutor.store.records import CHUNK_BYTES, CHUNK_TTL, INLINE_BYTES, UNTAKEN_TTL
+from flyexecutor.store.records import INLINE_BYTES, PIECE_BYTES, PIECE_TTL, UNTAKEN_TTL
 from flyexecutor.terms import UNFINISHED_TTL
 from tests.conftest import APP
 
@@ -70,7 +70,7 @@ def seconds_left(raw_redis, kind):
 def small_parts(monkeypatch):
     """Payloads above 64 bytes are large, and stored in parts of 128."""
     monkeypatch.setattr("flyexecutor.store.records.INLINE_BYTES", 64)
-    monkeypatch.setattr("flyexecutor.store.records.CHUNK_BYTES", 128)
+    monkeypatch.setattr("flyexecutor.store.records.PIECE_BYTES", 128)
 
 
 def finish(store, call, *, sealed=b"value", machine="m1", more=0, logs=b""):
@@ -257,7 +257,7 @@ def test_outcomes_are_read_once_and_removed(store, raw_redis):
     reader.close()
 
 
-@pytest.mark.parametrize("size", [INLINE_BYTES, INLINE_BYTES + 1, 2 * CHUNK_BYTES + 1])
+@pytest.mark.parametrize("size", [INLINE_BYTES, INLINE_BYTES + 1, 2 * PIECE_BYTES + 1])
 def test_large_payloads_travel_in_parts_and_leave_nothing(store, raw_redis, size):
     sealed = bytes(range(256)) * (size // 256) + bytes(size % 256)
     enqueue(store, calls("a", sealed=sealed, keep=False))
@@ -611,20 +611,20 @@ def test_a_large_outcome_lives_as_long_as_its_record(store, raw_redis, small_par
     (one,) = claim(store)
     for _ in range(2):  # an answer may get lost
         finish(store, one, sealed=bytes(300))
-        left = seconds_left(raw_redis, "chunk")
-        assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+        left = seconds_left(raw_redis, "piece")
+        assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:piece:*"))) == 3
         assert 30 < min(left) <= max(left) <= 60
 
 
 def test_what_a_call_was_given_goes_when_it_ends_or_is_sent_again(store, raw_redis, small_parts):
     enqueue(store, calls("a", sealed=bytes(300)))
-    assert min(seconds_left(raw_redis, "chunk")) > 86400
+    assert min(seconds_left(raw_redis, "piece")) > 86400
     finish(store, *claim(store))
-    assert seconds_left(raw_redis, "chunk") == set()
+    assert seconds_left(raw_redis, "piece") == set()
     enqueue(store, calls("a", sealed=bytes(300)))  # its answer was lost
-    assert seconds_left(raw_redis, "chunk") == set()
+    assert seconds_left(raw_redis, "piece") == set()
     enqueue(store, calls("a", sealed=bytes(300)), client="c2")  # another with the same key
-    assert seconds_left(raw_redis, "chunk") == set()
+    assert seconds_left(raw_redis, "piece") == set()
 
 
 def test_what_a_second_client_sends_for_a_call_that_waits_goes_and_what_the_first_sent_stays(
@@ -632,7 +632,7 @@ def test_what_a_second_client_sends_for_a_call_that_waits_goes_and_what_the_firs
 ):
     enqueue(store, calls("a", sealed=bytes(300)))
     enqueue(store, calls("a", sealed=bytes(300)), client="c2")
-    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:piece:*"))) == 3
     (one,) = claim(store)
     assert one.sealed == bytes(300)
 
@@ -659,10 +659,10 @@ def test_a_large_outcome_that_comes_late_goes(store, raw_redis, small_parts):
     (early,) = claim(store)
     store.hand_back("lane", [early])
     finish(store, early, sealed=bytes(300))
-    assert seconds_left(raw_redis, "chunk") == set()
+    assert seconds_left(raw_redis, "piece") == set()
     finish(store, *claim(store), sealed=bytes(300))
     finish(store, early, sealed=bytes(200))
-    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:chunk:*"))) == 3
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:piece:*"))) == 3
 
 
 def test_a_large_outcome_that_is_sent_again_for_a_call_that_has_gone_is_there_for_a_day(store, raw_redis, small_parts):
@@ -670,7 +670,7 @@ def test_a_large_outcome_that_is_sent_again_for_a_call_that_has_gone_is_there_fo
     (one,) = claim(store)
     finish(store, one, sealed=bytes(300))
     finish(store, one, sealed=bytes(300))  # its answer was lost
-    assert max(seconds_left(raw_redis, "chunk")) <= 86400
+    assert max(seconds_left(raw_redis, "piece")) <= 86400
     (outcome,) = news(store)
     assert outcome.sealed == bytes(300)
 
@@ -682,7 +682,7 @@ def test_each_key_of_a_call_that_expires_is_retried_killed_or_in_a_batch_ends_by
     assert raw_redis.ttl(f"fly:{{{APP}}}:due:lane") > 0
     raw_redis.delete(f"fly:{{{APP}}}:due:lane")
     one, two, three = claim(store, 3)
-    fields = "state lane entry queued attempt losses retries keep ttl watch chunks call name expires expired bigger"
+    fields = "state lane entry queued attempt losses retries keep ttl watch pieces call name expires expired bigger"
     assert raw_redis.hgetall(f"fly:{{{APP}}}:call:d").keys() == set(fields.split())
     store.retry("lane", one, 60.0)
     store.outgrow("lane", "m1", "iad", two, "too large", b"")
@@ -973,9 +973,9 @@ def test_what_is_large_of_what_a_call_says_lives_as_long_as_its_record_and_goes_
     enqueue(store, calls("a"), result_ttl=60)
     (one,) = claim(store)
     store.report([Report("a", one.attempt + 1, Report.ITEM, 0, bytes(300))])
-    assert seconds_left(raw_redis, "chunk") == set()
+    assert seconds_left(raw_redis, "piece") == set()
     store.report([Report("a", one.attempt, Report.ITEM, 0, bytes(300))])
-    assert 30 < min(seconds_left(raw_redis, "chunk")) <= max(seconds_left(raw_redis, "chunk")) <= 60
+    assert 30 < min(seconds_left(raw_redis, "piece")) <= max(seconds_left(raw_redis, "piece")) <= 60
     assert not raw_redis.hexists(f"fly:{{{APP}}}:call:a", "item")
 
 
@@ -1183,23 +1183,23 @@ def test_a_lane_has_one_worker_for_so_many_calls_and_no_more_than_its_limit(stor
 def test_what_calls_share_is_kept_until_the_last_of_them_has_ended(store, raw_redis, small_parts):
     part = Part("p", bytes(300))
     store.put_part(part)
-    assert max(seconds_left(raw_redis, "chunk")) <= UNTAKEN_TTL + 3 * CHUNK_TTL
+    assert max(seconds_left(raw_redis, "piece")) <= UNTAKEN_TTL + 3 * PIECE_TTL
     enqueue(store, [Call(name, b"sealed", parts=[part]) for name in "ab"])
     one, two = claim(store, 2)
     assert [shared.sealed for shared in one.parts] == [bytes(300)]
     finish(store, one)
-    assert min(seconds_left(raw_redis, "chunk") | seconds_left(raw_redis, "uses")) > 86400
+    assert min(seconds_left(raw_redis, "piece") | seconds_left(raw_redis, "uses")) > 86400
     finish(store, two)
-    assert 200 < min(seconds_left(raw_redis, "chunk")) <= max(seconds_left(raw_redis, "chunk")) <= 300
+    assert 200 < min(seconds_left(raw_redis, "piece")) <= max(seconds_left(raw_redis, "piece")) <= 300
     assert seconds_left(raw_redis, "uses") == set()
     store.put_part(part)
     enqueue(store, [Call("c", b"sealed", parts=[part])], client="c2")
-    assert min(seconds_left(raw_redis, "chunk") | seconds_left(raw_redis, "uses")) > 86400
+    assert min(seconds_left(raw_redis, "piece") | seconds_left(raw_redis, "uses")) > 86400
 
 
 def test_what_calls_share_is_sent_again_only_if_it_is_not_there(store, raw_redis, small_parts):
     part = Part("p", bytes(300))
-    first, last = f"fly:{{{APP}}}:chunk:p:1", f"fly:{{{APP}}}:chunk:p:3"
+    first, last = f"fly:{{{APP}}}:piece:p:1", f"fly:{{{APP}}}:piece:p:3"
     store.put_part(part)
     raw_redis.set(first, "as it was", ex=20)
     raw_redis.expire(last, 86400)

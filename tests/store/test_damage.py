@@ -210,7 +210,7 @@ ODD = ["-1", "1.5", "nan", "inf", "9" * 400, "5000000000000000", "x", "\xff", ""
     [
         ("state", ["nonsense", "", "queued"]),
         ("attempt", ODD),
-        ("chunks", [*ODD, "x:60000000", "x:0x1", "a b:1", ":1"]),
+        ("pieces", [*ODD, "x:60000000", "x:0x1", "a b:1", ":1"]),
         ("call", [None, b"x" * 2_000_000]),
         ("raised", ODD[:-1]),
         ("losses", ODD[:-1]),

@@ -11,17 +11,17 @@ from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.states import State
 from flyexecutor.store import records
-from flyexecutor.store.records import CHUNK_TTL, INLINE_BYTES, UNTAKEN_TTL
+from flyexecutor.store.records import INLINE_BYTES, PIECE_TTL, UNTAKEN_TTL
 from flyexecutor.terms import UNFINISHED_TTL
 
 LANE = Lane("lane", {}, (), 10, 1, 60.0)
 LARGE = bytes(INLINE_BYTES + 1)
-MINUTES = UNTAKEN_TTL + 3 * CHUNK_TTL
+MINUTES = UNTAKEN_TTL + 3 * PIECE_TTL
 
 
 @pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch):
-    monkeypatch.setattr(records, "CHUNK_BYTES", INLINE_BYTES)
+def _small_pieces(monkeypatch):
+    monkeypatch.setattr(records, "PIECE_BYTES", INLINE_BYTES)
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def worker(store):
 
 
 @pytest.fixture
-def chunks(raw_redis):
+def pieces(raw_redis):
     """The seconds that each piece of a large payload will be there."""
-    return lambda: [raw_redis.ttl(key) for key in raw_redis.keys("*:chunk:*")]
+    return lambda: [raw_redis.ttl(key) for key in raw_redis.keys("*:piece:*")]
 
 
 def enqueue(store, *calls, name="c.1"):
@@ -55,72 +55,72 @@ def refuse(*_, **__):
 # Payloads of calls and outcomes
 
 
-def test_a_large_call_that_is_never_enqueued_goes_in_minutes(store, chunks, monkeypatch):
+def test_a_large_call_that_is_never_enqueued_goes_in_minutes(store, pieces, monkeypatch):
     monkeypatch.setattr("flyexecutor.store.calls.script", lambda _name: refuse)
     with pytest.raises(RedisUnavailableError):
         enqueue(store, Call("a", LARGE))
-    assert len(chunks()) == 2
-    assert all(0 < left <= MINUTES for left in chunks())
+    assert len(pieces()) == 2
+    assert all(0 < left <= MINUTES for left in pieces())
 
 
-def test_a_large_call_is_kept_as_long_as_it_may_be_claimed(store, chunks):
+def test_a_large_call_is_kept_as_long_as_it_may_be_claimed(store, pieces):
     for _ in range(2):  # sent again after a lost answer
         enqueue(store, Call("a", LARGE))
-        assert all(left > MINUTES for left in chunks())
+        assert all(left > MINUTES for left in pieces())
 
 
-def test_a_large_outcome_of_a_worker_that_died_goes_in_minutes(store, chunks, worker, monkeypatch):
+def test_a_large_outcome_of_a_worker_that_died_goes_in_minutes(store, pieces, worker, monkeypatch):
     enqueue(store, Call("a", b""))
     (call,) = claim(store)
     monkeypatch.setattr("flyexecutor.store.calls.script", lambda _name: refuse)
     with pytest.raises(RedisUnavailableError):
         finish(store, call, sealed=LARGE)
-    assert all(0 < left <= MINUTES for left in chunks())
+    assert all(0 < left <= MINUTES for left in pieces())
 
 
-def test_a_large_outcome_is_kept_for_result_ttl_however_often_it_is_sent(store, chunks, worker):
+def test_a_large_outcome_is_kept_for_result_ttl_however_often_it_is_sent(store, pieces, worker):
     enqueue(store, Call("a", b""))
     (call,) = claim(store)
     for _ in range(2):
         finish(store, call, sealed=LARGE)
-        assert all(MINUTES < left <= 1000 for left in chunks())
+        assert all(MINUTES < left <= 1000 for left in pieces())
 
 
-def test_a_large_outcome_of_an_attempt_that_is_over_goes_at_once(store, chunks, worker):
+def test_a_large_outcome_of_an_attempt_that_is_over_goes_at_once(store, pieces, worker):
     enqueue(store, Call("a", b""))
     (call,) = claim(store)
     store.hand_back(LANE.name, [call])
     finish(store, call, sealed=LARGE)
-    assert chunks() == []
+    assert pieces() == []
 
 
-def test_a_large_item_of_a_call_that_does_not_run_goes_at_once(store, chunks, worker):
+def test_a_large_item_of_a_call_that_does_not_run_goes_at_once(store, pieces, worker):
     enqueue(store, Call("a", b""))
     (call,) = claim(store)
     store.report([Report(call.id, call.attempt, Report.ITEM, 0, LARGE)])
-    assert all(left > MINUTES for left in chunks())
-    assert len(chunks()) == 2
+    assert all(left > MINUTES for left in pieces())
+    assert len(pieces()) == 2
     finish(store, call)
     store.report([Report(call.id, call.attempt, Report.ITEM, 1, LARGE)])
-    assert len(chunks()) == 2
+    assert len(pieces()) == 2
 
 
-def test_a_large_call_that_is_sent_again_and_not_to_the_end_is_kept_as_long(store, chunks, monkeypatch):
+def test_a_large_call_that_is_sent_again_and_not_to_the_end_is_kept_as_long(store, pieces, monkeypatch):
     enqueue(store, Call("a", LARGE))
     monkeypatch.setattr("flyexecutor.store.calls.script", lambda _name: refuse)
     with pytest.raises(RedisUnavailableError):
         enqueue(store, Call("a", LARGE))
-    assert all(left > MINUTES for left in chunks())
+    assert all(left > MINUTES for left in pieces())
 
 
-def test_a_large_outcome_that_is_sent_again_and_not_to_the_end_is_kept_as_long(store, chunks, worker, monkeypatch):
+def test_a_large_outcome_that_is_sent_again_and_not_to_the_end_is_kept_as_long(store, pieces, worker, monkeypatch):
     enqueue(store, Call("a", b""))
     (call,) = claim(store)
     finish(store, call, sealed=LARGE)
     monkeypatch.setattr("flyexecutor.store.calls.script", lambda _name: refuse)
     with pytest.raises(RedisUnavailableError):
         finish(store, call, sealed=LARGE)
-    assert all(left > MINUTES for left in chunks())
+    assert all(left > MINUTES for left in pieces())
 
 
 def test_a_call_whose_payload_has_expired_on_its_way_is_not_stored_and_may_be_sent_again(store, worker, monkeypatch):
@@ -161,7 +161,7 @@ def test_what_calls_share_is_stored_again_when_it_is_gone(store, raw_redis, work
         box.put(Call(name, b"", parts=[part]), LANE)
         box._send(box._gather())
         assert [[one.sealed for one in call.parts] for call in claim(store)] == [[LARGE]]
-        raw_redis.delete(*raw_redis.keys("*:chunk:*"))
+        raw_redis.delete(*raw_redis.keys("*:piece:*"))
 
 
 def test_what_was_not_looked_after_while_redis_was_away_is_before_the_next_call_is_sent():
@@ -190,30 +190,30 @@ def test_no_more_is_sent_before_a_batch_than_it_may_hold():
     assert len(box._gather()) == 4
 
 
-def test_what_calls_share_goes_minutes_after_the_last_call_that_needed_it(store, chunks, raw_redis, worker):
+def test_what_calls_share_goes_minutes_after_the_last_call_that_needed_it(store, pieces, raw_redis, worker):
     part = Part("part", LARGE)
     store.put_part(part)
     enqueue(store, Call("a", b"", parts=[part]), Call("b", b"", keep=False, parts=[part]))
     first, second = claim(store)
-    assert all(left > UNFINISHED_TTL - 60 for left in chunks())
+    assert all(left > UNFINISHED_TTL - 60 for left in pieces())
     finish(store, first)
-    assert all(left > UNFINISHED_TTL - 60 for left in chunks())
+    assert all(left > UNFINISHED_TTL - 60 for left in pieces())
     finish(store, first)  # again, after a lost answer
-    assert all(left > UNFINISHED_TTL - 60 for left in chunks())
+    assert all(left > UNFINISHED_TTL - 60 for left in pieces())
     finish(store, second)
-    assert all(0 < left <= UNTAKEN_TTL for left in chunks())
-    assert len(chunks()) == 2
+    assert all(0 < left <= UNTAKEN_TTL for left in pieces())
+    assert len(pieces()) == 2
     assert raw_redis.keys("*:uses:*") == []
 
 
-def test_what_calls_share_is_not_sent_again_while_it_is_there(store, chunks, worker, monkeypatch):
+def test_what_calls_share_is_not_sent_again_while_it_is_there(store, pieces, worker, monkeypatch):
     part = Part("part", LARGE)
     store.put_part(part)
     enqueue(store, Call("a", b"", parts=[part]))
-    store._redis.expire(store._key("chunk", "part:1"), 10)
+    store._redis.expire(store._key("piece", "part:1"), 10)
     monkeypatch.setattr(store._bulk, "evalsha", refuse)
     store.put_part(part)
-    assert min(chunks()) > UNTAKEN_TTL - 10
+    assert min(pieces()) > UNTAKEN_TTL - 10
     finish(store, *claim(store))
     store.drop_part(part)
     with pytest.raises(RedisUnavailableError):
@@ -225,7 +225,7 @@ def test_a_part_that_was_dropped_leaves_nothing(store, raw_redis, worker):
     store.put_part(part)
     enqueue(store, Call("a", b"", parts=[part]))
     store.drop_part(part)
-    assert raw_redis.keys("*:chunk:*") + raw_redis.keys("*:uses:*") == []
+    assert raw_redis.keys("*:piece:*") + raw_redis.keys("*:uses:*") == []
 
 
 def test_a_part_that_may_expire_is_looked_after_before_the_next_call_is_sent():

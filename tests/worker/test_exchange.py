@@ -8,7 +8,7 @@ from flyexecutor import RedisUnavailableError
 from flyexecutor.call import Part
 from flyexecutor.payload.trust import Trust
 from flyexecutor.states import State
-from flyexecutor.store.calls import BATCH_BYTES, Claimed
+from flyexecutor.store.calls import BUNDLE_BYTES, Claimed
 from flyexecutor.store.reader import Delivered
 from flyexecutor.terms import new_terms
 from flyexecutor.worker.crew import Interrupted
@@ -117,16 +117,16 @@ def test_an_outcome_is_kept_until_redis_has_it(make, clock):
 
 def test_outcomes_are_stored_in_order_as_many_as_one_request_takes(make):
     exchange, store = make()
-    half = bytes(BATCH_BYTES // 2)
+    half = bytes(BUNDLE_BYTES // 2)
     exchange.end(answered("a", half))
     exchange.end(answered("b", half[1:], logs=b"x"))
     exchange.end(answered("c"))
     exchange.end(answered("d", half + half + half))
-    batches = []
+    bundles = []
     while exchange.outcomes:
         exchange.finish(0)
-        batches.append(names(store.last("finish")["outcomes"]))
-    assert batches == [["a", "b"], ["c"], ["d"]]
+        bundles.append(names(store.last("finish")["outcomes"]))
+    assert bundles == [["a", "b"], ["c"], ["d"]]
 
 
 def test_a_worker_whose_lane_needs_fewer_is_spare(make, clock):

@@ -1,4 +1,4 @@
--- enqueue: (no such call) -> QUEUED, for a batch; reserves the machines that are missing.
+-- enqueue: (no such call) -> QUEUED, for a bundle; reserves the machines that are missing.
 -- Needs: lib_load lib_reserve lib_tell lib_clock
 -- KEYS: 1 queue  2 workers  3 starts   ARGV: 1 prefix, then:
 local arg = {
@@ -6,44 +6,44 @@ local arg = {
   max_workers = tonumber(ARGV[3]),
   concurrency = tonumber(ARGV[4]),
   life = tonumber(ARGV[5]),  -- of a reservation (ms)
-  reservation = ARGV[6],  -- the name of the batch, too
+  reservation = ARGV[6],  -- the name of the bundle, too
   client = ARGV[7],
   result_ttl = tonumber(ARGV[8]),  -- (s)
   window = tonumber(ARGV[9]),  -- of the lane's load (ms)
 }
-local FIRST = 10  -- then per call: id retries keep chunks body name n, and n further names and values of its record
+local FIRST = 10  -- then per call: id retries keep pieces body name n, and n further names and values of its record
 -- Answers the names of the reservations that this client must turn into machines; an error, and nothing has changed, if
 -- a large payload is no longer there.
--- A client sends one batch at a time, and the same again after a lost answer; that must not run what has ended already
+-- A client sends one bundle at a time, and the same again after a lost answer; that must not run what has ended already
 -- and left no record, and answers the reservations that were granted the first time. A call with a key may be there from
 -- another client: this one then hears of its outcome too. It may be there under the id that another key of the ring gives:
 -- this one is then told which, before anything else of that call.
 local queue, _, starts = unpack(KEYS)
 local at = now_ms()
 
--- Each call of the batch, by the names of its record; `further`: where ARGV has what goes into it as it is.
-local function read_batch()
-  local batch, n = {}, FIRST
+-- Each call of the bundle, by the names of its record; `further`: where ARGV has what goes into it as it is.
+local function read_bundle()
+  local bundle, n = {}, FIRST
   while n <= #ARGV do
-    local id, retries, keep, chunks, body, name, further = unpack(ARGV, n, n + 6)
-    local call = {id = id, retries = retries, keep = keep, chunks = chunks, call = body, name = name}
+    local id, retries, keep, pieces, body, name, further = unpack(ARGV, n, n + 6)
+    local call = {id = id, retries = retries, keep = keep, pieces = pieces, call = body, name = name}
     local last = n + 6 + further
     if last > n + 6 then call.further = {n + 7, last} end
     for m = n + 7, last, 2 do call[ARGV[m]] = ARGV[m + 1] end
-    batch[#batch + 1] = call
+    bundle[#bundle + 1] = call
     n = last + 1
   end
-  return batch
+  return bundle
 end
 
-local function is_all_there(batch)
+local function is_all_there(bundle)
   local needed = {}
-  for _, call in ipairs(batch) do
-    needed[call.chunks] = true
+  for _, call in ipairs(bundle) do
+    needed[call.pieces] = true
     for part in string.gmatch(call.parts or '', '%S+') do needed[part] = true end
   end
-  for chunks in pairs(needed) do
-    if not all_there(chunks) then return false end
+  for pieces in pairs(needed) do
+    if not all_there(pieces) then return false end
   end
   return true
 end
@@ -65,10 +65,10 @@ end
 
 local function store(call, key)
   redis.call('HSET', key, 'lane', arg.lane, 'entry', put_into(queue, call.id), 'queued', at, 'attempt', 0, 'losses', 0,
-    'retries', call.retries, 'keep', call.keep, 'ttl', arg.result_ttl, 'watch', arg.client, 'chunks', call.chunks,
+    'retries', call.retries, 'keep', call.keep, 'ttl', arg.result_ttl, 'watch', arg.client, 'pieces', call.pieces,
     'call', call.call, 'name', call.name)
   redis.call('EXPIRE', key, UNFINISHED_TTL)
-  keep_chunks(call.chunks, UNFINISHED_TTL)
+  keep_pieces(call.pieces, UNFINISHED_TTL)
   if not call.further then return end
   redis.call('HSET', key, unpack(ARGV, unpack(call.further)))
   if call.expires then
@@ -80,11 +80,11 @@ local function store(call, key)
   if call.parts then use_parts(call.parts, UNFINISHED_TTL) end
 end
 
--- A call that is there already: who sends it now hears of it, too, unless it is the same batch again.
+-- A call that is there already: who sends it now hears of it, too, unless it is the same bundle again.
 local function meet(call, again)
-  local known = read_call(call.id, {'state', 'watch', 'keep', 'attempt', 'machine', 'region', 'outcome_chunks', 'queued',
-    'started', 'finished', 'outcome', 'chunks', 'progress'})
-  if known.finished or known.chunks ~= call.chunks then drop_chunks(call.chunks) end
+  local known = read_call(call.id, {'state', 'watch', 'keep', 'attempt', 'machine', 'region', 'outcome_pieces', 'queued',
+    'started', 'finished', 'outcome', 'pieces', 'progress'})
+  if known.finished or known.pieces ~= call.pieces then drop_pieces(call.pieces) end
   if again then return end  -- it has been told all there is
   if known.progress then
     local progress = {id = call.id, attempt = known.attempt, kind = 'progress', body = known.progress}
@@ -97,7 +97,7 @@ local function meet(call, again)
   end
 end
 
--- The reservations that this batch was granted before.
+-- The reservations that this bundle was granted before.
 local function held()
   local names = {}
   for _, name in ipairs(mend('ZRANGE', starts, 0, -1)) do
@@ -107,11 +107,11 @@ local function held()
 end
 
 need_queue(queue)
-local batch, sent = read_batch(), PREFIX .. ':sent:' .. arg.client
-if not is_all_there(batch) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
+local bundle, sent = read_bundle(), PREFIX .. ':sent:' .. arg.client
+if not is_all_there(bundle) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
 local again = mend('GET', sent) == arg.reservation
 redis.call('SET', sent, arg.reservation, 'EX', 300)
-for _, call in ipairs(batch) do
+for _, call in ipairs(bundle) do
   if call.pointers and not again and redis.call('EXISTS', PREFIX .. ':call:' .. call.id) == 0 then follow_pointers(call) end
   local key = PREFIX .. ':call:' .. call.id
   if not again and mend('HSETNX', key, 'state', 'QUEUED') == 1 then

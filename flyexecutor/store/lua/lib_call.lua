@@ -3,7 +3,7 @@
 local STATES = {QUEUED = 1, RUNNING = 1, SUCCEEDED = 1, FAILED = 1, CANCELLED = 1, LOST = 1, KILLED = 1}
 local MOST_BODY = 1048576  -- bytes of what a record holds of a call; records.py: INLINE_BYTES
 -- All that is not large: it is no field that only one script wants.
-local RECORD = {'state', 'attempt', 'machine', 'region', 'entry', 'lane', 'watch', 'keep', 'ttl', 'chunks', 'parts', 'queued',
+local RECORD = {'state', 'attempt', 'machine', 'region', 'entry', 'lane', 'watch', 'keep', 'ttl', 'pieces', 'parts', 'queued',
   'started', 'expires', 'losses', 'retries', 'raised', 'kill', 'bigger'}
 
 -- Fields of a call's record, by name, and its id; nothing else of what is no record.
@@ -25,7 +25,7 @@ local function damaged_field(call)
   if call.state and not STATES[call.state] then return 'state' end
   if call.state ~= 'QUEUED' then return end
   if not whole(call.attempt, MOST_ATTEMPTS) then return 'attempt' end
-  if call.chunks ~= '-' and not pieces_of(call.chunks) then return 'chunks' end
+  if call.pieces ~= '-' and not pieces_of(call.pieces) then return 'pieces' end
   if not call.call or #call.call > MOST_BODY then return 'call' end
   if call.losses and not whole(call.losses, MOST_ATTEMPTS) then return 'losses' end
   if call.raised and not whole(call.raised, MOST_ATTEMPTS) then return 'raised' end

@@ -1,8 +1,8 @@
 -- How a worker gets calls.
 -- Needs: lib_settle
-local TO_CLAIM = {'state', 'attempt', 'chunks', 'call', 'losses', 'raised', 'parts', 'expires', 'name'}
+local TO_CLAIM = {'state', 'attempt', 'pieces', 'call', 'losses', 'raised', 'parts', 'expires', 'name'}
 
--- Answers what a worker is told of a call that it now has: its head is "id attempt chunks losses raised parts...".
+-- Answers what a worker is told of a call that it now has: its head is "id attempt pieces losses raised parts...".
 local function begin(call, queue, worker, at)
   local key, attempt = PREFIX .. ':call:' .. call.id, call.attempt + 1
   redis.call('HSET', key, 'state', 'RUNNING', 'attempt', attempt, 'machine', worker.machine, 'region', worker.region,
@@ -11,7 +11,7 @@ local function begin(call, queue, worker, at)
     redis.call('HDEL', key, 'expires', 'expired')
     mend('ZREM', PREFIX .. ':due:' .. lane_of(queue), 'x ' .. call.id)
   end
-  local head = {call.id, attempt, call.chunks, tonumber(call.losses or 0), tonumber(call.raised or 0), call.parts or ''}
+  local head = {call.id, attempt, call.pieces, tonumber(call.losses or 0), tonumber(call.raised or 0), call.parts or ''}
   return {table.concat(head, ' '), call.call, call.name}
 end
 

@@ -1,10 +1,10 @@
 -- The keys of an app, and what they hold. Scripts name keys that they have read from others, which Redis Cluster does not
 -- promise to allow: it is not supported. A script that needs this has PREFIX for its first argument.
---   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch chunks call name machine
+--   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch pieces call name machine
 --                                 region started, and as needed: raised kill expires expired parts bigger pointers
---                                 progress logs; once it has ended: finished outcome_chunks outcome
---   PREFIX:chunk:NAME:N (string)  a payload too large for one request, told as chunks "NAME:how many". NAME of a call:
---                                 batch that brought it and place therein, of an outcome: ID.ATTEMPT, of an item:
+--                                 progress logs; once it has ended: finished outcome_pieces outcome
+--   PREFIX:piece:NAME:N (string)  a payload too large for one request, told as pieces "NAME:how many". NAME of a call:
+--                                 bundle that brought it and place therein, of an outcome: ID.ATTEMPT, of an item:
 --                                 ID.ATTEMPT.NUMBER, of what calls share: its id. So nobody writes over another's. It
 --                                 is stored for minutes; the script that takes it has it kept for longer
 --   PREFIX:uses:PART (string)     how many calls that have not ended name what they share
@@ -27,7 +27,7 @@
 --   PREFIX:orders:MACHINE (stream)    one entry {id} for each call that its worker shall kill
 --   PREFIX:same:ID (string)       a call with a key that is there under another id: a pointer to it (trust.py), for who asks
 --                                 by the id that the key gives now
---   PREFIX:sent:CLIENT (string)   the last batch that it has stored
+--   PREFIX:sent:CLIENT (string)   the last bundle that it has stored
 --   PREFIX:outcomes:CLIENT (stream)   {head body logs} for each outcome, {report body} for what is told before the end
 -- Heads are words with a space in between, "-" for an empty one (lib_tell.lua).
 local PREFIX = ARGV[1]

@@ -4,30 +4,30 @@ local UNUSED_TTL = 300  -- seconds that what calls share is kept for further one
 local MOST_PARTS = 65536  -- bytes of the words of a record that name what it shares
 
 -- The name of a large payload, told as "NAME:how many", and its pieces; nothing if that is no such thing.
-local function pieces_of(chunks)
-  local name, number = string.match(chunks or '', '^([%w._:-]+):(%d+)$')
+local function pieces_of(pieces)
+  local name, number = string.match(pieces or '', '^([%w._:-]+):(%d+)$')
   number = whole(number, MOST_PIECES)
   if number then return name, number end
 end
 
 -- The keys of a large payload; none if it is not told as one.
-local function chunk_keys(chunks)
+local function chunk_keys(pieces)
   local keys = {}
-  local name, number = pieces_of(chunks)
-  for n = 1, number or 0 do keys[n] = PREFIX .. ':chunk:' .. name .. ':' .. n end
+  local name, number = pieces_of(pieces)
+  for n = 1, number or 0 do keys[n] = PREFIX .. ':piece:' .. name .. ':' .. n end
   return keys
 end
 
-local function drop_chunks(chunks)
-  for _, key in ipairs(chunk_keys(chunks)) do redis.call('UNLINK', key) end
+local function drop_pieces(pieces)
+  for _, key in ipairs(chunk_keys(pieces)) do redis.call('UNLINK', key) end
 end
 
-local function keep_chunks(chunks, ttl)
-  for _, key in ipairs(chunk_keys(chunks)) do redis.call('EXPIRE', key, ttl) end
+local function keep_pieces(pieces, ttl)
+  for _, key in ipairs(chunk_keys(pieces)) do redis.call('EXPIRE', key, ttl) end
 end
 
-local function all_there(chunks)
-  local keys = chunk_keys(chunks)
+local function all_there(pieces)
+  local keys = chunk_keys(pieces)
   return #keys == 0 or redis.call('EXISTS', unpack(keys)) == #keys
 end
 
@@ -38,7 +38,7 @@ local function use_parts(parts, ttl)
     local uses = PREFIX .. ':uses:' .. (pieces_of(part) or '')
     if is_damage(redis.pcall('INCR', uses)) then redis.call('SET', uses, MOST_ATTEMPTS) end  -- too long kept harms nobody
     redis.call('EXPIRE', uses, ttl)
-    keep_chunks(part, ttl)
+    keep_pieces(part, ttl)
   end
 end
 
@@ -53,7 +53,7 @@ local function release_parts(parts)
     local uses = redis.pcall('DECR', key)
     if type(uses) == 'number' and uses < 1 then
       redis.call('UNLINK', key)
-      keep_chunks(part, UNUSED_TTL)
+      keep_pieces(part, UNUSED_TTL)
     end
   end
 end

@@ -1,9 +1,9 @@
 -- How a call ends.
 -- Needs: lib_clock lib_queue lib_tell
-local TO_SETTLE = {'entry', 'watch', 'ttl', 'keep', 'lane', 'chunks', 'queued', 'started', 'expires', 'parts'}
+local TO_SETTLE = {'entry', 'watch', 'ttl', 'keep', 'lane', 'pieces', 'queued', 'started', 'expires', 'parts'}
 
 -- Ends a call: its record keeps the outcome for ttl seconds, or goes at once; what it was given goes in any case.
--- call: as it was read, with TO_SETTLE. ended: its state and attempt, and as needed machine region outcome_chunks outcome
+-- call: as it was read, with TO_SETTLE. ended: its state and attempt, and as needed machine region outcome_pieces outcome
 -- logs; it is completed.
 local function settle(call, ended)
   local key, lane, ttl, at = PREFIX .. ':call:' .. call.id, call.lane or '', ttl_of(call), now_ms()
@@ -14,12 +14,12 @@ local function settle(call, ended)
     mend('ZREM', due, 'r ' .. call.id)
   end
   if call.expires then mend('ZREM', due, 'x ' .. call.id) end
-  drop_chunks(call.chunks)
-  keep_chunks(ended.outcome_chunks, ttl)
+  drop_pieces(call.pieces)
+  keep_pieces(ended.outcome_pieces, ttl)
   if call.parts then release_parts(call.parts) end
   if call.keep == '1' then
     redis.call('HSET', key, 'state', ended.state, 'attempt', ended.attempt, 'machine', ended.machine or '',
-      'region', ended.region or '', 'outcome_chunks', ended.outcome_chunks or '-', 'outcome', ended.outcome or '',
+      'region', ended.region or '', 'outcome_pieces', ended.outcome_pieces or '-', 'outcome', ended.outcome or '',
       'finished', at, 'logs', ended.logs or '')
     redis.call('HDEL', key, 'call', 'expired')
     redis.call('EXPIRE', key, ttl)

@@ -24,24 +24,24 @@ local function tell(watch, ttl, ...)
   end
 end
 
--- What is told before the end: a report has id attempt kind number chunks body.
+-- What is told before the end: a report has id attempt kind number pieces body.
 local function tell_report(watch, ttl, report)
-  local head = {report.id, word(report.attempt), report.kind, report.number or 0, report.chunks or '-'}
+  local head = {report.id, word(report.attempt), report.kind, report.number or 0, report.pieces or '-'}
   tell(watch, ttl, 'report', table.concat(head, ' '), 'body', report.body)
 end
 
--- How a call has ended, or stands: by the names of its record. chunks: see lib_keys.lua; IN_RECORD stands for a body that
+-- How a call has ended, or stands: by the names of its record. pieces: see lib_keys.lua; IN_RECORD stands for a body that
 -- the record has.
-local function outcome_head(call, chunks)
-  return table.concat({call.id, word(call.state), word(call.attempt), word(call.machine), word(call.region), word(chunks),
+local function outcome_head(call, pieces)
+  return table.concat({call.id, word(call.state), word(call.attempt), word(call.machine), word(call.region), word(pieces),
     count(call.queued), count(call.started), count(call.finished)}, ' ')
 end
 
 -- Tells how a call has ended, whose record keeps its body or does not ('1', '0').
 local function tell_outcome(watch, ttl, keep, ended)
-  local chunks, body = ended.outcome_chunks, ended.outcome or ''
-  if keep == '1' and #body > STREAM_BYTES then chunks, body = IN_RECORD, '' end
-  local head = outcome_head(ended, chunks)
+  local pieces, body = ended.outcome_pieces, ended.outcome or ''
+  if keep == '1' and #body > STREAM_BYTES then pieces, body = IN_RECORD, '' end
+  local head = outcome_head(ended, pieces)
   if ended.logs and ended.logs ~= '' and ended.state ~= 'SUCCEEDED' then
     tell(watch, ttl, 'head', head, 'body', body, 'logs', ended.logs)
   else

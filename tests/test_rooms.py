@@ -1,0 +1,63 @@
+"""The house: what is too large has two ideas in it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import flyexecutor
+
+PACKAGE = Path(flyexecutor.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES, MOST_OF_A_FUNCTION, MOST_ATTRIBUTES = 400, 50, 12
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
+
+
+def attributes(cls: ast.ClassDef) -> set[str]:
+    """What an instance has: fields, and what its methods assign."""
+    fields = {
+        node.target.id for node in cls.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    methods = [node for node in cls.body if isinstance(node, ast.FunctionDef)]
+    stored = [
+        node
+        for method in methods
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
+    ]
+    return fields | {node.attr for node in stored if isinstance(node.value, ast.Name) and node.value.id == "self"}
+
+
+def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield name_of(file), node
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_no_file_and_no_function_is_too_long(file):
+    text = file.read_text()
+    assert text.count("\n") <= MOST_LINES
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    long = [node.name for node in functions if node.end_lineno - node.lineno + 1 > MOST_OF_A_FUNCTION]
+    assert long == []
+
+
+def test_a_class_with_many_attributes_says_why():
+    many = [(name, cls) for name, cls in classes() if len(attributes(cls)) > MOST_ATTRIBUTES]
+    silent = [f"{name}: {cls.name}" for name, cls in many if "attributes" not in (ast.get_docstring(cls) or "")]
+    assert silent == []
+
+
+def test_each_room_says_what_it_knows_and_what_it_never_knows():
+    rooms = [file for file in FILES if file.name == "__init__.py" and file.parent.parent == PACKAGE]
+    assert len(rooms) >= 8
+    for room in rooms:
+        told = ast.get_docstring(ast.parse(room.read_text())) or ""
+        assert "nows" in told, name_of(room)
+        assert "never" in told or "nothing" in told or "No " in told, name_of(room)
