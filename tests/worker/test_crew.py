@@ -56,7 +56,9 @@ def test_at_first_each_runner_gets_one_call_and_the_rest_waits(make):
     assert (crew.idle, crew.busy, crew.wants_calls, crew.room) == (True, False, True, 2)
     take(crew, "a")
     assert (crew.idle, crew.busy, crew.wants_calls, crew.room) == (False, True, True, 1)
-    take(crew, "bc")
+    take(crew, "b")
+    assert (crew.wants_calls, crew.room) == (False, 0)
+    take(crew, "c")
     assert (given(crew), waiting(crew)) == ([["a"], ["b"]], ["c"])
     assert (crew.wants_calls, crew.room) == (False, 0)
     assert [name[0] for name in crew.held()] == ["a", "b", "c"]
@@ -250,6 +252,14 @@ def test_a_runner_whose_pipe_is_closed_and_that_lives_is_ended(make):
     (interrupted,) = crew.replace_dead()
     assert "closed the pipe" in str(interrupted.death)
     assert interrupted.call == call
+
+
+def test_when_it_is_closed_its_runners_end(make):
+    crew = make(2)
+    take(crew, "a")
+    runners, crew.runners = crew.runners, []
+    Crew(runners).close()
+    assert all(runner.died() for runner in runners)
 
 
 # Nested calls

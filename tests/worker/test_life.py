@@ -1,19 +1,32 @@
 """The stages of a worker's life: the table, what leads from one to another, and what time ends."""
 
+import contextlib
+
 import pytest
 
 from flyexecutor.worker.life import DRAIN_SECONDS, NEXT, Life, Stage
 
+STARTING, JOINED, IDLE, DRAINING, OLD, RESTING, WAKING, ENDED = Stage
+# What happens to a worker (suspended when idle, or not), and whither it leads from which stage.
 EVENTS = {
-    "join": lambda life: life.join(),
-    "idle": lambda life: life.note_idle(True),
-    "busy": lambda life: life.note_idle(False),
-    "stop": lambda life: life.stop(0.0),
-    "retire": lambda life: life.retire(1e9),
-    "leave": lambda life: life.leave(),
-    "wake": lambda life: life.wake(),
-    "rejoin": lambda life: life.rejoin(0.0),
-    "end": lambda life: life.end(),
+    "join": (lambda life: life.join(), True, {(STARTING, JOINED), (WAKING, JOINED)}),
+    "idle": (lambda life: life.note_idle(True), True, {(JOINED, IDLE)}),
+    "busy": (lambda life: life.note_idle(False), True, {(IDLE, JOINED)}),
+    "stop": (
+        lambda life: life.stop(0.0),
+        True,
+        {(STARTING, DRAINING), (JOINED, DRAINING), (IDLE, DRAINING), (WAKING, DRAINING)},
+    ),
+    "retire": (lambda life: life.retire(1e9), True, {(JOINED, OLD), (IDLE, OLD)}),
+    "leave, to rest": (lambda life: life.leave(), True, {(IDLE, RESTING), (DRAINING, ENDED), (OLD, ENDED)}),
+    "leave, to end": (
+        lambda life: life.leave(),
+        False,
+        {(IDLE, ENDED), (DRAINING, ENDED), (OLD, ENDED), (WAKING, ENDED)},
+    ),
+    "wake": (lambda life: life.wake(), True, {(RESTING, WAKING)}),
+    "rejoin": (lambda life: life.rejoin(0.0), True, {(STARTING, JOINED), (IDLE, JOINED), (WAKING, JOINED)}),
+    "end": (lambda life: life.end(), True, {(IDLE, ENDED), (DRAINING, ENDED), (OLD, ENDED), (WAKING, ENDED)}),
 }
 
 
@@ -23,18 +36,24 @@ def life_in(stage, *, suspends=True, max_lifetime=100.0):
     return life
 
 
-def test_what_happens_leads_wherever_the_table_says_and_nowhere_else():
-    made = set()
+def test_a_life_begins_outside_the_lane():
+    assert Life(100.0, suspends=True, now=0.0).stage is Stage.STARTING
+
+
+@pytest.mark.parametrize(("happens", "suspends", "made"), EVENTS.values(), ids=EVENTS)
+def test_what_happens_leads_from_stage_to_stage_or_changes_nothing(happens, suspends, made):
+    seen = set()
     for stage in Stage:
-        for suspends in (True, False):
-            for happens in EVENTS.values():
-                life = life_in(stage, suspends=suspends)
-                try:
-                    happens(life)
-                except RuntimeError:
-                    assert life.stage is stage
-                if life.stage is not stage:
-                    made.add((stage, life.stage))
+        life = life_in(stage, suspends=suspends)
+        with contextlib.suppress(RuntimeError):
+            happens(life)
+        if life.stage is not stage:
+            seen.add((stage, life.stage))
+    assert seen == made
+
+
+def test_all_that_happens_together_is_the_table():
+    made = {transition for _, _, transitions in EVENTS.values() for transition in transitions}
     assert made == {(stage, following) for stage, stages in NEXT.items() for following in stages}
 
 
