@@ -480,6 +480,16 @@ def test_a_machine_whose_worker_does_not_join_is_stopped_after_boot_timeout_and_
     assert "the worker of machine m1 did not join within 60 s" in one.told[0][1]
 
 
+def test_a_machine_has_its_time_to_boot_from_when_fly_has_accepted_its_start(world):
+    one = world("m1")
+    one.side.takes["start"] = 30.0
+    one.submit()
+    one.run(BOOT_TIMEOUT + 30 - 0.1)
+    assert (one.side.when("stop"), one.told) == ([], [])
+    one.run(BOOT_TIMEOUT + 30 + 2 * LOOK_EVERY)
+    assert len(one.told) == 1
+
+
 def test_a_worker_that_joins_while_fly_lists_is_not_stopped_as_too_slow(world):
     one = world("m1")
     one.submit()

@@ -66,6 +66,7 @@ def test_a_client_with_nothing_to_start_leaves_the_look_to_whoever_looks_for_all
     client.ledger.boot("m1", None, 0.0)
     assert client.hear(look("m1")).is_ours_to_see_to
     assert not client.hear(look()).is_ours_to_see_to  # it has joined
+    assert client.turns.lock_seconds < LOOK_EVERY  # whoever looks for all may do so again in the next turn
 
 
 def test_what_was_owed_when_a_turn_began_is_owed_no_longer_and_what_came_later_is(client):
