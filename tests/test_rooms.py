@@ -11,6 +11,7 @@ import flyexecutor
 PACKAGE = Path(flyexecutor.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES, MOST_OF_A_FUNCTION, MOST_ATTRIBUTES = 400, 50, 12
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 
 def name_of(file: Path) -> str:
@@ -39,25 +40,32 @@ def classes() -> Iterator[tuple[str, ast.ClassDef]]:
                 yield name_of(file), node
 
 
+def lines(node: ast.AST) -> int:
+    """How long it is without its signature; the docstrings of the public face are for `help`, and don't count."""
+    first, last = node.body[0], node.body[-1]
+    inner = [child for child in ast.walk(node) if isinstance(child, DOCUMENTED) and ast.get_docstring(child)]
+    docstrings = sum(child.body[0].end_lineno - child.body[0].lineno + 1 for child in inner)
+    return last.end_lineno - first.lineno + 1 - docstrings
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_no_file_and_no_function_is_too_long(file):
-    text = file.read_text()
-    assert text.count("\n") <= MOST_LINES
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    long = [node.name for node in functions if node.end_lineno - node.lineno + 1 > MOST_OF_A_FUNCTION]
-    assert long == []
+    module = ast.parse(file.read_text())
+    assert not module.body or lines(module) <= MOST_LINES
+    functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
+    assert [node.name for node in functions if lines(node) > MOST_OF_A_FUNCTION] == []
 
 
 def test_a_class_with_many_attributes_says_why():
     many = [(name, cls) for name, cls in classes() if len(attributes(cls)) > MOST_ATTRIBUTES]
-    silent = [f"{name}: {cls.name}" for name, cls in many if "attributes" not in (ast.get_docstring(cls) or "")]
-    assert silent == []
+    silent = [f"{name}: {cls.name}" for name, cls in many if "attribute" not in (ast.get_docstring(cls) or "")]
+    assert not silent, silent
 
 
 def test_each_room_says_what_it_knows_and_what_it_never_knows():
     rooms = [file for file in FILES if file.name == "__init__.py" and file.parent.parent == PACKAGE]
     assert len(rooms) >= 8
     for room in rooms:
-        told = ast.get_docstring(ast.parse(room.read_text())) or ""
-        assert "nows" in told, name_of(room)
-        assert "never" in told or "nothing" in told or "No " in told, name_of(room)
+        text = ast.get_docstring(ast.parse(room.read_text())) or ""
+        assert "nows" in text, name_of(room)
+        assert "never" in text or "nothing" in text, name_of(room)

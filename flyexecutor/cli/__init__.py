@@ -1,7 +1,8 @@
 """The command `flyexecutor`, for those who operate an app. Needs the extra `cli` (click, rich).
 
 Each file beside this one is a command or two; `common` is what they share. This one names them, and turns our errors
-into one sentence and exit code 1. No command starts a thread or a machine that its work does not need.
+into one sentence and exit code 1. No command starts a thread or a machine that its work does not need. Knows all rooms
+below; nothing of ours knows it.
 """
 
 import sys

@@ -74,7 +74,7 @@ class App:
 
 class Apps:
     """All apps of this computer's Fly. One lock for who exists; machines have their own. It is the one place where all
-    that machines share comes together (faults, meter, pace, schedules, sockets, output), a part for each.
+    that machines share comes together (faults, meter, pace, schedules, sockets, output), an attribute for each.
     """
 
     def __init__(self, run: Path, *, machine_limit: int | None, show_output: bool, pace: Pace) -> None:

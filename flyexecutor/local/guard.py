@@ -72,8 +72,8 @@ class _User:
 
 
 class Guard:
-    """Of a run folder. One thread that hears users, the server and what machines print: three times what was said so
-    far and who waits for it, in one place.
+    """Of a run folder. Its attributes are many, since one thread hears users, the server and what machines print: three
+    times what was said so far, and who waits for it.
     """
 
     def __init__(self, stdin: socket.socket, run: Path, *, shared: bool) -> None:
