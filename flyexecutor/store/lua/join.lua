@@ -6,12 +6,13 @@
 -- ARGV: 1 prefix  2 machine  3 first join of this process (1), again after a broken connection (0), or awake after a
 --       suspension (2), then the ids that it holds
 -- Answers the milliseconds until something is due, -1 if nothing will be; after a suspension -2 if nobody has started
--- the machine: it may be that it is not suspended yet.
+-- the machine: it may be that it is not suspended yet. Who is a worker already has been started: the answer was lost.
 local queue, workers, starts = unpack(KEYS)
 local machine, how = ARGV[2], ARGV[3]
 need_queue(queue)
 local lane, at = lane_of(queue), now_ms()
-if how == '2' and not mend('ZSCORE', starts, machine) then return -2 end
+local started = mend('ZSCORE', starts, machine)
+if how == '2' and not started and mend('HEXISTS', workers, machine) == 0 then return -2 end
 if how == '1' then
   lose_calls(queue, {machine = machine, reason = 'the machine restarted while it ran the call'})
 else
