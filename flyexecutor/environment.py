@@ -131,7 +131,7 @@ def hear(said: Mapping[str, str]) -> None:
 
 def show_keys(keys: Sequence[bytes]) -> dict[str, str]:
     """A ring as an environment has it."""
-    key, *fallbacks = (one.hex() for one in keys)
+    key, *fallbacks = (signing.hex() for signing in keys)
     env: dict[str, str] = {KEY_VARIABLE: Secret(key)}
     return {**env, _FALLBACKS: Secret(" ".join(fallbacks))} if fallbacks else env
 

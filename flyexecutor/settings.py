@@ -153,10 +153,10 @@ def machine_settings(environ: Mapping[str, str] = environment.here) -> Settings 
 
 def _read_encrypt(encrypt: bool | None, environ: Mapping[str, str]) -> bool:
     if encrypt is None:
-        told = environ.get(ENCRYPT_VARIABLE, "")
-        if told not in {"", "0", "1"}:
-            raise SettingsError(f"{ENCRYPT_VARIABLE} is {told!r}: it must be 1, or 0")
-        encrypt = told == "1"
+        given = environ.get(ENCRYPT_VARIABLE, "")
+        if given not in {"", "0", "1"}:
+            raise SettingsError(f"{ENCRYPT_VARIABLE} is {given!r}: it must be 1, or 0")
+        encrypt = given == "1"
     if not isinstance(encrypt, bool):
         raise SettingsError(f"encrypt is {encrypt!r}: it must be True or False")
     if encrypt and not cipher.is_installed():
@@ -177,7 +177,7 @@ def _read_ring(app: str, token: str, secret: str | None, environ: Mapping[str, s
     others = [Secret(part) for part in parts if part]
     for number, other in enumerate(others, 1):
         check_strength(f"secret {number} of FLYEXECUTOR_SECRET_FALLBACKS", other)
-    keys = (derive_key(one, app) for one in (secret or token, *others))
+    keys = (derive_key(known_secret, app) for known_secret in (secret or token, *others))
     return tuple(dict.fromkeys(keys))
 
 

@@ -69,3 +69,12 @@ def test_each_room_says_what_it_knows_and_what_it_never_knows():
         text = ast.get_docstring(ast.parse(room.read_text())) or ""
         assert "nows" in text, name_of(room)
         assert "never" in text or "nothing" in text, name_of(room)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_value_is_called_by_what_it_is(file):
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)} | {
+        node.arg for node in nodes if isinstance(node, ast.arg)
+    }
+    assert names & {"told", "one", "it", "thing"} == set()

@@ -252,16 +252,16 @@ class Client:
     def info(self, call_id: str) -> CallInfo | None:
         """How a call stands; None if Redis does not know it."""
         unsent = self._outbox.holds(call_id)  # or it is stored, and has perhaps ended, but the outbox was not told yet
-        told = self.store.info(call_id)
-        if told is None and not unsent and (other := self.attaching.other_id(call_id)):
-            told = self.store.info(other)  # the watcher is about to hear of that
-        if told is None:
+        info = self.store.info(call_id)
+        if info is None and not unsent and (other := self.attaching.other_id(call_id)):
+            info = self.store.info(other)  # the watcher is about to hear of that
+        if info is None:
             return CallInfo(State.QUEUED, 0) if unsent else None
-        lane = self._lanes.get(told.lane)
-        if lane is None or told.run_seconds is None:
-            return told
-        price = self._prices.per_second_of(lane.config, told.region)
-        return told if price is None else replace(told, dollars=told.run_seconds * price / lane.concurrency)
+        lane = self._lanes.get(info.lane)
+        if lane is None or info.run_seconds is None:
+            return info
+        price = self._prices.per_second_of(lane.config, info.region)
+        return info if price is None else replace(info, dollars=info.run_seconds * price / lane.concurrency)
 
     def kill(self, call_id: str) -> State | None:
         """Have a call stopped."""
@@ -320,11 +320,11 @@ class Client:
 
     def _no_machine(self, lane: Lane, error: MachineStartError) -> None:
         """Fail the calls of a lane that still wait; those that a worker has are not touched."""
-        told = plain.dump(error)
+        text = plain.dump(error)
         # Whoever has attached to a call does not know its nonce.
         terms = answer_to(UNREAD._replace(result_ttl=self.result_ttl), State.FAILED)
         waiting = [future.id for future in self._watcher.pending()]
-        sealed = [(call_id, self._trust.seal_outcome(call_id, 0, terms, told, Encoding.TEXT)) for call_id in waiting]
+        sealed = [(call_id, self._trust.seal_outcome(call_id, 0, terms, text, Encoding.TEXT)) for call_id in waiting]
         for at in range(0, len(sealed), AT_ONCE):
             self.store.fail(lane.name, sealed[at : at + AT_ONCE])
 

@@ -190,7 +190,7 @@ class FanOut:
                 self._send_chunk(chunk.items[:half], self._options, chunk.first),
                 self._send_chunk(chunk.items[half:], self._options, chunk.first + half),
             ]
-            return [one for part in halves for one in self._settle(part)]
+            return [settled for half in halves for settled in self._settle(half)]
         return [_failed(exception, chunk.first, len(chunk.items))] * len(chunk.items)
 
     def _unpack(self, chunk: Chunk) -> list[pickles.Result]:
@@ -207,7 +207,7 @@ class FanOut:
                 result = pickles.load_outcome(value.dumped.encoding, memoryview(value.dumped.body))
                 assert result.exception is not None
                 settled.append(_failed(chunk.future.note_origin(result.exception), number))
-        return [one for part in settled for one in (self._settle(part) if isinstance(part, Chunk) else [part])]
+        return [result for item in settled for result in (self._settle(item) if isinstance(item, Chunk) else [item])]
 
     def _patience(self) -> float | None:
         return None if self._sizes.deadline is None else max(0.0, self._sizes.deadline - time.monotonic())

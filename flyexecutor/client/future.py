@@ -101,10 +101,10 @@ class FlyFuture(Future[T]):
 
         Raises RedisUnavailableError, and CallForgottenError if Redis does not know the call.
         """
-        told = None if self.ended_unsent() or (self._outcome and not self.keep) else self._control.info(self.id)
-        if told:
-            state = self._outcome.state if self._outcome else told.state  # what was opened, not the word in Redis
-            return replace(told, state=state, name=told.name or self.name)
+        info = None if self.ended_unsent() or (self._outcome and not self.keep) else self._control.info(self.id)
+        if info:
+            state = self._outcome.state if self._outcome else info.state  # what was opened, not the word in Redis
+            return replace(info, state=state, name=info.name or self.name)
         if self.done():
             return self._last_info()
         called = label(self.id, self.name)
@@ -201,8 +201,10 @@ class FlyFuture(Future[T]):
     def _last_info(self) -> CallInfo:
         if self._outcome is None:
             return CallInfo(State.CANCELLED if self.cancelled() else State.FAILED, 0, name=self.name)
-        told = self._outcome
-        return CallInfo(told.state, told.attempt, told.machine_id, told.region, told.times, name=self.name)
+        outcome = self._outcome
+        return CallInfo(
+            outcome.state, outcome.attempt, outcome.machine_id, outcome.region, outcome.times, name=self.name
+        )
 
     def _ask(self) -> CallInfo:
         return self._last_info() if self.done() else self.info()

@@ -76,16 +76,16 @@ class Sharing:
             named = [self._shared[digest] for digest in self._latest]
             if self._function and self._function not in named:
                 named.append(self._function)
-            for one in named:
-                one.users += 1
-            return [one.part for one in named]
+            for shared in named:
+                shared.users += 1
+            return [shared.part for shared in named]
 
     def ended(self, parts: Sequence[Part]) -> None:
         """A call that names these parts has ended."""
         ids = {part.id for part in parts}
         with self._lock:
-            for one in self._shared.values():
-                one.users -= one.part.id in ids
+            for shared in self._shared.values():
+                shared.users -= shared.part.id in ids
         self._drop_unused()
 
     def close(self) -> None:
@@ -100,11 +100,11 @@ class Sharing:
     def _drop_unused(self) -> None:
         with self._lock:
             needed = self._named | self._latest
-            unused = [one for one in self._shared.values() if not one.users and one.digest not in needed]
-            for one in unused:
-                del self._shared[one.digest]
-        for one in unused:
-            self._drop(one.part)
+            unused = [shared for shared in self._shared.values() if not shared.users and shared.digest not in needed]
+            for shared in unused:
+                del self._shared[shared.digest]
+        for shared in unused:
+            self._drop(shared.part)
 
     def _share_value(self, value: Any) -> Any:
         try:
@@ -117,13 +117,13 @@ class Sharing:
         pickles.check_size(dumped, "an argument", self._options.max_payload)
         digest = hashlib.blake2b(dumped.body, digest_size=32).digest()
         with self._lock:
-            one = self._shared.get(digest)
-            if one is None:
+            shared = self._shared.get(digest)
+            if shared is None:
                 part_id = self._trust.new_call_id()
                 sealed = self._trust.seal_part(part_id, dumped.body, dumped.encoding)
-                one = self._shared[digest] = _Shared(Part(part_id, sealed), digest, 0)
+                shared = self._shared[digest] = _Shared(Part(part_id, sealed), digest, 0)
             self._named.add(digest)
-            return one
+            return shared
 
 
 def _is_large(arg: Any) -> bool:

@@ -50,8 +50,12 @@ def tell_of_calls(
     )
     ids = " ".join(future.id for future in left[:NAMED]) + (" ... (flyexecutor ps)" if left[NAMED:] else "")
     ids += f" (with the variables that flyexecutor local --name {local_name} prints)" if local_name else ""
-    it = "them" if left[1:] else "it"
-    how = f"Ctrl-C again ends {it}" if own_local else f"Ctrl-C again leaves {it}, flyexecutor kill {ids} ends {it}"
+    pronoun = "them" if left[1:] else "it"
+    how = (
+        f"Ctrl-C again ends {pronoun}"
+        if own_local
+        else f"Ctrl-C again leaves {pronoun}, flyexecutor kill {ids} ends {pronoun}"
+    )
     return f"{', '.join(what)}: {how}"
 
 
@@ -81,9 +85,9 @@ def showing(number: int) -> Iterator[Callable[[Prepared], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=2 * number)
 
-        def show(told: Prepared) -> None:
-            said = f"{told.there} there, {told.ready} ready"
-            progress.update(bar, completed=told.there + told.ready, description=said, refresh=True)
+        def show(prepared: Prepared) -> None:
+            said = f"{prepared.there} there, {prepared.ready} ready"
+            progress.update(bar, completed=prepared.there + prepared.ready, description=said, refresh=True)
 
         yield show
 

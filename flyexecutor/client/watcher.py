@@ -46,8 +46,8 @@ log = logging.getLogger("flyexecutor")
 
 
 class Watcher:
-    """The futures of one client that have not ended. Its attributes are many: whom it tells of what (callbacks), what is
-    pending, and how far it has read, all of one thread and one lock.
+    """The futures of one client that have not ended. Its attributes are many: whom it tells, what is pending, and how
+    far it has read, all of one thread and one lock.
     """
 
     def __init__(

@@ -84,7 +84,9 @@ def make_lane(spec: MachineSpec, settings: Settings, max_workers: int) -> Lane:
     # with the key that the clients of that lane have for certain.
     keys = (settings.key, *settings.fallbacks)
     own, *others = (
-        _make_lane(spec, replace(settings, key=key, fallbacks=tuple(one for one in keys if one != key)), max_workers)
+        _make_lane(
+            spec, replace(settings, key=key, fallbacks=tuple(other for other in keys if other != key)), max_workers
+        )
         for key in keys
     )
     return replace(own, others=tuple(others))
@@ -178,9 +180,9 @@ def config_of_machine(
 
 def owners_of(settings: Settings) -> Sequence[str]:
     """Whose machines are ours: of all who share app, Redis and a key of the ring; first that of the key that signs."""
-    told = f"owner\0{settings.app}\0{redact(settings.redis_url)}".encode()
+    owner = f"owner\0{settings.app}\0{redact(settings.redis_url)}".encode()
     keys = (settings.key, *settings.fallbacks)
-    return [hmac.new(key, told, hashlib.sha256).hexdigest()[:16] for key in keys]
+    return [hmac.new(key, owner, hashlib.sha256).hexdigest()[:16] for key in keys]
 
 
 def _family(spec: MachineSpec, suspends: bool, key: bytes) -> str:
@@ -189,7 +191,7 @@ def _family(spec: MachineSpec, suspends: bool, key: bytes) -> str:
     Other environments are other families: their machines do different things, and none is the other's earlier deploy.
     """
     folder, slash, name = spec.image.partition("@")[0].rpartition("/")
-    told = {
+    family = {
         "image": folder + slash + name.partition(":")[0],  # a registry has a port, with a colon too
         "guest": spec.guest and dict(spec.guest),
         "env": dict(spec.env),
@@ -200,4 +202,4 @@ def _family(spec: MachineSpec, suspends: bool, key: bytes) -> str:
         "volume": spec.volume,
         "warmup": spec.warmup and spec.warmup[0],
     }
-    return hmac.new(key, b"family\0" + json.dumps(told, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(key, b"family\0" + json.dumps(family, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]

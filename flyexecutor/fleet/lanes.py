@@ -83,7 +83,9 @@ class Lanes:
         except ValueError as exc:
             raise SettingsError(f"max_cost_per_hour is {limits.max_cost_per_hour!r}: {exc}") from None
         fewer = min(limits.max_workers, number)
-        return replace(lane, max_workers=fewer, others=tuple(replace(one, max_workers=fewer) for one in lane.others))
+        return replace(
+            lane, max_workers=fewer, others=tuple(replace(other, max_workers=fewer) for other in lane.others)
+        )
 
 
 def _lane_of_this_machine(settings: Settings) -> Lane:

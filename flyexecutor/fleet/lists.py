@@ -109,7 +109,7 @@ class Lists:
         try:
             body = self._trust.open_part(_part(sought.began), sought.found or b"").body
             unpacked = zlib.decompressobj().decompress(body, UNPACKED_BYTES)
-            return [_machine(**told) for told in json.loads(unpacked)]
+            return [_machine(**fields) for fields in json.loads(unpacked)]
         except (PayloadError, zlib.error, ValueError, TypeError, RecursionError, MemoryError) as exc:
             log.warning("a list of the machines that was in Redis is passed over: %s", exc)
             return None
@@ -127,5 +127,5 @@ def _part(began: int) -> str:
     return f"machines {began}"
 
 
-def _machine(*, exit: "dict[str, int] | None", **told: object) -> Machine:
-    return Machine(exit=Exit(**exit) if exit else None, **told)  # type: ignore[arg-type]
+def _machine(*, exit: "dict[str, int] | None", **fields: object) -> Machine:
+    return Machine(exit=Exit(**exit) if exit else None, **fields)  # type: ignore[arg-type]

@@ -63,11 +63,11 @@ class Losses:
             what = f"did not begin ({machine.state})"
         else:
             what = f"ended before its worker joined: {machine.exit if machine else 'it no longer exists'}"
-        told = (
+        text = (
             f"machine {machine_id} {what}; see its log (fly logs) and that the image runs python -m flyexecutor.worker"
         )
         again = self._turns.give_up(action, time.monotonic(), lane.boot_timeout)
-        self._troubled(MachineStartError(told, phase="boot", region=machine.region if machine else ""), again)
+        self._troubled(MachineStartError(text, phase="boot", region=machine.region if machine else ""), again)
         return again
 
     def abandon(self, lane: Lane, action: policy.Abandon) -> None:
@@ -78,18 +78,18 @@ class Losses:
         self._launcher.forget(machine_id)
         if action.begun or machine is None:
             self._stop(machine_id)
-            told = (
+            text = (
                 f"the worker of machine {machine_id} did not join within {lane.boot_timeout:g} s (boot_timeout): "
                 "see its log (fly logs) and that it can reach Redis (REDIS_URL)"
             )
-            self._troubled(MachineStartError(told, phase="join"), False)
+            self._troubled(MachineStartError(text, phase="join"), False)
             return
         if machine.prepared:
             self._launcher.ledger.avoid(machine_id, time.monotonic())  # somebody has asked for it
         else:
             self._destroy(machine_id)
-        told = f"machine {machine_id} is still {machine.state} after {lane.boot_timeout:g} s (boot_timeout)"
-        self._troubled(MachineStartError(told, phase="boot", region=machine.region), True)
+        text = f"machine {machine_id} is still {machine.state} after {lane.boot_timeout:g} s (boot_timeout)"
+        self._troubled(MachineStartError(text, phase="boot", region=machine.region), True)
 
     def stop(self, action: policy.Stop) -> None:
         """Stop a machine that costs money for nothing."""

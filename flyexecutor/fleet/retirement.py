@@ -69,9 +69,9 @@ class Retirement:
 
     def _search(self, lane: Lane, seen: Sequence[Machine]) -> None:
         try:
-            told = [one.config["metadata"] for one in (lane, *lane.others)]
-            kinds = [(one[OWNER_KEY], one[FAMILY_KEY]) for one in told]
-            if not self._store.try_lock(f"retire:{told[0][FAMILY_KEY]}", self._client, SEARCH_EVERY):
+            metadata = [known_lane.config["metadata"] for known_lane in (lane, *lane.others)]
+            kinds = [(words[OWNER_KEY], words[FAMILY_KEY]) for words in metadata]
+            if not self._store.try_lock(f"retire:{metadata[0][FAMILY_KEY]}", self._client, SEARCH_EVERY):
                 return
             used = frozenset({*self._known(), *self._store.lanes_since(UNUSED)})
             before = self._store.now() - UNUSED

@@ -15,9 +15,9 @@ from flyexecutor.store.calls import Store
 from flyexecutor.terms import new_terms
 
 
-def submit_scheduled(told: str, store: Store, trust: Trust, lane_name: str, concurrency: int) -> str:
+def submit_scheduled(scheduled: str, store: Store, trust: Trust, lane_name: str, concurrency: int) -> str:
     """Submit the call of this machine's schedule. Answers its id; raises PayloadError, RedisUnavailableError."""
-    schedule = json.loads(told)
+    schedule = json.loads(scheduled)
     opened = trust.open_part(f"schedule {schedule['name']}", base64.b64decode(schedule["sealed"]))
     call_id = trust.new_call_id()
     result_ttl, retries = schedule["result_ttl"], schedule["retries"]
