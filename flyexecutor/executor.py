@@ -121,7 +121,7 @@ class FlyMachineExecutor(Executor):
     ) -> None:
         # First: an error's traceback may be shown with the values of its variables.
         token, redis_url, secret = hide(token), hide(redis_url), hide(secret)
-        env = {} if env is None else read_env(hide(env) if isinstance(env, dict) else env)
+        env = hide(env) if isinstance(env, dict) else env
         options = Options.read(
             retries=retries,
             timeout=timeout,
@@ -136,7 +136,7 @@ class FlyMachineExecutor(Executor):
         spec = MachineSpec(
             image="",
             guest=read_guest(guest),
-            env=env,
+            env={} if env is None else read_env(env),
             regions=(),
             concurrency=concurrency,
             idle_timeout=idle_timeout,
