@@ -31,7 +31,7 @@ INSTALL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ServerProgram:
     """A server's program."""
 
     path: str
@@ -51,7 +51,7 @@ class RedisServer:
     process: "subprocess.Popen[bytes]"
 
 
-def find_server() -> Program:
+def find_server() -> ServerProgram:
     """The program to run: the PATH's, so that it can be chosen, unless it is too old or a wheel has put it there.
 
     Raises LocalError that says what was passed over, and what to install.
@@ -60,7 +60,7 @@ def find_server() -> Program:
     for path in _paths():
         version = _version_of(path)
         if version and _numbers(version) >= OLDEST:
-            return Program(path, version)
+            return ServerProgram(path, version)
         passed_over += f"; {path} is {f'version {version}' if version else 'no program that tells its version'}"
     raise LocalError(f"no Redis server of version {'.'.join(map(str, OLDEST))} or newer here{passed_over}: {INSTALL}")
 

@@ -22,8 +22,8 @@ _KINDS = {
 }
 
 
-class Told(NamedTuple):
-    """An error as it was told, and what is behind it."""
+class PlainError(NamedTuple):
+    """An error of ours as it has come, and what is behind it."""
 
     error: errors.FlyExecutorError
     traceback: str
@@ -39,7 +39,9 @@ def dump(error: errors.FlyExecutorError, traceback: str = "", packages: Mapping[
     return json.dumps(fields).encode()
 
 
-def load(body: bytes | memoryview) -> Told:
+def load(body: bytes | memoryview) -> PlainError:
     """The error again. Raises KeyError for a kind that we do not send."""
     fields = json.loads(bytes(body))
-    return Told(_KINDS[fields["error"]](fields["message"], **fields["about"]), fields["traceback"], fields["packages"])
+    return PlainError(
+        _KINDS[fields["error"]](fields["message"], **fields["about"]), fields["traceback"], fields["packages"]
+    )
