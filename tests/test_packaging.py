@@ -49,7 +49,7 @@ def test_the_wheel_needs_only_requests_with_its_urllib3_redis_and_cloudpickle(wh
     needed = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert sorted(line.split()[1].split(">")[0] for line in needed) == [
         "cloudpickle",
-        "redis",
+        "redis[hiredis]",
         "requests",
         "urllib3",
     ]
