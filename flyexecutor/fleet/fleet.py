@@ -142,6 +142,7 @@ class Fleet:
                 self._rest_until(next_create)
         with self._changed:
             self._turns.owed.update(self._launcher.ledger.drop_creates())
+        self._launcher.note_less()
         # Their threads use our connections.
         self._launcher.settle(None)
         self._retirement.join()
@@ -186,6 +187,7 @@ class Fleet:
             turn = self._turns.begin(self._launcher.ledger, time.monotonic())
         look = self._store.look(self.lane, turn.name, turn.held)
         heard = self._turns.hear(turn, look, self._launcher.ledger)
+        self._launcher.note_less()
         if look.reservations:
             self._assurance.want(time.monotonic())
         if look.workers:

@@ -63,6 +63,11 @@ class Launcher:
         with self._settled:
             return self._settled.wait_for(lambda: not self.ledger.busy, timeout)
 
+    def note_less(self) -> None:
+        """Less is under way, perhaps: who waits in `settle` is to look."""
+        with self._settled:
+            self._settled.notify_all()
+
     # Starts
 
     def start(self, action: policy.Start) -> bool:
@@ -139,7 +144,7 @@ class Launcher:
         if wanted:
             self._in_thread(self._create, action)
             return
-        self._notify()
+        self.note_less()
         if not needed:
             self._store.release(self.lane, action.reservation)
 
@@ -191,13 +196,9 @@ class Launcher:
                 self._raised(action.reservation, exc)
             finally:
                 self.ledger.end(action)
-                self._notify()
+                self.note_less()
 
         try:
             threading.Thread(target=run, name="flyexecutor launch", daemon=True).start()
         except (RuntimeError, MemoryError):
             run()  # the interpreter exits: from Python 3.12 on it starts no thread then, and waits for this one
-
-    def _notify(self) -> None:
-        with self._settled:
-            self._settled.notify_all()

@@ -624,7 +624,28 @@ def test_what_a_launch_could_not_do_is_not_settled_before_it_is_made_up_for(worl
     assert waits == [True]
 
 
+def test_all_is_settled_when_redis_counts_no_longer_on_what_waits_to_be_created(world):
+    one = world()
+    one.side.paced = 60.0
+    one.submit()
+    waits = one.answer(one.fleet.settle, 50.0)
+    one.run(1, one.side.starts.clear)
+    one.side.wanted = 0
+    one.run(5)
+    assert waits == [True]
+
+
 # Closed
+
+
+def test_all_is_settled_once_a_fleet_that_is_closed_has_given_back_what_waits(world):
+    one = world()
+    one.side.paced = 60.0
+    one.submit()
+    waits = one.answer(one.fleet.settle, 50.0)
+    one.run(1, one.fleet.close)
+    one.run(1.1)
+    assert (waits, one.side.of("release")) == ([True], [(1, "release", "c.1:1")])
 
 
 def test_a_fleet_that_is_closed_waits_for_its_launches_and_gives_back_what_waits(world):
