@@ -168,14 +168,14 @@ class FlyMachineExecutor(Executor):
             spec = replace(spec, image=self._settings.image, regions=self._settings.regions, warmup=sealed)
             self._lanes = Lanes(spec, limits, self._settings, self._prices)
             self._client = Client(self._settings, self._lane, self._trust, result_ttl=result_ttl, prices=self._prices)
+            self._life = Life(self._client, self._local)
             self._use(options, self._lanes)
-        self._life = Life(self._client, self._local)
 
     def _use(self, options: Options, lanes: Lanes) -> None:
         self._refuse_inside(on_oom=options.retry.on_oom == "bigger")
         self._options = options
         self._lanes = lanes
-        self._caller = Caller(self._client, self._trust, lanes, options)
+        self._caller = Caller(self._client, self._trust, lanes, options, self._life)
 
     @property
     def _lane(self) -> Lane:

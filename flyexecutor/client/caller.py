@@ -26,11 +26,13 @@ from flyexecutor.terms import NONCE_BYTES, UNFINISHED_TTL, CallTerms, answer_to,
 class Caller:
     """Makes the calls of one executor: of its options, for its lanes."""
 
-    def __init__(self, client: Client, trust: Trust, lanes: Lanes, options: Options) -> None:
+    def __init__(self, client: Client, trust: Trust, lanes: Lanes, options: Options, life: object) -> None:
+        """life: what ends with the executor once nobody holds it; a fan-out, which sends on its own, holds it too."""
         self._client = client
         self._trust = trust
         self._lanes = lanes
         self._options = options
+        self._life = life
 
     def submit(
         self,

@@ -67,7 +67,7 @@ def client():
 def make(client):
     def make(**options):
         retry = options.pop("retry", Retry())
-        return Caller(client, TRUST, Lanes(client.fleets.know), Options(retry, **options))
+        return Caller(client, TRUST, Lanes(client.fleets.know), Options(retry, **options), None)
 
     return make
 

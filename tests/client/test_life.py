@@ -1,11 +1,14 @@
 """The end of an executor, with a client that only records what it is asked for."""
 
 import gc
+import secrets
 from types import SimpleNamespace
 
 import pytest
 
+from flyexecutor import FlyMachineExecutor
 from flyexecutor.client import life as module
+from flyexecutor.client.client import Client
 from flyexecutor.client.future import FlyFuture
 from flyexecutor.client.life import Life
 
@@ -88,6 +91,24 @@ def test_an_executor_that_nobody_holds_delivers_what_it_has_sent(side):
     side.life = None
     gc.collect()
     assert side.said == ["close when drained", "close local"]
+
+
+def test_an_executor_that_only_a_map_needs_lives_until_that_has_sent_all(monkeypatch):
+    ended = []
+    monkeypatch.setattr(Client, "send", lambda *_, **__: FlyFuture("id", None, keep=False, attached=False))
+    monkeypatch.setattr(Client, "close_when_drained", lambda *_: ended.append("ended"))
+    where = {
+        "image": "image",
+        "token": "token",
+        "redis_url": "redis://127.0.0.1:9",
+        "secret": secrets.token_urlsafe(32),
+    }
+    results = FlyMachineExecutor("app", **where).map(abs, range(3), buffersize=1)
+    gc.collect()
+    assert ended == []
+    del results
+    gc.collect()
+    assert ended == ["ended"]
 
 
 def test_after_ctrl_c_what_runs_is_waited_for_in_steps_and_what_others_have_submitted_is_not_cancelled(
