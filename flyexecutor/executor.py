@@ -292,7 +292,7 @@ class FlyMachineExecutor(Executor):
         `submit_batch`, one that was never stored. Until then its future waits for it. Raises as `future`.
         """
         self._check_id(batch_id, "batch")
-        return Batch(batch_id, self._client.attaching.attach_batch(batch_id), self._client.attaching.batch)
+        return Batch(batch_id, self._client.attaching.attach_batch(batch_id), self._client.batch)
 
     def future(self, call_id: str) -> FlyFuture[Any]:
         """Attach to a call from any process: the future of this id, pending or ended.

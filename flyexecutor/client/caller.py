@@ -98,7 +98,7 @@ class Caller:
             self.submit(function, args, {}, call_id=call_id, name=name)
             for call_id, args in zip(self._trust.calls_of_batch(batch_id), items, strict=True)
         ]
-        return Batch(batch_id, futures, self._client.attaching.batch)
+        return Batch(batch_id, futures, self._client.batch)
 
     def check_function(self, fn: Callable[..., Any]) -> None:
         """What can't be the function of a fan-out or a stream is refused at once, and so is each one after shutdown."""

@@ -236,6 +236,10 @@ class Client:
         self._threads.start()
         self._watcher.when_drained(close)
 
+    def batch(self, batch_id: str) -> list[tuple[str, State | None]]:
+        """See `Attaching.batch`. For who keeps it over a fork: the child asks over connections of its own."""
+        return self.attaching.batch(batch_id)
+
     # What futures ask for
 
     def take_back(self, call_id: str) -> bool:

@@ -25,7 +25,7 @@ class RecordedClient:
     def __init__(self):
         self.sent, self.refused = [], None
         self.fleets = SimpleNamespace(know=None)
-        self.attaching = SimpleNamespace(batch=None)
+        self.batch = None
 
     def refuse_if_closed(self):
         if self.refused:

@@ -1,16 +1,21 @@
 """The client's own part: how it ends, and what it takes. Its threads are a test's, and nothing is connected."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from flyexecutor import FlyExecutorError
+from flyexecutor import FlyExecutorError, Retry
 from flyexecutor.call import Call
+from flyexecutor.client.caller import Caller
 from flyexecutor.client.client import Client
 from flyexecutor.client.fleets import Fleets
 from flyexecutor.client.outbox import Outbox
 from flyexecutor.client.threads import Threads
 from flyexecutor.client.watcher import Watcher
 from flyexecutor.lane import Lane
+from flyexecutor.options import Options
 from flyexecutor.settings import Settings
+from flyexecutor.states import State
 
 LANE = Lane("lane", {}, (), 1, 1, 60.0)
 SETTINGS = Settings("app", "token", "http://127.0.0.1:9", "redis://127.0.0.1:9", "image", (), b"k" * 32)
@@ -114,3 +119,10 @@ def test_a_fork_has_parts_and_an_id_of_its_own_and_nothing_of_the_parent_s_end(c
     )
     assert not set(map(id, before)) & set(map(id, after))
     assert send(client) in client._watcher.pending()
+
+
+def test_a_batch_of_before_a_fork_asks_over_connections_of_the_child(client, monkeypatch):
+    batch = Caller(client, client._trust, SimpleNamespace(lane=LANE), Options(Retry()), None).submit_batch(abs, [[1]])
+    client._wire()  # as after_in_child
+    monkeypatch.setattr(client.store.listing, "states", lambda ids: [State.RUNNING for _ in ids])
+    assert batch.counts() == {"RUNNING": 1}
