@@ -56,7 +56,7 @@ class Retirement:
         self._idle.clear()
         try:
             threading.Thread(target=self._search, args=(lane, seen), name="flyexecutor retire", daemon=True).start()
-        except RuntimeError:  # no thread can be had: there will be another time
+        except (RuntimeError, MemoryError):  # no thread can be had: there will be another time
             self._idle.set()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ Each test says what takes how long; so races are orders of moments, and all of i
 """
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -686,6 +687,20 @@ def test_a_fleet_that_is_closed_waits_for_the_clean_up_that_is_under_way(world):
     one.run(2.9)
     assert (one.side.of("destroy"), one.ended) == ([(0, "destroy", "old")], [])
     one.run(3)
+    assert one.ended == [None]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no thread"), MemoryError()])
+def test_a_fleet_that_is_closed_does_not_wait_for_a_clean_up_that_found_no_room_for_a_thread(world, monkeypatch, error):
+    one = world()
+
+    def refuse(**_):
+        raise error
+
+    monkeypatch.setattr("flyexecutor.fleet.retirement.threading", SimpleNamespace(Thread=refuse))
+    one.fleet.start_soon([])
+    one.run(1, one.fleet.close)
+    one.run(2)
     assert one.ended == [None]
 
 
