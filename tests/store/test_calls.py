@@ -987,6 +987,8 @@ def test_logs_are_told_with_a_failure_and_not_with_a_success(store):
         store.finish("lane", "m1", "iad", [outcome], 0, concurrency=1)
     assert [told.logs for told in news(store)] == [b"", b"printed"]
     assert (store.logs("a"), store.attach("a", "c").outcome.logs) == (b"printed", b"printed")
+    enqueue(store, calls("a", "b"), client="c2")  # with the keys of calls that have ended
+    assert [told.logs for told in news(store, "c2")] == [b"", b"printed"]
 
 
 def test_an_outcome_is_told_with_where_and_when_it_ran(store):

@@ -83,7 +83,7 @@ end
 -- A call that is there already: who sends it now hears of it, too, unless it is the same bundle again.
 local function meet(call, again)
   local known = read_call(call.id, {'state', 'watch', 'keep', 'attempt', 'machine', 'region', 'outcome_pieces', 'queued',
-    'started', 'finished', 'outcome', 'pieces', 'progress'})
+    'started', 'finished', 'outcome', 'pieces', 'progress', 'logs'})
   if known.finished or known.pieces ~= call.pieces then drop_pieces(call.pieces) end
   if again then return end  -- it has been told all there is
   if known.progress then
