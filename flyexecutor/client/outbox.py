@@ -162,9 +162,11 @@ class Outbox:
 
     def _send(self, bundle: Sequence[Call]) -> None:
         pause = 0.05
-        first, _, lane = next(
-            iter(self._sending.values())
-        )  # the number names the bundle: no two have the same first call
+        with self._changed:
+            oldest = next(iter(self._sending.values()), None)
+        if oldest is None:
+            return  # given up meanwhile
+        first, _, lane = oldest  # the number names the bundle: no two have the same first call
         while True:
             try:
                 with outage.noticed(self._store.address):

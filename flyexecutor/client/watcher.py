@@ -149,12 +149,12 @@ class Watcher:
 
     def close(self, error: FlyExecutorError | None = None) -> None:
         """End the thread; what is still pending ends with this error, or with one that says so."""
+        if error:  # first: who finds it closed tells something else
+            self.fail([future.id for future in self.pending()], error)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._reader.close()
-        if error:
-            self.fail([future.id for future in self.pending()], error)
         self.fail_if_closed()
 
     def fail_if_closed(self) -> None:

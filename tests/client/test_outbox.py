@@ -282,6 +282,14 @@ def test_what_is_on_its_way_when_nobody_sends_any_longer_is_dropped_at_the_next_
     box.run()  # ends
 
 
+def test_what_is_given_up_just_before_it_is_sent_goes_nowhere(box):
+    box.put(call("a"), LANE)
+    bundle = box._gather()
+    box.close(FlyExecutorError("a thread has died"))
+    box._send(bundle)
+    assert box.store.bundles == []
+
+
 def test_flush_waits_for_what_was_put_before_and_not_for_what_comes_after(box, clock):
     def meanwhile():
         box.put(call("b"), OTHER)
