@@ -38,6 +38,7 @@ class Crew:
         self.claimed: deque[ClaimedCall] = deque()  # not given to a runner yet
         self._seconds = AHEAD_SECONDS  # that a recent call took; at first: one call at a time
         self._bad_starts = 0
+        self._stops = False
         self._warmup = warmup  # sealed; what they do before the machine is first suspended
 
     # What it has to do
@@ -93,7 +94,7 @@ class Crew:
 
     def give(self) -> None:
         """Give what is claimed to the runners with the fewest calls."""
-        while self.claimed:
+        while self.claimed and not self._stops:
             takers = [runner for runner in self.runners if runner.takes_calls]
             runner = min(takers, key=lambda taker: len(taker.given), default=None)
             if runner is None or len(runner.given) >= self._ahead or not runner.can_take(self.claimed[0]):
@@ -109,8 +110,9 @@ class Crew:
             self._take_back(held_up)
         return bool(held_up)
 
-    def take_back_all(self) -> None:
-        """Take back all calls that have not begun."""
+    def stop(self) -> None:
+        """Take back all calls that have not begun: no runner gets one any more."""
+        self._stops = True
         self._take_back(self.runners)
 
     def _take_back(self, runners: Iterable[RunnerProcess]) -> None:
@@ -127,6 +129,8 @@ class Crew:
             runner.end_if_cut_off()
             return []  # its death has its own signal
         self._learn(news)
+        if runner.spoiled:  # behind what it has answered
+            runner.end_if_cut_off()
         return news
 
     def replace_dead(self) -> list[Answer | Message | Interrupted]:

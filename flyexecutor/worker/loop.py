@@ -152,7 +152,7 @@ class Worker:
         late = self._crew.take_back_late()
         self._crew.make_room_for_nested(grows=not self._life.stops)
         self._crew.give()
-        if late:
+        if late or self._life.stops:  # on the signal Redis may have been away
             self._hand_back_claimed()
 
     # Wait
@@ -204,7 +204,7 @@ class Worker:
     def _stop_taking(self) -> None:
         log.info("stopping: what runs is finished, what waits is handed back")
         self._reader.close()
-        self._crew.take_back_all()
+        self._crew.stop()
         self._hand_back_claimed()
 
     # Claim

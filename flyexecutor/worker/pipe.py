@@ -85,13 +85,14 @@ class FrameReader:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.spoiled = False  # what came last was no frame: user code can write there, too
         self._buffer = bytearray()
 
     def read_some(self) -> list[bytes]:
-        """Read once (blocks if there is nothing) and answer the frames that are complete. Raises EOFError; also if what
-        comes is no frame: user code can write there, too.
+        """Read once (blocks if there is nothing) and answer the frames that are complete. Raises EOFError, also if it
+        is spoiled and there is no frame before that.
         """
-        data = os.read(self.fd, READ_BYTES)
+        data = b"" if self.spoiled else os.read(self.fd, READ_BYTES)
         if not data:
             raise EOFError
         self._buffer += data
@@ -100,11 +101,14 @@ class FrameReader:
         while len(self._buffer) - at >= _HEAD.size:
             mark, length = _HEAD.unpack_from(self._buffer, at)
             if mark != _MARK:
-                raise EOFError
+                self.spoiled = True
+                break
             if len(self._buffer) - at - _HEAD.size < length:
                 break
             at += _HEAD.size
             frames.append(bytes(self._buffer[at : at + length]))
             at += length
         del self._buffer[:at]
+        if self.spoiled and not frames:
+            raise EOFError
         return frames

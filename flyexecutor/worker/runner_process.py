@@ -189,6 +189,11 @@ class RunnerProcess:
         with contextlib.suppress(BrokenPipeError):
             write_frames(self._given, [pack_given(Given(WARM, sealed=sealed))])
 
+    @property
+    def spoiled(self) -> bool:
+        """Whether user code has written into its pipe: nothing that comes after that can be understood."""
+        return self._reader.spoiled
+
     def hear(self) -> list[Answer | Message]:
         """What it tells; blocks only if nothing is readable. Raises EOFError if the pipe is closed or spoiled."""
         news: list[Answer | Message] = []

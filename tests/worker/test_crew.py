@@ -1,5 +1,6 @@
 """Who gets which call: in virtual time, with runners that have no process."""
 
+import os
 import signal
 
 import pytest
@@ -159,7 +160,7 @@ def test_a_call_that_begins_while_it_is_taken_back_stays(make):
     first, *_ = take(crew, "abc")
     crew.runners[0]._process.answer(first)
     crew.runners[0]._process.begin()
-    crew.take_back_all()
+    crew.stop()
     assert (given(crew), waiting(crew)) == ([["a", "b"]], ["c"])
 
 
@@ -252,6 +253,17 @@ def test_a_runner_whose_pipe_is_closed_and_that_lives_is_ended(make):
     (interrupted,) = crew.replace_dead()
     assert "closed the pipe" in str(interrupted.death)
     assert interrupted.call == call
+
+
+def test_an_answer_counts_though_user_code_has_written_into_the_pipe_behind_it(make):
+    crew = make(1)
+    (call,) = take(crew, "a")
+    process = crew.runners[0]._process
+    process.answer(call)
+    os.write(process._messages, b"no frame of ours")
+    (news,) = crew.hear(crew.runners[0])
+    assert (news.call, process.code) == (call, -signal.SIGKILL)
+    assert crew.replace_dead() == []
 
 
 def test_when_it_is_closed_its_runners_end(make):

@@ -175,6 +175,16 @@ def test_on_sigterm_what_runs_is_finished_and_what_waits_is_handed_back(make):
     assert store.verbs()[-1] == "leave"
 
 
+def test_what_could_not_be_handed_back_on_sigterm_is_begun_by_nobody_and_handed_back_later(make):
+    runs, waits = make_call("a"), make_call("b")
+    worker, store = make(
+        deliver, begin, terminate, answer, answers={"claim": [[runs, waits]], "hand_back": [AWAY, None]}
+    )
+    assert worker.run() == 0
+    assert [ids(asked["calls"]) for verb, asked in store.asked if verb == "hand_back"] == [[waits.id]] * 2
+    assert not worker._crew.claimed
+
+
 def test_after_sigterm_a_call_has_a_while_to_end_and_no_longer(make, clock):
     worker, store = make(deliver, begin, terminate, answers={"claim": [[make_call("a")]]})
     began = clock.now
