@@ -18,6 +18,7 @@ from tests import tasks
 TIMES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 ROUND = 100  # times
 WAIT = 60.0
+LASTING = {"flyexecutor outbox", "flyexecutor watcher", "flyexecutor fleet"}  # of a client's threads, these never end
 VALUES = [
     b"",
     b"-1",
@@ -107,10 +108,12 @@ class Vandal:
 @pytest.mark.timeout(0 if TIMES > 100 else 300)
 def test_a_live_app_survives_random_damage(make_executor, local_fly, monkeypatch, tmp_path):
     monkeypatch.setattr(watcher, "READ_FOR", 0.3)
+    before = set(threading.enumerate())
     executor = make_executor(max_workers=2)
     first = executor.submit(tasks.increment, 0)
     assert first.result(WAIT) == 1
-    threads = {thread for thread in threading.enumerate() if thread.name.startswith("flyexecutor")}
+    threads = {thread for thread in threading.enumerate() if thread.name in LASTING} - before
+    assert {thread.name for thread in threads} == LASTING
     with redis.Redis.from_url(local_fly.redis_url) as client:
         (key,) = client.keys(f"*:call:{first.id}")
         vandal = Vandal(client, key.split(b":call:")[0], client.hget(key, "lane"), seed=1)

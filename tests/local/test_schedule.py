@@ -93,6 +93,7 @@ def test_an_unknown_schedule_is_refused_with_its_value(api):
 
 def test_a_machine_with_a_schedule_can_t_be_suspended(api):
     machine = api.create(SLEEP, schedule="hourly")
+    assert api.wait(machine, "started").ok
     refused = api("POST", f"/{machine['id']}/suspend")
     assert (refused.status_code, "schedule" in refused.json()["error"]) == (412, True)
     api("DELETE", f"/{machine['id']}?force=true")
