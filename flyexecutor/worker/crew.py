@@ -56,11 +56,14 @@ class Crew:
     @property
     def wants_calls(self) -> bool:
         """Whether a runner has nothing to do, and nothing is there for it."""
-        return not self.claimed and any(not runner.given and runner.takes_calls for runner in self.runners)
+        free = any(not runner.given and runner.takes_calls for runner in self.runners)
+        return free and not self.claimed and not self._stops
 
     @property
     def room(self) -> int:
         """How many more calls may be claimed."""
+        if self._stops:
+            return 0
         takers = [runner for runner in self.runners if runner.takes_calls]
         return max(0, sum(self._ahead - len(runner.given) for runner in takers) - len(self.claimed))
 
@@ -111,7 +114,7 @@ class Crew:
         return bool(held_up)
 
     def stop(self) -> None:
-        """Take back all calls that have not begun: no runner gets one any more."""
+        """Take back all calls that have not begun: from now on none is wanted, given or made room for."""
         self._stops = True
         self._take_back(self.runners)
 
@@ -167,13 +170,10 @@ class Crew:
 
     # How many
 
-    def make_room_for_nested(self, *, grows: bool) -> None:
-        """A call that waits for calls which it has submitted must not take their place: a further runner has it.
-
-        grows: whether further runners are started at all.
-        """
+    def make_room_for_nested(self) -> None:
+        """A call that waits for calls which it has submitted must not take their place: a further runner has it."""
         wanted = self.concurrency + sum(1 for runner in self.runners if runner.nested)
-        while grows and len(self.runners) < wanted:
+        while len(self.runners) < wanted and not self._stops:
             self.runners.append(RunnerProcess())
         spare = max(0, len(self.runners) - wanted)
         for runner in [runner for runner in self.runners if not runner.given and not runner.nested][:spare]:

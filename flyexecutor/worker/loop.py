@@ -147,10 +147,10 @@ class Worker:
         self._reports.send(self._crew.runners, all_now=self._exchange.owes)
         self._exchange.send_elsewhere()
         while self._exchange.outcomes:
-            self._crew.take(self._exchange.finish(0 if self._reader.waiting else self._room()))
+            self._crew.take(self._exchange.finish(0 if self._reader.waiting else self._crew.room))
         self._membership.tend_due()
         late = self._crew.take_back_late()
-        self._crew.make_room_for_nested(grows=not self._life.stops)
+        self._crew.make_room_for_nested()
         self._crew.give()
         if late or self._life.stops:  # on the signal Redis may have been away
             self._hand_back_claimed()
@@ -209,18 +209,14 @@ class Worker:
 
     # Claim
 
-    def _room(self) -> int:
-        """How many more calls may be claimed."""
-        return 0 if self._life.stops else self._crew.room
-
     def _ask_for_calls(self) -> None:
         """Have Redis tell when a call comes, if a runner has nothing to do."""
-        if self._crew.wants_calls and not self._reader.waiting and not self._life.stops:
+        if self._crew.wants_calls and not self._reader.waiting:
             self._reader.ask(min(BUSY_BLOCK if self._crew.busy else BLOCK_LIMIT, self._membership.idle_timeout + 1.0))
 
     def _receive(self) -> None:
         if delivered := self._reader.answer():
-            self._crew.take(self._exchange.claim(delivered, max(0, self._room() - 1)))
+            self._crew.take(self._exchange.claim(delivered, max(0, self._crew.room - 1)))
 
     def _hand_back_claimed(self) -> None:
         if self._crew.claimed:

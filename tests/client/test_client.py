@@ -96,27 +96,16 @@ def test_a_second_submit_with_a_key_gets_the_future_of_the_first_unless_that_was
     assert send(client, "key") is again
 
 
+def parts_of(client):
+    attaching, threads = client.attaching, client._threads
+    return client.store, client._outbox, client._watcher, client.fleets, attaching, threads, client._id
+
+
 def test_a_fork_has_parts_and_an_id_of_its_own_and_nothing_of_the_parent_s_end(client):
     client._break("outbox", MemoryError())
-    before = (
-        client.store,
-        client._outbox,
-        client._watcher,
-        client.fleets,
-        client.attaching,
-        client._threads,
-        client._id,
-    )
+    before = parts_of(client)
     client._wire()  # as after_in_child
-    after = (
-        client.store,
-        client._outbox,
-        client._watcher,
-        client.fleets,
-        client.attaching,
-        client._threads,
-        client._id,
-    )
+    after = parts_of(client)
     assert not set(map(id, before)) & set(map(id, after))
     assert send(client) in client._watcher.pending()
 

@@ -19,8 +19,8 @@ def states(local_fly):
 
 
 @pytest.fixture
-def hold(tmp_path):
-    """Submit so many calls that run until they are told to go on. Answers their futures, and what tells them."""
+def submit_gated(tmp_path):
+    """Submit so many calls, each to a gate of its own. Answers their futures and gates."""
 
     def submit(executor, number):
         gates = []
@@ -28,7 +28,17 @@ def hold(tmp_path):
             folder = tmp_path / f"held{n}"
             folder.mkdir()
             gates.append(tasks.Gate.make(folder))
-        futures = [executor.submit(gate.enter) for gate in gates]
+        return [executor.submit(gate.enter) for gate in gates], gates
+
+    return submit
+
+
+@pytest.fixture
+def hold(submit_gated):
+    """Submit so many calls that run until they are told to go on. Answers their futures, and what tells them."""
+
+    def submit(executor, number):
+        futures, gates = submit_gated(executor, number)
 
         def let_go():
             for gate in gates:

@@ -36,16 +36,11 @@ def most_awake(local_fly):
 
 
 @pytest.fixture
-def occupy(tmp_path):
+def occupy(submit_gated):
     """Have calls run until they are told to go on. Answers what tells them."""
 
     def submit(executor, number):
-        gates = []
-        for n in range(number):
-            folder = tmp_path / f"occupied{n}"
-            folder.mkdir()
-            gates.append(tasks.Gate.make(folder))
-            executor.submit(gates[-1].enter)
+        _, gates = submit_gated(executor, number)
         for gate in gates:
             gate.wait_for_entry()
 

@@ -285,17 +285,17 @@ def test_a_call_that_waits_for_calls_gets_a_runner_beside_it_until_it_goes_on(ma
     runner._process.begin()
     runner._process.say(NESTED, outer, number=1)
     crew.hear(runner)
-    crew.make_room_for_nested(grows=True)
+    crew.make_room_for_nested()
     crew.give()
     assert given(crew) == [["outer"], ["inner"]]
     further = crew.runners[1]
     runner._process.say(NESTED, outer, number=0)
     crew.hear(runner)
-    crew.make_room_for_nested(grows=True)
+    crew.make_room_for_nested()
     assert len(crew.runners) == 2  # it is at work
     further._process.answer(inner)
     crew.hear(further)
-    crew.make_room_for_nested(grows=True)
+    crew.make_room_for_nested()
     assert crew.runners == [runner]
     assert further.died()
 
@@ -307,14 +307,15 @@ def test_a_worker_that_stops_starts_no_further_runner(make):
     runner._process.begin()
     runner._process.say(NESTED, outer, number=1)
     crew.hear(runner)
-    crew.make_room_for_nested(grows=False)
+    crew.stop()
+    crew.make_room_for_nested()
     assert crew.runners == [runner]
 
 
 def test_no_more_runners_end_than_are_spare(make):
     crew = make(3)
     crew.concurrency = 2
-    crew.make_room_for_nested(grows=True)
+    crew.make_room_for_nested()
     assert len(crew.runners) == 2
 
 

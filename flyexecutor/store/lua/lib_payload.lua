@@ -11,7 +11,7 @@ local function pieces_of(pieces)
 end
 
 -- The keys of a large payload; none if it is not told as one.
-local function chunk_keys(pieces)
+local function piece_keys(pieces)
   local keys = {}
   local name, number = pieces_of(pieces)
   for n = 1, number or 0 do keys[n] = PREFIX .. ':piece:' .. name .. ':' .. n end
@@ -19,15 +19,15 @@ local function chunk_keys(pieces)
 end
 
 local function drop_pieces(pieces)
-  for _, key in ipairs(chunk_keys(pieces)) do redis.call('UNLINK', key) end
+  for _, key in ipairs(piece_keys(pieces)) do redis.call('UNLINK', key) end
 end
 
 local function keep_pieces(pieces, ttl)
-  for _, key in ipairs(chunk_keys(pieces)) do redis.call('EXPIRE', key, ttl) end
+  for _, key in ipairs(piece_keys(pieces)) do redis.call('EXPIRE', key, ttl) end
 end
 
 local function all_there(pieces)
-  local keys = chunk_keys(pieces)
+  local keys = piece_keys(pieces)
   return #keys == 0 or redis.call('EXISTS', unpack(keys)) == #keys
 end
 
