@@ -6,6 +6,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from flyexecutor.store.calls import Store
 from tests import tasks
 
 APP = "tested"
+WAIT = 60.0
 # No deadlines: a busy computer is no fault. FUZZ_EXAMPLES: how many of each are tried (`make fuzz`: 10,000).
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 settings.register_profile("suite", deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
@@ -102,6 +104,33 @@ def until() -> Callable[..., Any]:
         return told
 
     return ask
+
+
+class MachineOutput:
+    """What machines print, as it comes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.text = ""
+
+    def add(self, line: str) -> None:
+        """Heard by whoever waits."""
+        with self._changed:
+            self.text += line
+            self._changed.notify_all()
+
+    def wait_for(self, words: str) -> None:
+        """Until they were printed."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: words in self.text, WAIT), f"no {words!r} in {self.text!r}"
+
+
+@pytest.fixture
+def machine_output(monkeypatch: pytest.MonkeyPatch) -> MachineOutput:
+    """What would come to standard error. Who asks `capfd` for that again and again loses what comes as it truncates."""
+    output = MachineOutput()
+    monkeypatch.setattr("flyexecutor.local.connection.write_line", output.add)
+    return output
 
 
 @pytest.fixture

@@ -151,7 +151,9 @@ def test_a_redis_that_refuses_writes_is_told_by_flush(make_executor, admin):
         admin.config_set("maxmemory", "0")
 
 
-def test_an_outage_and_its_end_are_told_in_one_sentence_each(tmp_path, caplog, capfd, quick_fleet, monkeypatch):
+def test_an_outage_and_its_end_are_told_in_one_sentence_each(
+    tmp_path, caplog, machine_output, quick_fleet, monkeypatch
+):
     noted, all_have = Counter(), threading.Event()
 
     def note(address, error):
@@ -172,16 +174,15 @@ def test_an_outage_and_its_end_are_told_in_one_sentence_each(tmp_path, caplog, c
         wire.cut()
         futures += [executor.submit(tasks.increment, 1) for executor in executors]
         assert all_have.wait(WAIT)
-        printed = ""
-        while "told once" not in printed:
-            printed += capfd.readouterr().err
+        machine_output.wait_for("told once")
         wire.heal()
         gate.open()
         assert futures[0].result(WAIT)
         assert [future.result(WAIT) for future in futures[1:]] == [2, 2]
         for executor in executors:
             executor.shutdown()
-        printed += capfd.readouterr().err
-    for lines in (caplog.messages, [line for line in printed.splitlines() if "flyexecutor worker: Redis" in line]):
+        printed = machine_output.text  # before Redis ends
+    by_worker = [line for line in printed.splitlines() if "flyexecutor worker: Redis" in line]
+    for lines in (caplog.messages, by_worker):
         assert ["told once" in line for line in lines] == [True, False]
         assert "answers again, after" in lines[1]

@@ -108,7 +108,7 @@ def test_what_derives_from_base_exception_only_is_an_outcome_like_others(executo
 # What its machine's log has
 
 
-def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(make_executor, tmp_path, capfd):
+def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(make_executor, tmp_path, machine_output):
     executor = make_executor(max_workers=1)
     gate = tasks.Gate.make(tmp_path)
     raising = executor.submit(tasks.raise_value_error, "no good")
@@ -126,12 +126,11 @@ def test_each_call_that_raises_or_is_stopped_is_a_line_in_its_machines_log(make_
     assert isinstance(killed.exception(WAIT), CallKilledError)
     crashed = executor.submit(tasks.segfault)
     assert crashed.exception(WAIT)
-    log = ""
-    while "in segfault" not in log:
-        log += capfd.readouterr().err  # it comes through other processes
+    machine_output.wait_for("in segfault")  # it comes through other processes
 
     def lines(word):
-        return [line for line in log.splitlines() if line.startswith(f"[{crashed.machine_id}]") and word in line]
+        printed = machine_output.text.splitlines()
+        return [line for line in printed if line.startswith(f"[{crashed.machine_id}]") and word in line]
 
     (line,) = lines(raising.id)
     assert line.endswith(f"flyexecutor: call {raising.id} (raise_value_error), attempt 1, raised ValueError: no good")
