@@ -14,11 +14,21 @@ def test_a_bar_over_map_counts_each_item(executor):
     assert bar.n == 30
 
 
-def test_what_a_call_notes_is_shown_on_the_bar_s_line_and_moves_no_cursor(executor):
+def test_what_a_call_notes_is_shown_on_the_bar_s_line_and_moves_no_cursor(executor, tmp_path):
+    gate = tasks.Gate.make(tmp_path)
+
     def work():
         progress(1, 2, "half\n\x1b[2Jdone" + 1000 * "!")
+        gate.enter()
 
-    shown = io.StringIO()
+    class Terminal(io.StringIO):
+        def write(self, text):
+            if "done!!" in text and "done!!" not in self.getvalue():
+                gate.wait_for_entry()  # the call does not end before its note was seen
+                gate.open()
+            return super().write(text)
+
+    shown = Terminal()
     list(progress_bar([executor.submit(work)], file=shown, ncols=200))
     assert r"half\n\x1b[2Jdone!!" in shown.getvalue()
     assert not {"\n", "\x1b"} & set(shown.getvalue().rstrip("\n"))
