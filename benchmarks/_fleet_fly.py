@@ -28,8 +28,8 @@ class Guest(Protocol):
     def go_on(self) -> None:
         """The machine was resumed: the program is where it was."""
 
-    def die(self, *, silent: bool) -> None:
-        """The machine has died. silent: nobody has closed its connections."""
+    def die(self) -> None:
+        """The machine has died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,6 @@ class Times:
     rest: float = 0.3  # from the wish to the end of the bill
     deaths: float = 0.01  # per hour of a machine
     create_every: float = EVERY  # 0: no rate limit
-    open_reads: bool = True  # a dead host leaves its connections open: what is sent to them is not heard
 
 
 @dataclass(slots=True, eq=False)
@@ -220,7 +219,7 @@ class SimulatedFly:
         else:
             box.exit = Exit(1, -1, False, int(self._clock.now * 1000))
             self._change(box, "stopped")
-        box.guest.die(silent=host and self._times.open_reads)
+        box.guest.die()
         if box.keeper and not host:
             box.guest = self._guest(box)  # its memory is lost
 

@@ -31,7 +31,7 @@ class Runner:
     def go_on(self) -> None:
         """Never: they don't suspend."""
 
-    def die(self, *, silent: bool) -> None:  # noqa: ARG002 - they hear of it in any case
+    def die(self) -> None:
         """Its call runs again."""
         self.turns += 1
         self._fleet.down(self)

@@ -14,6 +14,7 @@ from flyexecutor.fleet.launch import CREATE_EVERY
 from flyexecutor.store.calls import SUSPEND_EVERY, Stay
 from flyexecutor.store.lanes import RESERVATION_TTL, LaneLook
 
+UNREAD_FOR = 5.0  # seconds
 RETRIES = 2  # of a call whose machine was lost: the executor's default
 
 
@@ -30,12 +31,12 @@ class Call:
 
 
 class Reader(Protocol):
-    """A worker that waits for a call."""
+    """A worker that has nothing to do."""
 
     name: str
 
-    def deliver(self, call: Call) -> None:
-        """The call that it has claimed."""
+    def read(self, call: Call) -> bool:
+        """The call that was handed to it; False: it is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ class SimulatedRedis:
     rules: Rules
     queue: deque[Call] = field(default_factory=deque)
     claims: dict[str, Call] = field(default_factory=dict)  # machine -> the call that it runs
-    readers: dict[str, Reader] = field(default_factory=dict)  # blocked, the one that has waited longest first
+    unread: dict[str, float] = field(default_factory=dict)  # machine that has died -> since when a call waits there
+    places: dict[str, Reader] = field(default_factory=dict)  # the one that rested last is the last
     workers: dict[str, str] = field(default_factory=dict)  # machine -> time of its join
     starts: dict[str, float] = field(default_factory=dict)  # reservation or machine -> when it expires
     load: _Load = field(default_factory=_Load)
@@ -94,22 +96,20 @@ class SimulatedRedis:
 
     @property
     def length(self) -> int:
-        """XLEN of the queue: what waits and what runs."""
+        """What waits and what runs."""
         return len(self.queue) + len(self.claims)
 
     def enqueue(self, calls: Sequence[Call], name: str) -> Sequence[str]:
         """enqueue.lua. Answers reservations."""
         self.queue.extend(calls)
+        self._hand_out()
         self.load.note(self.length, self.rules.load_window, self.clock.now)
-        granted = self._reserve(name)
-        self._serve()  # Redis wakes blocked readers after the script
-        return granted
+        return self._reserve(name) if self.queue else ()
 
     def look(self, name: str, held: Iterable[str]) -> LaneLook:
         """reserve.lua."""
         self.looks += 1
-        for machine_id in [one for one in self.claims if one not in self.workers]:
-            self._lose_call(machine_id)
+        self._take_back_unread()
         for reservation in held:
             if reservation in self.starts:
                 self.starts[reservation] = self.clock.now + RESERVATION_TTL
@@ -161,14 +161,11 @@ class SimulatedRedis:
         self._enter(machine_id)
         return True
 
-    def read(self, reader: Reader) -> None:
-        """XREADGROUP BLOCK: a call that waits, at once, or the next for which nobody has waited longer."""
-        self.readers[reader.name] = reader
-        self._serve()
-
-    def stop_reading(self, reader: Reader) -> None:
-        """The reader has closed its connection."""
-        self.readers.pop(reader.name, None)
+    def claim(self, reader: Reader) -> None:
+        """claim.lua: a call that waits, at once, or the next that comes while nobody has rested later."""
+        self.places.pop(reader.name, None)
+        self.places[reader.name] = reader
+        self._hand_out()
 
     def finish(self, machine_id: str, call: Call) -> tuple[bool, Call | None]:
         """finish.lua. Answers whether the worker is spare, and the next call."""
@@ -184,6 +181,8 @@ class SimulatedRedis:
     def leave(self, machine_id: str, idle_left: float, *, suspends: bool) -> Stay | None:
         """leave.lua, without `must`. None: it has left."""
         now = self.clock.now
+        self.places.pop(machine_id, None)
+        self._take_back_unread()
         if self.queue:
             return Stay(0.0, "needed")
         if idle_left > 0 and not self._spare():
@@ -203,6 +202,13 @@ class SimulatedRedis:
         lost = self._lose_call(machine_id)
         del self.workers[machine_id]
         return lost
+
+    # lib_lose.lua
+
+    def _take_back_unread(self) -> None:
+        for machine_id in [one for one, since in self.unread.items() if self.clock.now - since >= UNREAD_FOR]:
+            if self.claims[machine_id].losses < RETRIES:
+                self._lose_call(machine_id)
 
     # lib_reserve.lua
 
@@ -232,13 +238,15 @@ class SimulatedRedis:
         self.starts.pop(machine_id, None)
 
     def _lose_call(self, machine_id: str) -> int:
+        self.places.pop(machine_id, None)
+        self.unread.pop(machine_id, None)
         call = self.claims.pop(machine_id, None)
         if call is None:
             return 0
         if call.losses < RETRIES:
             call.losses += 1
             self.queue.append(call)
-            self._serve()
+            self._hand_out()
         else:
             call.lost = True
             self._end(call)
@@ -248,11 +256,11 @@ class SimulatedRedis:
         call.ended = self.clock.now
         self.ended += 1
 
-    def _serve(self) -> None:
-        while self.queue and self.readers:
-            name, reader = next(iter(self.readers.items()))
-            del self.readers[name]
-            reader.deliver(self._claim(name))
+    def _hand_out(self) -> None:
+        while self.queue and self.places:
+            name, reader = self.places.popitem()
+            if not reader.read(self._claim(name)):
+                self.unread[name] = self.clock.now
 
     def _claim(self, machine_id: str) -> Call:
         call = self.queue.popleft()

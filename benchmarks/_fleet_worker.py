@@ -8,7 +8,6 @@ from collections.abc import Callable
 from benchmarks._clock import Clock
 from benchmarks._fleet_fly import Box, SimulatedFly
 from benchmarks._fleet_redis import Call, SimulatedRedis
-from flyexecutor.store.reader import BLOCK_LIMIT
 from flyexecutor.worker.loop import WAKE_PATIENCE
 from flyexecutor.worker.membership import LEAVE_AGAIN
 
@@ -43,22 +42,19 @@ class SimulatedWorker:
         else:
             self._clock.after(WAKE_PATIENCE, self._end_unwanted, self._turns)
 
-    def die(self, *, silent: bool) -> None:
-        """Nobody hears of it. silent: Redis delivers to it until its last read has ended."""
+    def die(self) -> None:
+        """Nobody hears of it: it has its place still."""
         self._alive = False
         self._turns += 1
-        if silent:
-            self._clock.after(min(BLOCK_LIMIT, self._lane.rules.idle_timeout + 1.0), self._lane.stop_reading, self)
-        else:
-            self._lane.stop_reading(self)
 
     # Work
 
-    def deliver(self, call: Call) -> None:
-        """Run a call."""
+    def read(self, call: Call) -> bool:
+        """Run a call; False: it is not read."""
         self._turns += 1
         if self._alive:
             self._clock.after(call.seconds, self._finish, call, self._turns)
+        return self._alive
 
     def _finish(self, call: Call, turn: int) -> None:
         if turn != self._turns:
@@ -66,7 +62,7 @@ class SimulatedWorker:
         spare, following = self._lane.finish(self.name, call)
         self._worked(spare=spare)
         if following:
-            self.deliver(following)
+            self.read(following)
         else:
             self._wait()
 
@@ -89,14 +85,13 @@ class SimulatedWorker:
             return
         self._turns += 1
         self._clock.after(leaves_at - now, self._leave, self._turns)
-        self._lane.read(self)
+        self._lane.claim(self)
 
     # Leave
 
     def _leave(self, turn: int) -> None:
         if turn != self._turns:
             return
-        self._lane.stop_reading(self)
         now, rules = self._clock.now, self._lane.rules
         stay = self._lane.leave(
             self.name,

@@ -48,6 +48,14 @@ class ClaimedCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Mail:
+    """What came to a worker by its inbox."""
+
+    calls: Sequence[ClaimedCall]
+    kills: Sequence[str]  # ids of calls that it shall kill
+
+
+@dataclass(frozen=True, slots=True)
 class Times:
     """When what happened to a call, by Redis's clock, in seconds since the epoch; 0.0: it has not."""
 

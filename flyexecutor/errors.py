@@ -45,7 +45,6 @@ class RedisUnavailableError(FlyExecutorError):
 
     permanent = False  # True: it answered, and said no; trying again will not help
     login = False  # True: it wants another user or password
-    lane_gone = False  # True: the queue is not there; Redis was emptied
 
 
 class MachinesError(FlyExecutorError):

@@ -12,7 +12,7 @@ from flyexecutor.client.watcher import Watcher
 from flyexecutor.lane import Lane
 from flyexecutor.payload import pickles
 from flyexecutor.payload.trust import Trust, derive_key
-from flyexecutor.store.calls import Store
+from flyexecutor.store.calls import Intake, Store
 from flyexecutor.terms import new_terms
 from flyexecutor.worker.context import Channel
 from flyexecutor.worker.outcomes import Outcomes
@@ -52,7 +52,8 @@ def walk(store: Store) -> object:
 
     # Step 6: RUNNING.
     store.join(LANE.name, MACHINE, first=True)
-    (claimed,) = store.claim(LANE.name, MACHINE, "", [], more=1)
+    intake = Intake(more=1, free=1, concurrency=1, read_to="")
+    (claimed,) = store.claim(LANE.name, MACHINE, "", intake).calls
 
     # Step 7: verified, loaded, called, dumped.
     with open(os.devnull, "wb") as nobody:
@@ -61,7 +62,7 @@ def walk(store: Store) -> object:
 
     # Step 8: SUCCEEDED.
     outcome = Outcomes(trust, MACHINE, "").answered(Answer(claimed, message, b""))
-    store.finish(LANE.name, MACHINE, "", [outcome], 0, concurrency=1)
+    store.finish(LANE.name, MACHINE, "", [outcome], intake)
 
     # Step 9: the future has its result.
     for news in store.outcomes(CLIENT).read(1.0):

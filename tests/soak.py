@@ -48,7 +48,7 @@ MISFORTUNE_EVERY = 2.0  # seconds on average, of machines
 THREADS = 5  # of each client
 REST_WITHIN = 45.0  # seconds after which no machine runs
 # What a quiet run leaves as well: of a lane, and small things that go within days.
-STANDING = {"queue", "starts", "load", "meter", "lanes", "orders"}
+STANDING = {"starts", "load", "meter", "lanes"}
 TROUBLE = ("wrong", "twice", "lost", "hung", "leaked", "left")
 
 
@@ -517,8 +517,6 @@ class Soak:
             if (ttl := client.ttl(key)) == -2:
                 continue  # it has expired meanwhile
             kinds[kind].append(ttl)
-            if kind == "queue" and (entries := client.xlen(key)):
-                self._tell("left", f"{entries} entries in {key.decode()}: {client.xinfo_groups(key)}")
             if kind == "awake" and set(client.hkeys(key)) <= set(
                 client.zrange(key.replace(b":awake:", b":starts:"), 0, -1)
             ):

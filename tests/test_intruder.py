@@ -21,6 +21,7 @@ from flyexecutor.lane import Lane
 from flyexecutor.payload import pickles
 from flyexecutor.payload.trust import Trust
 from flyexecutor.states import State
+from flyexecutor.store.calls import Intake
 from flyexecutor.terms import UNREAD, answer_to, new_terms
 from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.outcomes import Outcomes
@@ -141,7 +142,7 @@ class Intruded(RuleBasedStateMachine):
     def claim(self, name, limit):
         one = self.machines[name]
         try:
-            claimed = self.store.claim(one.lane, name, "iad", [], limit)
+            claimed = self.store.claim(one.lane, name, "iad", Intake(limit, 0, 1, "")).calls
         except RedisUnavailableError:  # buried, or it has met a damaged record
             self.store.join(one.lane, name, first=False, held=[outcome.id for outcome in one.outcomes])
             return
@@ -176,7 +177,7 @@ class Intruded(RuleBasedStateMachine):
         if not one.outcomes:
             return
         try:
-            late = self.store.finish(one.lane, name, "iad", one.outcomes, 0, concurrency=1).late
+            late = self.store.finish(one.lane, name, "iad", one.outcomes, Intake(0, 0, 1, "")).late
         except RedisUnavailableError:
             return  # it keeps them
         one.admission.note_ended(
@@ -207,8 +208,8 @@ class Intruded(RuleBasedStateMachine):
         key, record = self.pick(self.copies, n)
         if elsewhere:
             key, _ = self.pick(self.copies, other)
-        entry = self.redis.xadd(f"{PREFIX}queue:{where}", {"id": key.rpartition(b":")[2]})
-        again = {b"state": "QUEUED", b"lane": where, b"entry": entry, b"attempt": attempt}
+        self.redis.zadd(f"{PREFIX}queue:{where}", {key.rpartition(b":")[2]: attempt})
+        again = {b"state": "QUEUED", b"lane": where, b"attempt": attempt}
         self.redis.delete(key)
         self.redis.hset(key, mapping={**record, **again})
 

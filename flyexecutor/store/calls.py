@@ -22,14 +22,9 @@ from flyexecutor.names import read_name
 from flyexecutor.states import State
 from flyexecutor.store.connection import if_sound, translated
 from flyexecutor.store.lanes import RESERVATION_TTL, LaneStore, seconds_of, texts_of
-from flyexecutor.store.reader import (
-    BlockingReader,
-    Delivered,
-    OrderReader,
-    OutcomeReader,
-)
+from flyexecutor.store.reader import InboxReader, OutcomeReader
 from flyexecutor.store.records import Attached, further_fields, name_of, read_times
-from flyexecutor.store.scripts import GROUP, script
+from flyexecutor.store.scripts import script
 
 BUNDLE_BYTES = 8 * 1024 * 1024  # of payloads in one script call: Upstash refuses a request over 10 MB
 SUSPEND_EVERY = 0.01  # seconds between two machines of an app: Fly advises against many at once, and names no number
@@ -37,12 +32,23 @@ NOT_STARTED = -2  # what `join` answers
 
 
 @dataclass(frozen=True, slots=True)
+class Intake:
+    """How much a worker takes."""
+
+    more: int  # calls that wait
+    free: int  # calls that it would begin at once: so many of those that come next are handed to it
+    concurrency: int
+    read_to: str  # of its inbox (InboxReader.read_to)
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a worker gets for its outcomes."""
+    """What a worker gets for its outcomes, or because it is free."""
 
     calls: Sequence[ClaimedCall]
-    spare: bool  # fewer workers would do: it may leave
-    late: frozenset[int]  # which outcomes (0: the first) came too late to end their call, which runs again
+    to_come: int  # so many are handed to it, or will be
+    spare: bool = False  # fewer workers would do: it may leave
+    late: frozenset[int] = frozenset()  # which outcomes (0: the first) came too late: their calls run again
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,31 +123,21 @@ class Store(LaneStore):
         """Queue the calls that have waited for their retry, end those that have expired. Answers as `join` does."""
         return seconds_of(script("due")(self._redis, (self._key("queue", lane),), (self._prefix,)))
 
-    def deliveries(self, lane: str, machine_id: str) -> BlockingReader:
-        """A reader of the lane's queue for this machine, on a connection of its own."""
-        queue = self._key("queue", lane)
-
-        def commands(block_ms: int) -> list[tuple[str | int, ...]]:
-            group = ("GROUP", GROUP, machine_id, "COUNT", 1, "BLOCK", block_ms)
-            return [("XREADGROUP", *group, "STREAMS", queue, ">")]
-
-        return BlockingReader(self._blocking, self.address, queue, commands)
+    def inbox(self, machine_id: str) -> InboxReader:
+        """A reader of what is handed to this machine's worker, on a connection of its own."""
+        return InboxReader(self._blocking, self.address, self._key("inbox", machine_id), self._records.mail)
 
     @translated
     def claim(
-        self,
-        lane: str,
-        machine_id: str,
-        region: str,
-        delivered: Sequence[Delivered],
-        more: int,
-        known: Mapping[str, Part] = MappingProxyType({}),
-    ) -> list[ClaimedCall]:
-        """Mark delivered calls as RUNNING, and up to `more` others that wait. `known`: parts that are here already."""
-        args: list[Any] = [self._prefix, machine_id, region, more]
-        for entry in delivered:
-            args += (entry.entry, entry.call_id)
-        return self._records.claimed(script("claim")(self._redis, (self._key("queue", lane),), args), known)
+        self, lane: str, machine_id: str, region: str, intake: Intake, known: Mapping[str, Part] = MappingProxyType({})
+    ) -> Claimed:
+        """Mark calls that wait as RUNNING, as many as the worker takes, and note what it would take beyond them.
+
+        known: parts that are here already.
+        """
+        args = (self._prefix, *_words(machine_id, region, intake))
+        to_come, claimed = script("claim")(self._redis, (self._key("queue", lane),), args)
+        return Claimed(self._records.claimed(claimed, known), to_come)
 
     @translated
     def finish(
@@ -150,12 +146,10 @@ class Store(LaneStore):
         machine_id: str,
         region: str,
         outcomes: Sequence[Outcome],
-        more: int,
+        intake: Intake,
         known: Mapping[str, Part] = MappingProxyType({}),
-        *,
-        concurrency: int,
     ) -> Claimed:
-        """Store and publish outcomes, and claim up to `more` calls in the same trip.
+        """Store and publish outcomes, and claim in the same trip.
 
         May be sent again: an outcome whose call has ended already changes nothing.
         """
@@ -165,15 +159,19 @@ class Store(LaneStore):
             pieces, inline = self._records.put(name_of(outcome), outcome.sealed)
             size += len(inline) + len(outcome.logs)
             parts += (outcome.id, outcome.attempt, outcome.state.value, pieces, inline, outcome.logs)
-        fixed = (self._prefix, machine_id, region, more, concurrency, self._records.take_sent())
-        spare, claimed, late = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *parts))
-        return Claimed(self._records.claimed(claimed, known), bool(spare), frozenset(late))
+        fixed = (self._prefix, *_words(machine_id, region, intake), self._records.take_sent())
+        answer = script("finish")(self._client(size), (self._key("queue", lane),), (*fixed, *parts))
+        spare, to_come, claimed, late = answer
+        return Claimed(self._records.claimed(claimed, known), to_come, bool(spare), frozenset(late))
 
     @translated
-    def hand_back(self, lane: str, calls: Sequence[ClaimedCall]) -> None:
-        """Queue claimed calls again that were not begun."""
+    def hand_back(
+        self, lane: str, machine_id: str, calls: Sequence[ClaimedCall], *, stops: bool = False, read_to: str = ""
+    ) -> None:
+        """Queue claimed calls again that were not begun. stops: the worker takes no more; read_to: of its inbox."""
         attempts = [part for call in calls for part in (call.id, call.attempt)]
-        script("hand_back")(self._redis, (self._key("queue", lane),), (self._prefix, *attempts))
+        fixed = (self._prefix, machine_id, int(stops), read_to)
+        script("hand_back")(self._redis, (self._key("queue", lane),), (*fixed, *attempts))
 
     @translated
     def retry(self, lane: str, call: ClaimedCall, wait: float) -> None:
@@ -198,10 +196,6 @@ class Store(LaneStore):
             args += (report.id, report.attempt, report.kind, report.number, pieces, inline)
         return int(script("report")(self._client(size), (), args))
 
-    def orders(self, machine_id: str) -> OrderReader:
-        """A reader of the calls that this machine's worker shall kill, on a connection of its own."""
-        return OrderReader(self._blocking, self.address, self._key("orders", machine_id))
-
     @translated
     def leave(
         self,
@@ -214,13 +208,14 @@ class Store(LaneStore):
         concurrency: int = 1,
         suspends: bool = False,
         reason: str = "",
+        read_to: str = "",
     ) -> Stay | None:
         """A worker goes, and hands back what it holds. None: it has left; else it has to stay (unless it must go).
 
         soon: it stays for calls that are due within so many seconds.
         idle_left: seconds until it has been idle for long enough; before that it may go only if it is spare.
         suspends: it goes to be suspended, and has not been given a turn for that.
-        reason: what it holds is lost, not handed back.
+        reason: what it holds is lost, not handed back. read_to: of its inbox; it stays for what it has not read.
         """
         pause = int(SUSPEND_EVERY * 1000) if suspends else 0
         args = (
@@ -232,6 +227,7 @@ class Store(LaneStore):
             concurrency,
             pause,
             reason,
+            read_to,
         )
         answer = script("leave")(self._redis, self._lane_keys(lane)[:2], args)
         return None if answer == -1 else Stay(int(answer[0]) / 1000, answer[1].decode())
@@ -307,3 +303,8 @@ class Store(LaneStore):
     def drop_item(self, item: Report) -> None:
         """Remove the parts of a large item that has been taken."""
         self._records.drop(name_of(item), item.body)
+
+
+def _words(machine_id: str, region: str, intake: Intake) -> tuple[str | int, ...]:
+    """What claim.lua and finish.lua are told of a worker."""
+    return machine_id, region, intake.concurrency, intake.more, intake.free, intake.read_to

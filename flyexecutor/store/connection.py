@@ -113,7 +113,6 @@ def unavailable(address: Address, exc: redis.RedisError) -> RedisUnavailableErro
     else:
         error = RedisUnavailableError(f"Redis at {address} can't be reached ({said}): check REDIS_URL and that it runs")
     error.permanent, error.login = refused, login
-    error.lane_gone = "NOGROUP" in str(exc) or "UNBLOCKED" in str(exc)
     return error
 
 

@@ -115,7 +115,8 @@ class LaneStore:
     @translated
     def has_no_calls(self, lane: Lane) -> bool:
         """Whether no call waits or runs there."""
-        return not self._redis.xlen(self._key("queue", lane.name))
+        queued = if_sound(lambda: self._redis.zcard(self._key("queue", lane.name)), 0)
+        return not queued and not if_sound(lambda: self._redis.hlen(self._key("claims", lane.name)), 0)
 
     @translated
     def is_worker(self, lane: str, machine_id: str) -> bool:

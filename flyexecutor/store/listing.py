@@ -19,7 +19,6 @@ from flyexecutor.names import read_name
 from flyexecutor.secrecy import Address
 from flyexecutor.states import State
 from flyexecutor.store.connection import is_damage, translated
-from flyexecutor.store.scripts import GROUP
 
 CLOCK_TRIPS = 5
 KEYS_AT_ONCE = 10_000  # that one request looks at
@@ -102,35 +101,29 @@ class Listing:
         known = [(name, at) for name, at in _sound(lanes_used, []) if _LANE.fullmatch(name) and math.isfinite(at)]
         now = seconds + microseconds / 1e6
         for name, _ in known:
-            pipe.xlen(self._key("queue", name.decode()))
+            pipe.zcard(self._key("queue", name.decode()))
+            pipe.hlen(self._key("claims", name.decode()))
             pipe.hlen(self._key("workers", name.decode()))
-            pipe.xrange(self._key("queue", name.decode()), count=limit)
+            pipe.hscan(self._key("claims", name.decode()), count=limit)
+            pipe.zrange(self._key("queue", name.decode()), 0, limit - 1)
             # A call that waits for its retry is in no queue, only here: "r ID".
             pipe.zrange(self._key("due", name.decode()), 0, limit - 1)
         answers = iter(pipe.execute(raise_on_error=False))
-        found = []
+        lanes = []
         places: list[tuple[int, str]] = []  # in its lane's queue, and the call
         for name, used_at in known:
-            length, workers = _sound(next(answers), 0), _sound(next(answers), 0)
-            entries, due = _sound(next(answers), ()), _sound(next(answers), ())
-            retries = [member[2:].decode(errors="replace") for member in due if member.startswith(b"r ")]
-            queued_ids = [fields[b"id"].decode(errors="replace") for _, fields in entries if b"id" in (fields or ())]
-            places += enumerate(queued_ids + retries)
-            found.append((name.decode(), now - used_at / 1000, length, len(retries), workers))
-            if length:
-                pipe.xpending(self._key("queue", name.decode()), GROUP)
+            queued, running, workers = (_sound(next(answers), 0) for _ in range(3))
+            _, claimed = _sound(next(answers), (0, {}))
+            waiting, due = _sound(next(answers), ()), _sound(next(answers), ())
+            retries = [member[2:] for member in due if member.startswith(b"r ")]
+            places += enumerate(member.decode(errors="replace") for member in (*claimed, *waiting, *retries))
+            lanes.append(LaneRecord(name.decode(), now - used_at / 1000, queued + len(retries), running, workers))
         # The heads of all lanes first: a long queue hides no call that another lane runs.
         ids = [call_id for _, call_id in sorted(places, key=lambda place: place[0])[:limit]]
-        busy = [name for name, _, length, _, _ in found if length]
         for call_id in ids:
             pipe.hmget(self._key("call", call_id), _FIELDS)
         answers = iter(pipe.execute(raise_on_error=False))
-        claimed = {name: int(_sound(next(answers), {"pending": 0})["pending"]) for name in busy}
         calls = [call for call_id in ids if (call := _call(call_id, next(answers), now))]
-        lanes = [
-            LaneRecord(name, idle, length - claimed.get(name, 0) + retries, claimed.get(name, 0), workers)
-            for name, idle, length, retries, workers in found
-        ]
         calls.sort(key=lambda call: (call.state is not State.RUNNING, -call.queued_seconds))
         return Overview(calls, lanes)
 

@@ -6,52 +6,45 @@ connection of its own, sends its read, and receives the answer when it likes. Ow
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
 
-from flyexecutor.call import Outcome, Report
-from flyexecutor.damage import tell_once, word
-from flyexecutor.errors import PayloadError
+from flyexecutor.call import Mail, Outcome, Part, Report
+from flyexecutor.damage import tell_once
 from flyexecutor.secrecy import Address
 from flyexecutor.store.connection import CONNECT_TIMEOUT, is_damage, translate, unavailable
 
 BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask again
 BUSY_BLOCK = 5.0  # seconds, while a call runs: what waits for this worker then must not wait for long
 LATE = 3.0  # seconds that an answer may be late; the connection is dead then, even if nobody says so (a NAT forgot it)
-OUTCOMES_PER_READ = 200
+ENTRIES_PER_READ = 200
+_NONE = b"0-0"  # before all entries
 _LAST_ID = b"18446744073709551615-18446744073709551615"  # of an entry: nothing can be put behind it
 
 _CLOSED = (OSError, ValueError, AttributeError)  # what redis-py raises when close() has taken its socket from under it
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """A queue entry that a blocking read has given to this machine; it is not claimed yet."""
+class StreamReader:
+    """A blocking read of a stream on a connection of its own, in two halves: its owner can wait for more than that.
 
-    entry: bytes
-    call_id: bytes
+    Entries come in order; each read removes what was taken from those before.
 
-
-class BlockingReader:
-    """A blocking read on a connection of its own, in two halves, so that its owner can wait for other things too.
-
-    `ask` sends, `answer` receives; in between `fileno` becomes readable. `close` may be called by another thread and
-    ends a wait in `answer`, with RedisUnavailableError. No wait is longer than what was asked for, and LATE. What is in
-    the place of the stream, and is none, goes.
+    `ask` sends, `_receive` receives; in between `fileno` becomes readable. `close` may be called by another thread and
+    ends a wait in `_receive`, with RedisUnavailableError. No wait is longer than what was asked for, and LATE. What is
+    in the place of the stream, and is none, goes.
     """
 
-    def __init__(
-        self, client: "redis.Redis", address: Address, stream: str, commands: Callable[[int], Sequence[Sequence[Any]]]
-    ) -> None:
+    def __init__(self, client: "redis.Redis", address: Address, stream: str) -> None:
         self._client = client
         self._stream = stream
         self._address = address
-        self._commands = commands  # to send, by the milliseconds that the last of them may block
         # Any: redis-py types its clients, hardly its connections.
         self._connection = cast("Any", client.connection_pool.make_connection())
         self._connection.socket_timeout = CONNECT_TIMEOUT  # for what redis-py asks when it connects
+        self._last = _NONE
+        self._removed = _NONE  # up to here Redis was told
+        self._count = ENTRIES_PER_READ
         self._asked = 0
         self.due_at = 0.0  # when an answer that is owed must have come (monotonic seconds)
 
@@ -65,9 +58,24 @@ class BlockingReader:
         """Whether an answer is owed."""
         return self._asked > 0
 
+    @property
+    def read_to(self) -> str:
+        """The smallest id above what was taken and is there still, as XTRIM MINID wants it; empty: nothing is."""
+        if self._last == self._removed:
+            return ""
+        milliseconds, sequence = self._last.decode().split("-")
+        return f"{milliseconds}-{int(sequence) + 1}"
+
+    def note_removed(self) -> None:
+        """What was taken is no longer there: somebody else has told Redis `read_to`."""
+        self._removed = self._last
+
     def ask(self, block: float) -> None:
         """Send the read; the server answers at once, or with nothing after `block` seconds (at most BLOCK_LIMIT)."""
-        commands = self._commands(max(1, int(min(block, BLOCK_LIMIT) * 1000)))
+        block_ms = max(1, int(min(block, BLOCK_LIMIT) * 1000))
+        read_to = self.read_to
+        commands: list[tuple[Any, ...]] = [("XTRIM", self._stream, "MINID", read_to)] if read_to else []
+        commands.append(("XREAD", "COUNT", self._count, "BLOCK", block_ms, "STREAMS", self._stream, self._last))
         try:
             self._connection.connect()
             self._connection.send_packed_command(self._connection.pack_commands(commands))
@@ -79,22 +87,28 @@ class BlockingReader:
         self.due_at = time.monotonic() + block + LATE
 
     def give_up_if_overdue(self) -> None:
-        """For an owner that does not wait in `answer`. Raises RedisUnavailableError if the answer has not come."""
+        """For an owner that does not wait in `_receive`. Raises RedisUnavailableError if the answer has not come."""
         if self.waiting and time.monotonic() >= self.due_at:
             self.close()
             raise unavailable(self._address, redis.TimeoutError("no answer in time, the connection is dead"))
 
-    def answer(self) -> list[Delivered]:
-        """Receive what was asked for. Empty if there was nothing."""
-        return [Delivered(entry, _id_in(fields)) for entry, fields in self._receive()]
+    def rewind(self) -> None:
+        """Read from the beginning: the stream is another one."""
+        self._last = self._removed = _NONE
 
-    def _receive(self) -> Sequence[tuple[bytes, list[bytes]]]:
+    def close(self) -> None:
+        """Close the connection; a thread that waits in `_receive` is woken."""
+        self._connection.disconnect()
+        self._asked = 0
+
+    def _receive(self) -> Sequence[tuple[bytes, Sequence[bytes] | None]]:
         asked, self._asked = self._asked, 0
         try:
             # Each time that it waits for more of the answer.
             self._connection._sock.settimeout(max(LATE, self.due_at - time.monotonic()))
             for _ in range(asked - 1):
                 self._connection.read_response()
+                self.note_removed()
             read = self._connection.read_response()
         except redis.RedisError as exc:
             self._connection.disconnect()
@@ -106,6 +120,12 @@ class BlockingReader:
             raise unavailable(self._address, redis.ConnectionError(str(exc))) from None
         return read[0][1] if read else ()
 
+    def _go_on(self) -> None:
+        """Behind the last entry that was taken, if anything can be put there."""
+        if self._last == _LAST_ID:
+            self._begin_anew("an entry has the last id that there is")
+            self.rewind()
+
     def _begin_anew(self, why: object) -> None:
         tell_once(f"the stream {self._stream}", why)
         try:
@@ -113,33 +133,34 @@ class BlockingReader:
         except redis.RedisError as exc:
             raise unavailable(self._address, exc) from None
 
-    def close(self) -> None:
-        """Close the connection; a thread that waits in `answer` is woken."""
-        self._connection.disconnect()
-        self._asked = 0
 
+class InboxReader(StreamReader):
+    """What is handed to one worker: calls that it has claimed, and orders to kill."""
 
-class OrderReader(BlockingReader):
-    """The calls that this machine's worker shall kill."""
+    def __init__(
+        self,
+        client: "redis.Redis",
+        address: Address,
+        stream: str,
+        parse: Callable[[Sequence[Mapping[bytes, bytes]], Mapping[str, Part]], Mail],
+    ) -> None:
+        self._parse = parse
+        super().__init__(client, address, stream)
 
-    def __init__(self, client: "redis.Redis", address: Address, stream: str) -> None:
-        self._last = b"0-0"
-
-        def commands(block_ms: int) -> Sequence[Sequence[Any]]:
-            return [("XREAD", "BLOCK", block_ms, "STREAMS", stream, self._last)]
-
-        super().__init__(client, address, stream, commands)
-
-    def orders(self) -> list[str]:
-        """Receive what was asked for: ids of calls."""
+    def receive(self, known: Mapping[str, Part]) -> Mail:
+        """Receive what was asked for. What is large is fetched; `known`: parts that are here already."""
         entries = self._receive()
-        if entries:
-            self._last = entries[-1][0]
-        return [_id_in(fields).decode() for _, fields in entries]
+        try:
+            mail = self._parse(_fields_of(entries), known)
+        except redis.RedisError as exc:
+            raise translate(self._address, exc) from None
+        self._last = entries[-1][0] if entries else self._last
+        self._go_on()
+        return mail
 
 
-class OutcomeReader(BlockingReader):
-    """The outcomes and reports for one client, in order; each read removes what was taken from those before."""
+class OutcomeReader(StreamReader):
+    """The outcomes and reports for one client."""
 
     def __init__(
         self,
@@ -149,21 +170,9 @@ class OutcomeReader(BlockingReader):
         parse: Callable[[Sequence[Mapping[bytes, bytes]]], Iterator[Outcome | Report | None]],
     ) -> None:
         self._parse = parse
-        self._last = b"0-0"
-        self._count = OUTCOMES_PER_READ
         self.answered_at = 0.0  # when the last answer came (monotonic)
         self.at_end = False  # whether that was all there was
-
-        def commands(block_ms: int) -> Sequence[Sequence[Any]]:
-            trim = [("XTRIM", stream, "MINID", _after(self._last))] if self._last != b"0-0" else []
-            count = ("COUNT", self._count, "BLOCK", block_ms)
-            return [*trim, ("XREAD", *count, "STREAMS", stream, self._last)]
-
-        super().__init__(client, address, stream, commands)
-
-    def rewind(self) -> None:
-        """Read from the beginning: the stream is another one."""
-        self._last = b"0-0"
+        super().__init__(client, address, stream)
 
     def read(self, block: float) -> Iterator[Outcome | Report]:
         """Wait up to `block` seconds for news. What is large is fetched when its turn comes: if Redis goes away in
@@ -174,7 +183,7 @@ class OutcomeReader(BlockingReader):
         asked, self._count = self._count, max(1, self._count // 4)
         entries = self._receive()
         self.answered_at, self.at_end = time.monotonic(), len(entries) < asked
-        news = self._parse([dict(zip((flat or ())[::2], (flat or ())[1::2], strict=False)) for _, flat in entries])
+        news = self._parse(_fields_of(entries))
         for entry, _ in entries:
             try:
                 heard = next(news)
@@ -183,21 +192,9 @@ class OutcomeReader(BlockingReader):
             self._last = entry
             if heard is not None:
                 yield heard
-        if self._last == _LAST_ID:
-            self._begin_anew("an entry has the last id that there is")
-            self.rewind()
-        self._count = min(OUTCOMES_PER_READ, asked * 2)
+        self._go_on()
+        self._count = min(ENTRIES_PER_READ, asked * 2)
 
 
-def _id_in(fields: Sequence[bytes] | None) -> bytes:
-    """The id in an entry {id}; empty: there is none. The script that takes it removes such an entry."""
-    try:
-        return word(fields[1], "id").encode() if fields and len(fields) == 2 and fields[0] == b"id" else b""
-    except PayloadError:
-        return b""
-
-
-def _after(entry: bytes) -> str:
-    """The smallest id above this one: XTRIM MINID keeps what is not smaller."""
-    milliseconds, sequence = entry.decode().split("-")
-    return f"{milliseconds}-{int(sequence) + 1}"
+def _fields_of(entries: Sequence[tuple[bytes, Sequence[bytes] | None]]) -> list[dict[bytes, bytes]]:
+    return [dict(zip((flat or ())[::2], (flat or ())[1::2], strict=False)) for _, flat in entries]

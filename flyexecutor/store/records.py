@@ -5,6 +5,7 @@ and fetched by itself, and again if the connection breaks, so that a bad link co
 connections of its store, which translates their errors.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import redis
 
 from flyexecutor import damage
-from flyexecutor.call import Call, CallInfo, ClaimedCall, Outcome, Part, Report, Times
+from flyexecutor.call import Call, CallInfo, ClaimedCall, Mail, Outcome, Part, Report, Times
 from flyexecutor.names import read_name
 from flyexecutor.store.connection import is_damage
 from flyexecutor.store.scripts import IN_RECORD, script
@@ -84,29 +85,38 @@ class Records:
 
     def claimed(self, answer: Sequence[Sequence[bytes]], known: Mapping[str, Part]) -> list[ClaimedCall]:
         """Calls as a script has claimed them. `known`: parts that are here already."""
-        claimed = []
         fetched = dict(known)
-        for head, body, name in answer:
-            # What the script has claimed it has checked.
-            call_id, attempt, pieces, losses, raised, *parts = head.decode().split()
-            for part in parts:
-                part_id, _ = damage.pieces(part)
-                if part_id not in fetched:
-                    fetched[part_id] = Part(part_id, self._get(part, b""))
-            sealed = self._get(pieces, body)
-            shared = [fetched[damage.pieces(part)[0]] for part in parts]
-            claimed.append(
-                ClaimedCall(
-                    call_id,
-                    int(attempt),
-                    sealed,
-                    losses=int(losses),
-                    raised=int(raised),
-                    parts=shared,
-                    name=read_name(name),
-                )
-            )
-        return claimed
+        return [self._claimed(head, body, name, fetched) for head, body, name in answer]
+
+    def mail(self, entries: Sequence[Mapping[bytes, bytes]], known: Mapping[str, Part]) -> Mail:
+        """The entries of an inbox. `known`: as above. What nobody of ours wrote is passed over."""
+        calls, kills, fetched = [], [], dict(known)
+        for fields in entries:
+            with self._damage_told("an entry of an inbox"):
+                if b"kill" in fields:
+                    kills.append(damage.word(fields[b"kill"], "id"))
+                else:
+                    calls.append(self._claimed(fields[b"call"], fields[b"body"], fields[b"name"], fetched))
+        return Mail(calls, kills)
+
+    def _claimed(self, head: bytes, body: bytes, name: bytes, fetched: dict[str, Part]) -> ClaimedCall:
+        """A call as `as_told` in lua/lib_claim.lua has made it, which has checked it."""
+        call_id, attempt, pieces, losses, raised, *parts = head.decode().split()
+        for part in parts:
+            part_id, _ = damage.pieces(part)
+            if part_id not in fetched:
+                fetched[part_id] = Part(part_id, self._get(part, b""))
+        sealed = self._get(pieces, body)
+        shared = [fetched[damage.pieces(part)[0]] for part in parts]
+        return ClaimedCall(
+            call_id,
+            int(attempt),
+            sealed,
+            losses=int(losses),
+            raised=int(raised),
+            parts=shared,
+            name=read_name(name),
+        )
 
     def news(self, entries: Sequence[Mapping[bytes, bytes]]) -> Iterator[Outcome | Report | None]:
         """The entries of a client's stream, one after the other: what is large is fetched when it is asked for.
@@ -118,16 +128,23 @@ class Records:
             kept = self._kept_in_records(some)
             for fields in some:
                 heard: Outcome | Report | None = None
-                try:
+                with self._damage_told("an entry of an outcome stream"):
                     if b"report" in fields:
                         heard = self._report(fields)
                     else:
                         heard = self._outcome(fields.get(b"head"), fields[b"body"], fields.get(b"logs", b""), kept)
-                except Exception as exc:  # whoever wrote it must not stop this client from reading on
-                    if isinstance(exc, redis.RedisError) and not is_damage(exc):
-                        raise
-                    damage.tell_once("an entry of an outcome stream", exc)
                 yield heard
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _damage_told(what: str) -> Iterator[None]:
+        """Whoever wrote an entry must not stop its reader from reading on."""
+        try:
+            yield
+        except Exception as exc:
+            if isinstance(exc, redis.RedisError) and not is_damage(exc):
+                raise
+            damage.tell_once(what, exc)
 
     def _kept_in_records(self, entries: Sequence[Mapping[bytes, bytes]]) -> dict[str, Any]:
         """What the records have of the outcomes whose entries have it not; or an error for one of them."""

@@ -12,12 +12,10 @@ import redis
 from flyexecutor.damage import LARGEST, MOST_ATTEMPTS, MOST_PIECES
 from flyexecutor.terms import UNFINISHED_TTL
 
-GROUP = "workers"  # of consumers, of each queue
 IN_RECORD = "="  # in a head, in place of pieces: the record has the body
 # What both sides know, and Python tells the scripts.
 SHARED: Mapping[str, int | str] = {
     "DAY": 86400,
-    "GROUP": GROUP,
     "IN_RECORD": IN_RECORD,
     "LARGEST": LARGEST,
     "MOST_ATTEMPTS": MOST_ATTEMPTS,

@@ -54,10 +54,10 @@ class Crew:
         return any(runner.given for runner in self.runners)
 
     @property
-    def wants_calls(self) -> bool:
-        """Whether a runner has nothing to do, and nothing is there for it."""
-        free = any(not runner.given and runner.takes_calls for runner in self.runners)
-        return free and not self.claimed and not self._stops
+    def free(self) -> int:
+        """How many more calls would begin at once."""
+        free = sum(not runner.given and runner.takes_calls for runner in self.runners)
+        return 0 if self._stops else min(self.concurrency, max(0, free - len(self.claimed)))
 
     @property
     def room(self) -> int:

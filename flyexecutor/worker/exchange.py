@@ -1,7 +1,8 @@
 """Steps 6 and 8: what a worker exchanges with Redis: it takes calls, hands them back, and stores how they ended.
 
-Owns what has ended here and Redis does not know yet: that is forgotten only once Redis has taken it, so that it is
-stored later if Redis was away. No thread: the loop calls it. Never runs a call, and never decides which runner has it.
+Owns its inbox, a blocking read on a connection of its own, and what has ended here and Redis does not know yet: that is
+forgotten only once Redis has taken it, so that it is stored later if Redis was away. No thread: the loop calls it.
+Never runs a call, and never decides which runner has it.
 """
 
 from collections import deque
@@ -10,8 +11,7 @@ from dataclasses import replace
 
 from flyexecutor.call import ClaimedCall, Outcome, Part
 from flyexecutor.payload.trust import Trust
-from flyexecutor.store.calls import BUNDLE_BYTES, Store
-from flyexecutor.store.reader import Delivered
+from flyexecutor.store.calls import BUNDLE_BYTES, Claimed, Intake, Store
 from flyexecutor.worker.admission import Admission
 from flyexecutor.worker.crew import Interrupted
 from flyexecutor.worker.membership import Membership
@@ -20,7 +20,9 @@ from flyexecutor.worker.runner_process import Answer
 
 
 class Exchange:
-    """The calls of one worker, on their way from Redis and back."""
+    """The calls of one worker, on their way from Redis and back. Its attributes are many since what it is called by in
+    Redis are five of them.
+    """
 
     def __init__(
         self,
@@ -42,6 +44,8 @@ class Exchange:
         self._concurrency = concurrency
         self._admission = Admission(lane)
         self._tell = Outcomes(trust, machine_id, region)
+        self.inbox = store.inbox(machine_id)
+        self.to_come = 0  # calls that are handed to this worker, or will be, as Redis knows it
         self.outcomes: list[Outcome] = []  # not stored yet
         self._elsewhere: deque[Retried | Outgrown] = deque()  # these have no outcome, and Redis does not know it yet
         self._parts: dict[str, Part] = {}  # what the calls claimed last share
@@ -58,21 +62,46 @@ class Exchange:
         for ending in self._elsewhere:
             yield ending.call.id
 
-    def note_server(self) -> None:
-        """The connection is a new one, and may be to another server."""
+    def joined(self) -> None:
+        """It is in its lane, perhaps again: nothing is handed to it yet. The connection is a new one."""
+        self.to_come = 0
+        self.inbox.rewind()
         self._admission.note_server(self._store.run_of_server())
 
     # Claim
 
-    def claim(self, delivered: Sequence[Delivered], more: int) -> list[ClaimedCall]:
-        """Claim what was delivered, and up to `more` others. Answers those that may run here."""
-        return self._admit(
-            self._store.claim(self._lane, self._machine_id, self._region, delivered, more, known=self._parts)
-        )
+    def claim(self, more: int, free: int) -> list[ClaimedCall]:
+        """Claim up to `more` calls that wait; if fewer than `free` do, have others handed to this worker as they come.
 
-    def hand_back(self, calls: Sequence[ClaimedCall]) -> None:
-        """Queue claimed calls again that have not begun."""
-        self._store.hand_back(self._lane, calls)
+        Answers those that may run here.
+        """
+        intake = self._intake(more, free)
+        return self._take(self._store.claim(self._lane, self._machine_id, self._region, intake, known=self._parts))
+
+    def receive(self) -> tuple[list[ClaimedCall], Sequence[str]]:
+        """What has come by the inbox: the calls that may run here, and the ids of calls that shall be killed."""
+        mail = self.inbox.receive(self._parts)
+        self.to_come = max(0, self.to_come - len(mail.calls))
+        return self._admit(mail.calls), mail.kills
+
+    def hand_back(self, calls: Sequence[ClaimedCall], *, stops: bool) -> None:
+        """Queue claimed calls again that have not begun. stops: those that it has not read, too, and no more come."""
+        self._store.hand_back(self._lane, self._machine_id, calls, stops=stops, read_to=self.inbox.read_to)
+        self.to_come = 0 if stops else self.to_come
+
+    def leave(self) -> bool:
+        """Leave the lane, being idle; False: it is needed here."""
+        left = self._membership.leave(self.inbox.read_to)
+        self.to_come = 0
+        return left
+
+    def _intake(self, more: int, free: int) -> Intake:
+        return Intake(more, free, self._concurrency, self.inbox.read_to)
+
+    def _take(self, claimed: Claimed) -> list[ClaimedCall]:
+        self.inbox.note_removed()
+        self.to_come = claimed.to_come
+        return self._admit(claimed.calls)
 
     def _admit(self, calls: Iterable[ClaimedCall]) -> list[ClaimedCall]:
         admitted = []
@@ -118,26 +147,22 @@ class Exchange:
             self._membership.worked()
             self._elsewhere.popleft()  # only now
 
-    def finish(self, more: int) -> list[ClaimedCall]:
-        """Store outcomes, as many as one request takes, and claim up to `more` calls in the same trip.
-
-        Answers those of them that may run here.
-        """
+    def finish(self, more: int, free: int) -> list[ClaimedCall]:
+        """Store outcomes, as many as one request takes, and claim in the same trip, as `claim` does."""
         bundle = self._bundle()
         claimed = self._store.finish(
             self._lane,
             self._machine_id,
             self._region,
             bundle,
-            more,
+            self._intake(more, free),
             known=self._parts,
-            concurrency=self._concurrency,
         )
         late = claimed.late
         self._admission.note_ended(outcome.nonce for n, outcome in enumerate(bundle) if n not in late and outcome.nonce)
         del self.outcomes[: len(bundle)]  # only now
         self._membership.worked(spare=claimed.spare)
-        return self._admit(claimed.calls)
+        return self._take(claimed)
 
     def _bundle(self) -> list[Outcome]:
         bundle: list[Outcome] = []

@@ -1,16 +1,14 @@
 """Stops calls that run longer than their `timeout`, or that somebody wants killed. No thread: the loop asks it.
 
-Owns a connection on which orders for this machine come; it reads only while some call has run for a while, so that
-short calls cost no command: an order waits in its stream. An order is also a field of the call's record: one that
-nobody reads any longer, because the machine died, is carried out by the script that queues the call again.
+Orders come by the worker's inbox, which is read only while it has room for a call, or some call has run for a while, so
+that short calls cost no command: an order waits there. An order is also a field of the call's record: one that nobody
+reads any longer, because the machine died, is carried out by the script that queues the call again.
 """
 
 import time
 from collections.abc import Iterable, Sequence
 
 from flyexecutor.call import ClaimedCall
-from flyexecutor.store.calls import Store
-from flyexecutor.store.reader import BUSY_BLOCK
 from flyexecutor.worker.runner_process import KILLED, TIMED_OUT, RunnerProcess
 
 ORDERS_AFTER = 0.5  # seconds that a call runs before its worker listens for orders
@@ -19,27 +17,20 @@ ORDERS_AFTER = 0.5  # seconds that a call runs before its worker listens for ord
 class Guard:
     """Which calls of this worker must end."""
 
-    def __init__(self, store: Store, machine_id: str) -> None:
-        self.orders = store.orders(machine_id)
+    def __init__(self) -> None:
         self._wanted: set[str] = set()
 
-    def ask(self, runners: Iterable[RunnerProcess]) -> None:
-        """Have Redis tell of orders, if there is a call that could be the subject of one."""
-        if not self.orders.waiting and any(_runs_for(runner) >= ORDERS_AFTER for runner in runners):
-            self.orders.ask(BUSY_BLOCK)
+    def want(self, call_ids: Iterable[str]) -> None:
+        """These calls shall be killed."""
+        self._wanted.update(call_ids)
 
-    def receive(self) -> None:
-        """Take the orders that have come."""
-        self._wanted.update(self.orders.orders())
+    def listens(self, runners: Iterable[RunnerProcess]) -> bool:
+        """Whether there is a call that could be the subject of an order."""
+        return any(_runs_for(runner) >= ORDERS_AFTER for runner in runners)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self.orders.close()
-
-    def asks_at(self, runners: Iterable[RunnerProcess]) -> Iterable[float]:
-        """When to `ask` (monotonic seconds)."""
-        if not self.orders.waiting:
-            yield from (runner.answered_at + ORDERS_AFTER for runner in runners if runner.given)
+    def listens_at(self, runners: Iterable[RunnerProcess]) -> Iterable[float]:
+        """When it will (monotonic seconds)."""
+        return (runner.answered_at + ORDERS_AFTER for runner in runners if runner.given)
 
     def due(self, runners: Iterable[RunnerProcess]) -> Iterable[float]:
         """When to `tend` although nothing happens (monotonic seconds)."""

@@ -68,8 +68,7 @@ class Worker:
         self._life = Life(max_lifetime, suspends=suspends, now=time.monotonic())
         self._watch_over_life()
         self._store = Store(redis_url, app)
-        self._reader = self._store.deliveries(lane, machine_id)
-        self._guard = Guard(self._store, machine_id)
+        self._guard = Guard()
         self._reports = Reports(self._store)
         concurrency = len(runners)
         self._membership = Membership(
@@ -84,6 +83,7 @@ class Worker:
             region=region,
             concurrency=concurrency,
         )
+        self._inbox = self._exchange.inbox
         # A call of its own, which it submits first.
         self._submit_scheduled = (
             functools.partial(submit_scheduled, scheduled, self._store, trust, lane, concurrency) if scheduled else None
@@ -105,8 +105,7 @@ class Worker:
             log.error("%s", exc)
             return 1
         finally:
-            self._reader.close()
-            self._guard.close()
+            self._inbox.close()
             self._crew.close()
         return 0
 
@@ -130,39 +129,36 @@ class Worker:
         else:
             tell_once("what this worker was answered", exc)
             self._pause(DAMAGE_PAUSE)
-        self._reader.close()
-        self._guard.close()
+        self._inbox.close()
         self._store.close()  # what has died of its connections has died of the others, most likely
         self._join(first=False)
 
     def _turn(self) -> None:
         """Wait for something to happen, and do what follows from it."""
-        self._ask_for_calls()
-        self._guard.ask(self._crew.runners)
+        self._ask()
         self._wait(self._patience())
-        for reader in (self._reader, self._guard.orders):
-            reader.give_up_if_overdue()
+        self._inbox.give_up_if_overdue()
         self._note(self._crew.replace_dead())
         self._stop_what_must()
         self._reports.send(self._crew.runners, all_now=self._exchange.owes)
         self._exchange.send_elsewhere()
         while self._exchange.outcomes:
-            self._crew.take(self._exchange.finish(0 if self._reader.waiting else self._crew.room))
+            self._crew.take(self._exchange.finish(self._crew.room, self._crew.free))
         self._membership.tend_due()
         late = self._crew.take_back_late()
         self._crew.make_room_for_nested()
         self._crew.give()
-        if late or self._life.stops:  # on the signal Redis may have been away
-            self._hand_back_claimed()
+        if self._crew.claimed and (late or self._life.stops):  # on the signal Redis may have been away
+            self._hand_back(stops=self._life.stops)
 
     # Wait
 
     def _patience(self) -> float:
         """Seconds until something must be done although nothing happens."""
         now = time.monotonic()
-        due = [now + BLOCK_LIMIT, *self._guard.due(self._crew.runners), *self._guard.asks_at(self._crew.runners)]
+        due = [now + BLOCK_LIMIT, *self._guard.due(self._crew.runners)]
+        due += [self._inbox.due_at] if self._inbox.waiting else self._guard.listens_at(self._crew.runners)
         due += [*self._reports.due(self._crew.runners), *self._crew.due()]
-        due += [reader.due_at for reader in (self._reader, self._guard.orders) if reader.waiting]
         due.append(self._life.deadline)
         if self._life.stage is Stage.IDLE:
             due.append(self._membership.leaves_at)
@@ -172,10 +168,8 @@ class Worker:
 
     def _wait(self, seconds: float) -> None:
         waited: dict[int, Callable[[], object]] = {self._signals.fileno(): self._notice_signals}
-        if self._reader.waiting:
-            waited[self._reader.fileno()] = self._receive
-        if self._guard.orders.waiting:
-            waited[self._guard.orders.fileno()] = self._guard.receive
+        if self._inbox.waiting:
+            waited[self._inbox.fileno()] = self._receive
         for runner in self._crew.runners:
             waited[runner.output.fd] = runner.output.read
             if not self._reports.holds(runner):
@@ -185,7 +179,7 @@ class Worker:
         for fd in waited:
             poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll(seconds * 1000 + 1):
-            if waited[fd] != self._receive or self._reader.waiting:  # a signal of the same turn may have closed it
+            if waited[fd] != self._receive or self._inbox.waiting:  # a signal of the same turn may have closed it
                 waited[fd]()
 
     def _pause(self, seconds: float) -> None:
@@ -203,25 +197,31 @@ class Worker:
 
     def _stop_taking(self) -> None:
         log.info("stopping: what runs is finished, what waits is handed back")
-        self._reader.close()
+        self._inbox.close()  # what comes by it is handed back
         self._crew.stop()
-        self._hand_back_claimed()
+        self._hand_back(stops=True)
 
     # Claim
 
-    def _ask_for_calls(self) -> None:
-        """Have Redis tell when a call comes, if a runner has nothing to do."""
-        if self._crew.wants_calls and not self._reader.waiting:
-            self._reader.ask(min(BUSY_BLOCK if self._crew.busy else BLOCK_LIMIT, self._membership.idle_timeout + 1.0))
+    def _ask(self) -> None:
+        """Have Redis hand calls to this worker if it has room, and tell of orders if they could be for it."""
+        if self._crew.free > self._exchange.to_come:
+            self._crew.take(self._exchange.claim(self._crew.room, self._crew.free))
+        if not self._inbox.waiting and (self._exchange.to_come or self._guard.listens(self._crew.runners)):
+            self._inbox.ask(BUSY_BLOCK if self._crew.busy else BLOCK_LIMIT)
 
     def _receive(self) -> None:
-        if delivered := self._reader.answer():
-            self._crew.take(self._exchange.claim(delivered, max(0, self._crew.room - 1)))
+        calls, kills = self._exchange.receive()
+        self._guard.want(kills)
+        self._crew.take(calls)
+        if not calls and not kills and self._idle:
+            # Whatever was lost on the way is queued again.
+            self._membership.join(first=False, held=())
+            self._exchange.joined()
 
-    def _hand_back_claimed(self) -> None:
-        if self._crew.claimed:
-            self._exchange.hand_back(self._crew.claimed)
-            self._crew.claimed.clear()
+    def _hand_back(self, *, stops: bool) -> None:
+        self._exchange.hand_back(self._crew.claimed, stops=stops)
+        self._crew.claimed.clear()
 
     # Stop
 
@@ -254,7 +254,7 @@ class Worker:
             try:
                 with outage.noticed(self._store.address):
                     self._membership.join(first=first, held=held)
-                    self._exchange.note_server()
+                    self._exchange.joined()
             except RedisUnavailableError as exc:
                 patience = OUTAGE_WITH_OUTCOMES if held else OUTAGE
                 if (exc.permanent and not held) or time.monotonic() - began > patience or self._life.stops:
@@ -278,8 +278,7 @@ class Worker:
         """Leave, having nothing to do; False: there is something, or the lane needs this worker."""
         if self._crew.warm_up():
             return False
-        self._reader.close()  # or a call could be delivered to one who has left
-        return self._membership.leave()
+        return self._exchange.leave()
 
     # Rest
 
@@ -295,7 +294,7 @@ class Worker:
             return
         from flyexecutor.worker.power import suspend  # noqa: PLC0415 - a worker that starts does not need it
 
-        self._guard.close()
+        self._inbox.close()
         self._store.close()  # no connection lives through a suspension
         # Refused, too: a start that came in between is what refuses a suspension.
         patience = WAKE_PATIENCE if suspend(self._app, self._machine_id) else 0.0
@@ -303,7 +302,7 @@ class Worker:
         if self._wakes(patience):
             self._life.rejoin(time.monotonic())
             self._watch_over_life()
-            self._exchange.note_server()  # not before: what fails from now on is mended like all else
+            self._exchange.joined()  # not before: what fails from now on is mended like all else
         else:
             self._life.end()
 

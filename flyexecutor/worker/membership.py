@@ -64,8 +64,8 @@ class Membership:
         """When it may leave, if it stays idle."""
         return max(self._ask_from, 0.0 if self._spare else self._idle_since + self.idle_timeout)
 
-    def leave(self) -> bool:
-        """Leave, being idle; False: it is needed here."""
+    def leave(self, read_to: str) -> bool:
+        """Leave, being idle; False: it is needed here. read_to: of its inbox."""
         now = time.monotonic()
         stay = self._store.leave(
             self._lane,
@@ -75,6 +75,7 @@ class Membership:
             idle_left=max(0.0, self._idle_since + self.idle_timeout - now),
             concurrency=self._concurrency,
             suspends=self._suspends and not (self._turn_at and now >= self._turn_at),
+            read_to=read_to,
         )
         if stay is None:
             self._turn_at = None

@@ -23,7 +23,7 @@ from flyexecutor.payload import pickles as payloads
 from flyexecutor.payload.trust import Trust
 from flyexecutor.states import State
 from flyexecutor.store import records
-from flyexecutor.store.calls import Store
+from flyexecutor.store.calls import Intake, Store
 from flyexecutor.terms import answer_to, new_terms
 from tests.conftest import APP
 from tests.wire import Wire
@@ -74,11 +74,11 @@ class Client:
         """Run what waits, in order: each call returns `value`, or raises it."""
         dumped = payloads.dump_exception(value, "") if isinstance(value, Exception) else payloads.dump_value(value)
         outcomes = []
-        for call in self.worker.claim(LANE.name, "m", "iad", [], most):
+        for call in self.worker.claim(LANE.name, "m", "iad", Intake(most, 0, 1, "")).calls:
             sealed = TRUST.seal_outcome(call.id, call.attempt, ENDED, dumped.body, dumped.encoding)
             outcomes.append(Outcome(call.id, call.attempt, State.SUCCEEDED, "m", "iad", sealed))
         for at in range(0, len(outcomes), 20):
-            self.worker.finish(LANE.name, "m", "iad", outcomes[at : at + 20], 0, concurrency=1)
+            self.worker.finish(LANE.name, "m", "iad", outcomes[at : at + 20], Intake(0, 0, 1, ""))
 
     def close(self) -> None:
         self.watcher.close()

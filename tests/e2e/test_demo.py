@@ -192,7 +192,8 @@ def test_killing_the_web_processes_between_submit_and_result_loses_nothing(demo,
         visitor.send(subject="survives")
         for process in demo.web_processes():
             process.kill()
-        assert [mail["status"] for mail in visitor.mails()] == ["PENDING"]
+        # One that is awake has been handed the call, and can't read it.
+        assert [mail["status"] for mail in visitor.mails()] in (["PENDING"], ["SENDING"])
     (mail,) = visitor.wait_until_sent()
     assert (mail["subject"], mail["status"]) == ("survives", "SENT")
 

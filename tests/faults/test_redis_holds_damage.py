@@ -30,7 +30,7 @@ def test_a_call_whose_record_is_damaged_ends_and_says_so(make_executor, local_re
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("kind", ["queue", "workers", "starts", "load", "meter", "awake", "due"])
+@pytest.mark.parametrize("kind", ["queue", "claims", "places", "workers", "starts", "load", "meter", "awake", "due"])
 @pytest.mark.parametrize("damage", ["removed", "another type"])
 def test_a_key_of_a_lane_that_is_damaged_loses_no_call(make_executor, local_redis, tmp_path, monkeypatch, kind, damage):
     monkeypatch.setattr(watcher, "READ_FOR", 0.2)
@@ -46,13 +46,13 @@ def test_a_key_of_a_lane_that_is_damaged_loses_no_call(make_executor, local_redi
     assert [future.result(WAIT) for future in futures] == [1, 2, 3]
 
 
-def test_an_entry_that_is_none_keeps_no_call_from_running(make_executor, local_redis, tmp_path):
+def test_what_is_no_call_keeps_no_call_from_running(make_executor, local_redis, tmp_path):
     executor, gate = hold_queue(make_executor, tmp_path)
     future = executor.submit(tasks.increment, 1)
     key = key_of(executor, future, local_redis)
     queue = f"{key.split(':call:')[0]}:queue:{local_redis.hget(key, 'lane')}"
-    for fields in ({"id": b"\xff"}, {"x": "y"}, {"id": "nowhere"}, {"id": "a b"}, {"id": future.id, "x": "y"}):
-        local_redis.xadd(queue, fields)
+    for member in (b"\xff", "nowhere", "a b", "x" * 1_000_000):
+        local_redis.zadd(queue, {member: float("-inf")})
     gate.open()
     assert future.result(WAIT) == 2
     assert executor.submit(tasks.increment, 2).result(WAIT) == 3

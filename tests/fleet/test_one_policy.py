@@ -141,7 +141,7 @@ def in_both(monkeypatch, requests, work, seed, times, rules):
     return answers
 
 
-HARD = Times(deaths=2.0, open_reads=False)
+HARD = Times(deaths=2.0)
 
 
 def burst(seed, minutes=20):

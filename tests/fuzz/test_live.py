@@ -33,8 +33,11 @@ VALUES = [
     b"[" * 9000,
 ]
 # Not the records of the innocent: what is damaged there ends the call, rightly.
-STREAMS = [b"queue", b"orders", b"outcomes", b"machines"]
+STREAMS = [b"inbox", b"outcomes", b"machines"]
 OTHERS = [
+    b"queue",
+    b"claims",
+    b"places",
     b"workers",
     b"starts",
     b"load",
@@ -47,7 +50,7 @@ OTHERS = [
     b"lanes",
     b"sent",
 ]
-FIELDS = ["state", "attempt", "pieces", "call", "raised", "expires", "parts", "watch", "entry", "queued", "keep", "ttl"]
+FIELDS = ["state", "attempt", "pieces", "call", "raised", "expires", "parts", "watch", "queued", "keep", "ttl"]
 
 
 class Vandal:
@@ -72,7 +75,7 @@ class Vandal:
 
     def put_into(self, key: bytes, value: bytes) -> None:
         """Of the right type, and nothing of ours."""
-        name = self.chance.choice([b"\xff", b"x", b"id", b"head", b"report", value[:50] or b"y"])
+        name = self.chance.choice([b"\xff", b"x", b"call", b"kill", b"head", b"report", value[:50] or b"y"])
         match self.redis.type(key):
             case b"stream":
                 self.redis.xadd(

@@ -26,7 +26,7 @@ from flyexecutor.payload import pickles
 from flyexecutor.payload.trust import Trust
 from flyexecutor.states import State
 from flyexecutor.store.listing import Listing
-from flyexecutor.store.reader import OrderReader, OutcomeReader
+from flyexecutor.store.reader import InboxReader, OutcomeReader
 from flyexecutor.store.records import Records
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
@@ -191,13 +191,31 @@ def reads(reader: Any, entries: list[Any]) -> Any:
 
 
 @fuzzed
-@given(st.lists(st.one_of(st.none(), st.lists(st.binary(max_size=60), max_size=4)), max_size=5))
+@given(
+    st.lists(
+        st.one_of(
+            st.none(),
+            st.lists(st.binary(max_size=60), max_size=6),
+            st.tuples(st.just(b"kill"), st.binary(max_size=60)),
+            st.tuples(
+                st.just(b"call"),
+                st.one_of(st.binary(max_size=60), head),
+                st.just(b"body"),
+                body,
+                *[st.just(b"name")] * 2,
+            ),
+        ),
+        max_size=5,
+    )
+)
 @frugal
-def test_orders_are_ids(told):
+def test_what_comes_by_an_inbox_is_calls_and_ids(told):
     entries = [(b"1-%d" % n, one) for n, one in enumerate(told)]
-    orders = reads(OrderReader(Mock(), "redis", "orders"), entries).orders()
-    assert len(orders) == len(told)
-    assert all(one == "" or one.isprintable() for one in orders)
+    reader = InboxReader(Mock(), "redis", "inbox", records([None] * 3, b"").mail)
+    mail = reads(reader, entries).receive({})
+    assert len(mail.calls) + len(mail.kills) <= len(told)
+    assert all(one.isprintable() for one in [*mail.kills, *(call.id for call in mail.calls)])
+    assert reader._last == (entries[-1][0] if entries else b"0-0")
 
 
 @fuzzed
@@ -216,10 +234,10 @@ def test_a_read_of_outcomes_goes_to_its_end(told):
 @frugal
 def test_a_list_of_calls_shows_what_is_damaged(told, call_id):
     pipe = Mock()
-    entries = [(b"1-1", {b"id": b"a"}), (b"1-2", {b"x": b"\xff"}), (b"1-3", None)]
-    looks = [((1, 0), [(b"lane", 1.0), (b"\xff", float("inf"))]), (3, WRONG_TYPE, entries, [b"r b", b"\xff"])]
+    lanes = ((1, 0), [(b"lane", 1.0), (b"\xff", float("inf"))])
+    lane = (1, 2, WRONG_TYPE, (0, {b"a": b"m", b"\xff": b"\xff"}), [b"c"], [b"r b", b"\xff"])
     record = next((one for one in told if isinstance(one, Exception)), told)
-    pipe.execute.side_effect = [*looks, ({"pending": 1}, record, record)]
+    pipe.execute.side_effect = [lanes, lane, [record] * 4]
     client = Mock()
     client.pipeline.return_value = pipe
     seen = Listing(client, "fly", "redis").overview(10)

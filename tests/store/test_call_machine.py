@@ -4,6 +4,7 @@ No call is lost, none is answered twice, the first final state wins, and nothing
 """
 
 import os
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -23,12 +24,13 @@ from flyexecutor.call import Call, ClaimedCall, Outcome, Report
 from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.states import State
-from flyexecutor.store.calls import Stay, Store
+from flyexecutor.store.calls import Intake, Stay, Store
 from tests.conftest import APP
 
 LANES = {name: Lane(name, {}, (), 10, 1, 600.0, load_window=600.0) for name in ("lane", "larger")}
 MACHINES = {"m1": "lane", "m2": "lane", "m3": "lane", "big": "larger"}
 CLIENTS = ("c1", "c2")
+CONCURRENCY = 2
 FINISHED = (State.SUCCEEDED, State.FAILED, State.KILLED)
 RESULT_TTL = 600
 PREFIX = f"fly:{{{APP}}}:"
@@ -50,7 +52,7 @@ class Modelled:
     state: State = State.QUEUED
     attempt: int = 0
     losses: int = 0
-    holder: str | None = None  # the machine that runs it, or to which a blocking read has delivered it
+    holder: str | None = None  # the machine that runs it, or will once its worker has read it
     kill: bool = False
     waits: bool = False  # for its retry
     overdue: bool = False  # it has expired, and nobody has noticed yet
@@ -81,7 +83,7 @@ class Modelled:
 
     def lose(self, *, oom=False):
         """Its machine is gone."""
-        if self.state is State.QUEUED or self.kill:  # it was delivered and not claimed: that is no loss
+        if self.kill:
             self.queue_again()
         elif oom:
             self.outgrow()
@@ -98,16 +100,18 @@ class Calls(RuleBasedStateMachine):
     store: Store
     redis: object
     outcomes: dict[str, object]  # client -> reader
-    deliveries: dict[str, object]  # machine -> reader
+    inboxes: dict[str, object]  # machine -> reader
 
     def __init__(self):
         super().__init__()
         self.redis.flushall()
-        for lane in LANES:
-            self.store.tend_due(lane)  # makes the queue
         self.calls: dict[str, Modelled] = {}
         self.workers: set[str] = set()
-        self.delivered: dict[str, list] = {name: [] for name in MACHINES}  # and not claimed yet, as the worker knows
+        self.places: list[str] = []  # a machine for each, who noted one last at the end
+        self.unread: dict[str, list] = {name: [] for name in MACHINES}  # what was handed to it: entry, call and attempt
+        self.entries: set[bytes] = set()  # of inboxes, that the model knows
+        for reader in self.inboxes.values():
+            reader.rewind()
         self.claimed: list[tuple[str, int, str]] = []  # every attempt that ever was, and its machine: some are late
         self.sent: dict[str, tuple] = {}  # client -> its last batch
         self.batches = self.payloads = 0
@@ -203,63 +207,103 @@ class Calls(RuleBasedStateMachine):
 
     # Workers
 
-    @rule(machine=machine)
-    def deliver(self, machine):
-        """A blocking read, open since some time, takes a call: also for a worker that was buried meanwhile."""
-        if not self.waiting(MACHINES[machine]):
-            return  # it would wait
-        self.deliveries[machine].ask(1.0)
-        for one in self.deliveries[machine].answer():
-            call = self.calls[one.call_id.decode()]
-            assert call in self.waiting(MACHINES[machine])
-            call.holder = machine
-            self.delivered[machine].append(one)
-
-    @rule(machine=machine, limit=st.integers(0, 3))
-    def claim(self, machine, limit):
-        lane = MACHINES[machine]
+    @rule(machine=machine, more=st.integers(0, 3), free=st.integers(0, CONCURRENCY))
+    def claim(self, machine, more, free=0):
         if machine not in self.workers:
             with pytest.raises(RedisUnavailableError, match="buried"):
-                self.store.claim(lane, machine, "iad", self.delivered[machine], limit)
+                self.store.claim(MACHINES[machine], machine, "iad", Intake(more, free, CONCURRENCY, ""))
             self.join(machine, first=False)
-        entries, self.delivered[machine] = self.delivered[machine], []
-        live = [call for _, call in self.held_by(machine) if call.state is State.QUEUED]
-        expected = len(live) + min(limit, len(self.waiting(lane)))
-        claimed = self.store.claim(lane, machine, "iad", entries, limit)
-        self.note_claimed(machine, claimed, expected)
-        assert all(call.state is not State.QUEUED for call in live)
+        intake = Intake(more, free, CONCURRENCY, self.inboxes[machine].read_to)
+        self.note_served(machine, intake, self.store.claim(MACHINES[machine], machine, "iad", intake))
 
-    def note_claimed(self, machine, claimed, expected):
-        for one in claimed:
-            call = self.calls[one.id]
-            assert call.state is State.QUEUED
-            assert call.holder in {None, machine}
-            assert (call.lane, call.waits, call.overdue) == (MACHINES[machine], False, False)
-            call.state, call.holder, call.expires = State.RUNNING, machine, False
-            call.attempt += 1
-            assert one.attempt == call.attempt
-            assert one.sealed in call.given
+    def note_served(self, machine, intake, told):
+        """It has what it took, and notes the places that it has beyond that."""
+        self.inboxes[machine].note_removed()
+        unread, lane = len(self.unread[machine]), MACHINES[machine]
+        self.note_expired(lane)
+        expected = min(max(0, max(intake.more, intake.free) - unread), len(self.waiting(lane)))
+        for one in told.calls:
+            call = self.begin_on(machine, one.id)
+            assert (one.attempt, one.sealed in call.given) == (call.attempt, True)
             self.claimed.append((one.id, one.attempt, machine))
-        assert len(claimed) + self.note_expired(MACHINES[machine]) == expected
+        assert len(told.calls) <= expected  # some may be overdue, and nobody has met them yet
+        assert len(told.calls) == expected or all(call.overdue for call in self.waiting(lane))
+        places = max(0, intake.free - unread - len(told.calls))
+        assert told.to_come == unread + places
+        self.places = [one for one in self.places if one != machine] + [machine] * places
+
+    def hear_inboxes(self):
+        """What was handed out since went to those who had noted a place last."""
+        handed = Counter()
+        for machine in MACHINES:
+            for entry, fields in self.store._redis.xrange(f"{PREFIX}inbox:{machine}"):
+                if b"call" in fields and entry not in self.entries:
+                    self.entries.add(entry)
+                    call_id, attempt, *_ = fields[b"call"].decode().split()
+                    assert self.begin_on(machine, call_id).attempt == int(attempt)
+                    self.unread[machine].append((entry, (call_id, int(attempt))))
+                    handed[machine] += 1
+        for lane in LANES:
+            there = [n for n, machine in enumerate(self.places) if MACHINES[machine] == lane]
+            taken = there[len(there) - sum(n for machine, n in handed.items() if MACHINES[machine] == lane) :]
+            assert Counter(self.places[n] for n in taken) == Counter(
+                {machine: n for machine, n in handed.items() if MACHINES[machine] == lane}
+            )
+            self.places = [machine for n, machine in enumerate(self.places) if n not in taken]
+            self.note_expired(lane)
+            assert len(there) == len(taken) or not self.waiting(lane)
+
+    def begin_on(self, machine, call_id):
+        call = self.calls[call_id]
+        assert (call.state, call.holder, call.lane) == (State.QUEUED, None, MACHINES[machine])
+        assert (call.waits, call.overdue) == (False, False)
+        call.state, call.holder, call.expires = State.RUNNING, machine, False
+        call.attempt += 1
+        return call
+
+    @rule(machine=machine)
+    def read(self, machine):
+        """What was handed to it; it may have been buried meanwhile."""
+        self.inboxes[machine].ask(0.001)
+        told = [(one.id, one.attempt) for one in self.inboxes[machine].receive({}).calls]
+        assert told == [handed for _, handed in self.unread[machine]]
+        self.claimed += [(*handed, machine) for handed in told]
+        self.unread[machine] = []
+
+    def read_in_time(self):
+        """Nobody hangs here, however slow this computer is: see test_places.py for who does."""
+        now = time.time()
+        for machine in MACHINES:
+            oldest = self.store._redis.xrange(f"{PREFIX}inbox:{machine}", count=1)
+            if any(now - int(entry.split(b"-")[0]) / 1000 > 2.0 for entry, _ in oldest):
+                self.read(machine)
+                self.read(machine)  # which removes it
 
     def note_expired(self, lane):
-        """A claim may have met calls that are overdue; answers how many."""
-        overdue = [(call_id, call) for call_id, call in self.calls.items() if call.overdue and call.lane == lane]
-        ended = [call for call_id, call in overdue if (info := self.store.info(call_id)) is None or info.state.final]
-        for call in ended:
-            call.end(State.FAILED)
-        return len(ended)
+        """A claim may have met calls that are overdue."""
+        for call_id, call in self.calls.items():
+            if call.overdue and call.lane == lane and ((info := self.store.info(call_id)) is None or info.state.final):
+                call.end(State.FAILED)
 
     @a_call_was_claimed
-    @rule(which=number, state=st.sampled_from(FINISHED), size=st.sampled_from([1, 200]), more=st.integers(0, 2))
-    def finish(self, which, state, size, more):
+    @rule(
+        which=number,
+        state=st.sampled_from(FINISHED),
+        size=st.sampled_from([1, 200]),
+        more=st.integers(0, 2),
+        free=st.integers(0, CONCURRENCY),
+    )
+    def finish(self, which, state, size, more, free):
         call_id, attempt, machine, call = self.pick_attempt(which)
         outcome = Outcome(call_id, attempt, state, machine, "iad", bytes([attempt]) * size)
-        told = self.store.finish(MACHINES[machine], machine, "iad", [outcome, outcome], more, concurrency=1)
+        intake = Intake(more, free, CONCURRENCY, self.inboxes[machine].read_to)
+        told = self.store.finish(MACHINES[machine], machine, "iad", [outcome, outcome], intake)
         if self.current(call, attempt):
             call.end(state)
-        is_worker = machine in self.workers
-        self.note_claimed(machine, told.calls, is_worker * min(more, len(self.waiting(MACHINES[machine]))))
+        if machine in self.workers:
+            self.note_served(machine, intake, told)
+        else:
+            assert (told.calls, told.to_come) == ([], 0)
 
     @a_call_was_claimed
     @rule(which=number, kind=st.sampled_from([Report.PROGRESS, Report.ITEM]))
@@ -274,9 +318,20 @@ class Calls(RuleBasedStateMachine):
     @rule(which=number)
     def hand_back(self, which):
         call_id, attempt, machine, call = self.pick_attempt(which)
-        self.store.hand_back(MACHINES[machine], [ClaimedCall(call_id, attempt, b"")])
+        self.store.hand_back(MACHINES[machine], machine, [ClaimedCall(call_id, attempt, b"")])
         if self.current(call, attempt):
             call.queue_again()
+
+    @rule(machine=machine)
+    def take_nothing_more(self, machine):
+        """What it has not read is handed back, and nothing is handed to it."""
+        self.store.hand_back(MACHINES[machine], machine, [], stops=True, read_to=self.inboxes[machine].read_to)
+        self.places = [one for one in self.places if one != machine]
+        for _, (call_id, attempt) in self.unread[machine]:
+            if self.current(self.calls[call_id], attempt):
+                self.calls[call_id].queue_again()
+        self.unread[machine] = []
+        self.inboxes[machine].note_removed()
 
     @a_call_was_claimed
     @rule(which=number, later=st.booleans())
@@ -302,47 +357,61 @@ class Calls(RuleBasedStateMachine):
     def join(self, machine, *, first, keep=()):
         self.store.join(MACHINES[machine], machine, first=first, held=[call_id for call_id, _ in keep])
         self.workers.add(machine)
-        self.delivered[machine] = []
+        self.forget(machine)
         for call_id, call in self.held_by(machine):
             if first:
                 call.lose()
             elif (call_id, call) not in keep:
                 call.queue_again()
 
+    def forget(self, machine):
+        """It has no places, and its inbox is empty."""
+        self.places = [one for one in self.places if one != machine]
+        self.unread[machine] = []
+        self.inboxes[machine].rewind()
+
     @rule(machine=machine, other=machine)
     def restart_while_another_takes_over(self, machine, other):
         self.claim(machine, 4)
         self.restart(machine)
+        self.hear_inboxes()
         self.claim(other, 4)
 
     @rule(machine=machine, split=number)
     def join_again_after_a_cut_connection(self, machine, split):
-        held = [(call_id, call) for call_id, call in self.held_by(machine) if call.state is State.RUNNING]
+        unread = {call_id for _, (call_id, _) in self.unread[machine]}
+        held = [(call_id, call) for call_id, call in self.held_by(machine) if call_id not in unread]
         self.join(machine, first=False, keep=held[: split % (len(held) + 1)])
 
     @rule(machine=machine, must=st.booleans(), reason=st.sampled_from(["", "its runners do not start"]))
     def leave(self, machine, must, reason):
-        stays = self.store.leave(MACHINES[machine], machine, must=must, reason=reason)
-        self.delivered[machine] = []
+        self.read_in_time()
+        read_to = self.inboxes[machine].read_to
+        stays = self.store.leave(MACHINES[machine], machine, must=must, reason=reason, read_to=read_to)
+        self.places = [one for one in self.places if one != machine]
+        if self.unread[machine] and not must:
+            assert stays == Stay(0.0, "needed")
+            self.inboxes[machine].note_removed()
+            return
         for _, call in self.held_by(machine):
             call.lose() if reason else call.queue_again()
+        self.hear_inboxes()
         if must:
             assert stays is None
         else:
             assert (stays == Stay(0.0, "needed")) is bool(self.waiting(MACHINES[machine]))
         if stays is None:
             self.workers.discard(machine)
+            self.forget(machine)
 
     # A fleet, and time
 
     @rule()
     def look(self):
-        """A fleet looks: what a dead host's open read has taken is queued again."""
+        """A fleet looks."""
+        self.read_in_time()
         for name in MACHINES:
             assert (name in self.store.look(LANES[MACHINES[name]], "look").workers) is (name in self.workers)
-            if name not in self.workers:
-                for _, call in self.held_by(name):
-                    call.lose()
 
     @rule(machine=machine, stale=st.booleans(), oom=st.booleans())
     def bury(self, machine, stale, oom):
@@ -352,10 +421,11 @@ class Calls(RuleBasedStateMachine):
         gone = machine in self.workers and not stale
         held = self.held_by(machine) if gone else []
         assert self.store.bury(lane, machine, joined, "gone", oom=oom) == (len(held) if gone else -1)
+        if gone:
+            self.forget(machine)
+            self.workers.discard(machine)
         for _, call in held:
             call.lose(oom=oom)
-        if not stale:
-            self.workers.discard(machine)
 
     @a_call_is_there
     @rule(which=number, lane=st.sampled_from(list(LANES)))
@@ -413,6 +483,7 @@ class Calls(RuleBasedStateMachine):
 
     @invariant()
     def redis_agrees_with_the_model(self):
+        self.hear_inboxes()
         states = self.redis.pipeline(transaction=False)
         for call_id in self.calls:
             states.hmget(f"{PREFIX}call:{call_id}", "state", "attempt", "lane", "call", "expired")
@@ -451,12 +522,14 @@ class Calls(RuleBasedStateMachine):
     def teardown(self):
         self.time_passes()
         self.look()
+        self.hear_inboxes()
         for name in MACHINES:
+            self.read(name)
             self.claim(name, 1000)
         for call_id, call in self.calls.items():
             if call.state is State.RUNNING:
                 outcome = Outcome(call_id, call.attempt, State.SUCCEEDED, call.holder, "iad", b"")
-                self.store.finish(call.lane, call.holder, "iad", [outcome], 0, concurrency=1)
+                self.store.finish(call.lane, call.holder, "iad", [outcome], Intake(0, 0, CONCURRENCY, ""))
                 call.end(State.SUCCEEDED)
         for name in CLIENTS:
             got = Counter(self.read_all(name))
@@ -494,10 +567,10 @@ class Calls(RuleBasedStateMachine):
                 assert left[piece] <= RESULT_TTL
         others = {key.split(":")[0] for key in left} - {"call", "piece"}
         base_line = {
-            "queue",
             "workers",
+            "places",
+            "inbox",
             "starts",
-            "orders",
             "sent",
             "outcomes",
             "load",
@@ -506,9 +579,6 @@ class Calls(RuleBasedStateMachine):
             "lanes",
         }
         assert others <= base_line
-        for lane in LANES:
-            assert self.redis.xlen(f"{PREFIX}queue:{lane}") == 0
-            assert self.redis.xpending(f"{PREFIX}queue:{lane}", "workers")["pending"] == 0
 
 
 @pytest.mark.timeout(300)
@@ -517,9 +587,9 @@ def test_no_call_is_lost_or_answered_twice_whatever_happens_in_which_order(store
     monkeypatch.setattr("flyexecutor.store.records.PIECE_BYTES", 128)
     Calls.store, Calls.redis = store, raw_redis
     Calls.outcomes = {name: store.outcomes(name) for name in CLIENTS}
-    Calls.deliveries = {name: store.deliveries(lane, name) for name, lane in MACHINES.items()}
+    Calls.inboxes = {name: store.inbox(name) for name in MACHINES}
     run_model(Calls)
-    for reader in (*Calls.outcomes.values(), *Calls.deliveries.values()):
+    for reader in (*Calls.outcomes.values(), *Calls.inboxes.values()):
         reader.close()
 
 

@@ -13,7 +13,7 @@ from flyexecutor.call import Call, Outcome, Part, Report
 from flyexecutor.errors import PayloadError, RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.states import State
-from flyexecutor.store.calls import Store
+from flyexecutor.store.calls import Intake, Store
 from tests.conftest import APP
 
 LANE = Lane("lane", {}, (), 10, 1, 60.0)
@@ -74,7 +74,8 @@ class Life:
     def claim(self, most: int) -> None:
         for _ in range(3):
             try:
-                self.held |= {call.id: call for call in self.store.claim("lane", "m1", "iad", [], most)}
+                claimed = self.store.claim("lane", "m1", "iad", Intake(most, 0, 1, "")).calls
+                self.held |= {call.id: call for call in claimed}
             except (RedisUnavailableError, PayloadError):  # as the worker has it
                 self.store.join("lane", "m1", first=False, held=self.held)
             else:
@@ -95,14 +96,14 @@ class Life:
             self.store.kill(call_id)
 
     def hand_back(self) -> None:
-        self.store.hand_back("lane", list(self.held.values()))
+        self.store.hand_back("lane", "m1", list(self.held.values()))
         self.held.clear()
 
     def finish(self) -> None:
         done = [Outcome(call.id, call.attempt, State.SUCCEEDED, "m1", "iad", b"value") for call in self.held.values()]
         for _ in range(2):
             try:
-                claimed = self.store.finish("lane", "m1", "iad", done, 5, concurrency=1).calls
+                claimed = self.store.finish("lane", "m1", "iad", done, Intake(5, 0, 1, "")).calls
             except (RedisUnavailableError, PayloadError):
                 self.store.join("lane", "m1", first=False, held=self.held)
             else:
@@ -226,36 +227,36 @@ def test_a_call_whose_record_is_damaged_ends_and_its_neighbours_run(store, damag
         damage.hdel(key, field)
         if value is not None:
             damage.hset(key, field, value)
-        claimed = store.claim("lane", "m1", "iad", [], 10)
+        claimed = store.claim("lane", "m1", "iad", Intake(10, 0, 1, "")).calls
         assert [call.id for call in claimed] == ["a", "c"]
         damaged = outcomes(store)["b"]
         assert (damaged.state, damaged.attempt) == (State.FAILED, 0)
         assert damaged.sealed.startswith(b"damaged: its %b" % field.encode())
         assert len(damaged.sealed) < 200
-        assert damage.xlen(store._key("queue", "lane")) == 2
+        assert store.meter("lane").running == 2
 
 
 @pytest.mark.parametrize("field", ["attempt", "losses", "retries"])
 def test_a_call_that_is_damaged_while_it_runs_says_how_when_its_machine_dies(store, damage, field):
     enqueue(store, "a")
-    store.claim("lane", "m1", "iad", [], 10)
-    damage.hset(store._key("call", "a"), mapping={field: "x", "entry": "0-1"})
+    store.claim("lane", "m1", "iad", Intake(10, 0, 1, ""))
+    damage.hset(store._key("call", "a"), mapping={field: "x"})
     (joined,) = store.look(LANE, "look").workers.values()
     assert store.bury(LANE, "m1", joined, "gone", oom=False) == 1
     assert outcomes(store)["a"].sealed == b'damaged: its %b is "x"' % field.encode()
-    assert damage.xlen(store._key("queue", "lane")) == 0
+    assert (store.meter("lane").queued, store.meter("lane").running) == (0, 0)
 
 
 def test_a_call_whose_number_of_exceptions_is_damaged_says_so_when_it_is_tried_again(store, damage):
     enqueue(store, "a")
-    (call,) = store.claim("lane", "m1", "iad", [], 10)
+    (call,) = store.claim("lane", "m1", "iad", Intake(10, 0, 1, "")).calls
     damage.hset(store._key("call", "a"), "raised", "x")
     store.retry("lane", call, 0.0)
     assert outcomes(store)["a"].sealed == b'damaged: its raised is "x"'
-    assert damage.xlen(store._key("queue", "lane")) == 0
+    assert (store.meter("lane").queued, store.meter("lane").running) == (0, 0)
 
 
-@pytest.mark.parametrize("field", ["entry", "watch", "ttl", "keep", "lane", "queued", "name", "retries"])
+@pytest.mark.parametrize("field", ["watch", "ttl", "keep", "lane", "queued", "name", "retries"])
 def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, field):
     for value in ODD:
         damage.flushdb()
@@ -263,9 +264,9 @@ def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, f
         damage.hdel(store._key("call", "b"), field)
         if value is not None:
             damage.hset(store._key("call", "b"), field, value)
-        claimed = store.claim("lane", "m1", "iad", [], 10)
+        claimed = store.claim("lane", "m1", "iad", Intake(10, 0, 1, "")).calls
         done = [Outcome(call.id, call.attempt, State.SUCCEEDED, "m1", "iad", b"value") for call in claimed]
-        store.finish("lane", "m1", "iad", done, 0, concurrency=1)
+        store.finish("lane", "m1", "iad", done, Intake(0, 0, 1, ""))
         assert [call.id for call in claimed] == ["a", "b"]
         assert outcomes(store)["a"].sealed == b"value"
         assert damage.hget(store._key("call", "b"), "state") in {b"SUCCEEDED", None}
@@ -275,40 +276,41 @@ def test_a_call_whose_record_is_damaged_where_nobody_looks_runs(store, damage, f
 def test_a_number_that_redis_can_not_count_up_stops_no_script(store, damage, value):
     enqueue(store, "a", "b", "c")
     damage.hset(store._key("call", "b"), mapping={"losses": value, "raised": value, "retries": 5})
-    claimed = {call.id: call for call in store.claim("lane", "m1", "iad", [], 10)}
+    claimed = {call.id: call for call in store.claim("lane", "m1", "iad", Intake(10, 0, 1, "")).calls}
     store.retry("lane", claimed["b"], 0.0)
-    store.claim("lane", "m1", "iad", [], 10)
+    store.claim("lane", "m1", "iad", Intake(10, 0, 1, ""))
     (joined,) = store.look(LANE, "look").workers.values()
     assert store.bury(LANE, "m1", joined, "gone", oom=False) == 3
     store.join("lane", "m2", first=True)
-    assert {call.id for call in store.claim("lane", "m2", "iad", [], 10)} == {"a", "b", "c"}
+    assert {call.id for call in store.claim("lane", "m2", "iad", Intake(10, 0, 1, "")).calls} == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["queued", "running"])
-def test_a_call_that_somebody_has_taken_out_of_the_group_is_queued_again_by_who_waits(store, damage, begun):
+def test_a_call_that_somebody_has_taken_out_of_its_lane_is_queued_again_by_who_waits(store, damage, begun):
     enqueue(store, "a", "b")
-    queue = store._key("queue", "lane")
     if begun:
-        store.claim("lane", "m1", "iad", [], 10)
-        damage.xack(queue, "workers", *(entry for entry, _ in damage.xrange(queue)))
+        store.claim("lane", "m1", "iad", Intake(10, 0, 1, ""))
+        damage.delete(store._key("claims", "lane"))
         (joined,) = store.look(LANE, "look").workers.values()
         assert store.bury(LANE, "m1", joined, "gone", oom=False) == 0
     else:
-        damage.xgroup_setid(queue, "workers", "$")
+        damage.delete(store._key("queue", "lane"))
     for _ in range(2):
         assert store.standing(["a", "b"]) == [True, True]
-        assert damage.xlen(queue) == 2
+        assert store.meter("lane").queued == 2
     store.join("lane", "m2", first=True)
-    assert {call.id for call in store.claim("lane", "m2", "iad", [], 10)} == {"a", "b"}
+    assert {call.id for call in store.claim("lane", "m2", "iad", Intake(10, 0, 1, "")).calls} == {"a", "b"}
     assert store.standing(["a", "b"]) == [True, True]
-    assert store.claim("lane", "m2", "iad", [], 10) == []
+    assert store.claim("lane", "m2", "iad", Intake(10, 0, 1, "")).calls == []
 
 
-def test_a_group_that_is_beyond_all_that_comes_is_made_anew_by_who_waits(store, damage):
-    enqueue(store, "a", "b")
-    damage.xgroup_setid(store._key("queue", "lane"), "workers", "18446744073709551615-0")
-    store.standing(["a", "b"])
-    assert {call.id for call in store.claim("lane", "m1", "iad", [], 10)} == {"a", "b"}
+def test_a_call_that_runs_and_is_in_no_list_of_claims_is_there_again_for_who_buries_its_machine(store, damage):
+    enqueue(store, "a")
+    store.claim("lane", "m1", "iad", Intake(1, 0, 1, ""))
+    damage.delete(store._key("claims", "lane"))
+    assert store.standing(["a"]) == [True]
+    (joined,) = store.look(LANE, "look").workers.values()
+    assert store.bury(LANE, "m1", joined, "gone", oom=False) == 1
 
 
 def test_who_is_told_of_a_call_is_bounded(store, damage):
@@ -317,29 +319,29 @@ def test_who_is_told_of_a_call_is_bounded(store, damage):
     damage.hset(key, "watch", b"x " * 1_000_000)
     store.attach("a", "c2")
     assert damage.hstrlen(key, "watch") < 100_000
-    (call,) = store.claim("lane", "m1", "iad", [], 10)
+    (call,) = store.claim("lane", "m1", "iad", Intake(10, 0, 1, "")).calls
     done = Outcome(call.id, call.attempt, State.SUCCEEDED, "m1", "iad", b"value")
-    store.finish("lane", "m1", "iad", [done], 0, concurrency=1)
+    store.finish("lane", "m1", "iad", [done], Intake(0, 0, 1, ""))
     assert damage.xlen(store._key("outcomes", "c2")) == 1
 
 
 @pytest.mark.parametrize("value", [b"[" * 60_000, b"x:4096 " * 9000])
 def test_parts_that_are_none_hold_up_no_other(store, damage, value):
     enqueue(store, "a")
-    (call,) = store.claim("lane", "m1", "iad", [], 10)
+    (call,) = store.claim("lane", "m1", "iad", Intake(10, 0, 1, "")).calls
     damage.hset(store._key("call", "a"), "parts", value)
     done = Outcome(call.id, call.attempt, State.SUCCEEDED, "m1", "iad", b"value")
-    store.finish("lane", "m1", "iad", [done], 0, concurrency=1)
+    store.finish("lane", "m1", "iad", [done], Intake(0, 0, 1, ""))
     assert outcomes(store)["a"].sealed == b"value"
 
 
 @pytest.mark.parametrize("field", ["state", "attempt", "machine", "region", "lane", "queued", "started"])
 def test_a_list_of_calls_shows_which_record_is_damaged_and_how(store, damage, field):
     enqueue(store, "a", "b", "c")
-    store.claim("lane", "m1", "iad", [], 10)
+    store.claim("lane", "m1", "iad", Intake(10, 0, 1, ""))
     damage.hset(store._key("call", "b"), field, b"\xff")
     damage.set(store._key("call", "d"), "no record")
-    damage.xadd(store._key("queue", "lane"), {"id": "d"})
+    damage.zadd(store._key("queue", "lane"), {"d": 1})
     damage.zadd(f"fly:{{{APP}}}:lanes", {b"\xff": "inf"})
     seen = {call.id: call for call in store.listing.overview(10).calls}
     assert {call_id for call_id, call in seen.items() if call.damaged} == {"b", "d"}

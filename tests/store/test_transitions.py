@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from flyexecutor.call import Call, ClaimedCall, Outcome
-from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.states import NEXT, State
 from flyexecutor.store import scripts
+from flyexecutor.store.calls import Intake
 
 LANE = Lane("lane", {}, (), 10, 1, 60.0)
 ID = "c1"
@@ -21,9 +21,12 @@ SCRIPTS = sorted(file.stem for file in (Path(scripts.__file__).parent / "lua").g
 # What is done to a call, by the script that does it
 
 
-def finish(store, state, attempt, more=0):
+ONE, NONE = Intake(1, 0, 1, ""), Intake(0, 0, 1, "")
+
+
+def finish(store, state, attempt, intake=NONE):
     outcomes = [Outcome(ID, attempt, state, "m1", "iad", b"sealed")] if attempt else []
-    store.finish("lane", "m1", "iad", outcomes, more, concurrency=1)
+    store.finish("lane", "m1", "iad", outcomes, intake)
 
 
 def work(store):
@@ -32,13 +35,21 @@ def work(store):
 
 def claim(store):
     work(store)
-    store.claim("lane", "m1", "iad", [], 1)
+    store.claim("lane", "m1", "iad", ONE)
 
 
-def claim_as_buried(store):
-    store._redis.hdel(store._key("workers", "lane"), "m1")
-    with pytest.raises(RedisUnavailableError, match="buried"):
-        store.claim("lane", "m1", "iad", [], 1)
+def take_place(store):
+    """A worker has nothing to do."""
+    if state(store) is NOWHERE:
+        store.join("lane", "m1", first=True)
+        store.claim("lane", "m1", "iad", Intake(0, 1, 1, ""))
+
+
+def hang(store):
+    """Its worker has not read it for a while."""
+    work(store)
+    if state(store) is State.RUNNING:
+        store._redis.xadd(store._key("inbox", "m1"), {"call": f"{ID} {store.info(ID).attempt} - 0 0 "}, id="1-1")
 
 
 def running(attempt):
@@ -46,7 +57,7 @@ def running(attempt):
 
 
 def hand_back(store, attempt):
-    store.hand_back("lane", [running(attempt)])
+    store.hand_back("lane", "m1", [running(attempt)])
 
 
 def outgrow(store, attempt):
@@ -108,18 +119,17 @@ def due(store):
 VERBS = {
     "enqueue": ("enqueue", lambda store, _attempt: enqueue(store)),
     "enqueue by another": ("enqueue", lambda store, _attempt: enqueue(store, client="other")),
+    "enqueue, with a place": ("enqueue", lambda store, _attempt: (take_place(store), enqueue(store, client="other"))),
     "claim": ("claim", lambda store, _attempt: claim(store)),
     "claim what is overdue": ("claim", lambda store, _attempt: (overdue(store), claim(store))),
-    "claim as buried": ("claim", lambda store, _attempt: claim_as_buried(store)),
-    "claim as buried what is to be killed": ("claim", lambda store, _attempt: (ordered(store), claim_as_buried(store))),
     "succeed": ("finish", lambda store, attempt: finish(store, State.SUCCEEDED, attempt)),
     "fail": ("finish", lambda store, attempt: finish(store, State.FAILED, attempt)),
     "killed": ("finish", lambda store, attempt: finish(store, State.KILLED, attempt)),
     "late": ("finish", lambda store, attempt: finish(store, State.SUCCEEDED, attempt - 1)),
-    "next": ("finish", lambda store, _attempt: (work(store), finish(store, State.SUCCEEDED, 0, more=1))),
+    "next": ("finish", lambda store, _attempt: (work(store), finish(store, State.SUCCEEDED, 0, ONE))),
     "next is overdue": (
         "finish",
-        lambda store, _attempt: (work(store), overdue(store), finish(store, State.SUCCEEDED, 0, more=1)),
+        lambda store, _attempt: (work(store), overdue(store), finish(store, State.SUCCEEDED, 0, ONE)),
     ),
     "retry at once": ("retry", lambda store, attempt: store.retry("lane", running(attempt), 0.0)),
     "retry later": ("retry", lambda store, attempt: store.retry("lane", running(attempt), 60.0)),
@@ -153,6 +163,11 @@ VERBS = {
     "leave": ("leave", lambda store, _attempt: store.leave("lane", "m1", must=True)),
     "leave, overdue": ("leave", lambda store, _attempt: (due(store), store.leave("lane", "m1", must=False))),
     "look, overdue": ("reserve", lambda store, _attempt: (work(store), due(store), store.look(LANE, "look"))),
+    "look at one that hangs": ("reserve", lambda store, _attempt: (hang(store), store.look(LANE, "look"))),
+    "look at one that hangs, spent": (
+        "reserve",
+        lambda store, _attempt: (spent(store), hang(store), store.look(LANE, "look")),
+    ),
     "look at a worker": ("reserve", lambda store, _attempt: (work(store), store.look(LANE, "look"))),
     "bury, joined since": (
         "bury",
@@ -178,10 +193,9 @@ BEFORE = {
 LEADS_TO = {
     (NOWHERE, "enqueue"): State.QUEUED,
     (NOWHERE, "enqueue by another"): State.QUEUED,
+    (NOWHERE, "enqueue, with a place"): State.RUNNING,
     (State.QUEUED, "claim"): State.RUNNING,
     (State.QUEUED, "claim what is overdue"): State.FAILED,
-    (State.RUNNING, "claim as buried"): State.QUEUED,
-    (State.RUNNING, "claim as buried what is to be killed"): State.KILLED,
     (State.QUEUED, "cancel"): State.CANCELLED,
     (State.QUEUED, "order kill"): State.CANCELLED,
     (State.QUEUED, "expire"): State.FAILED,
@@ -206,6 +220,7 @@ LEADS_TO = {
     (State.RUNNING, "leave, overdue"): State.QUEUED,
     (State.QUEUED, "leave, overdue"): State.FAILED,
     (State.QUEUED, "look, overdue"): State.FAILED,
+    (State.RUNNING, "look at one that hangs"): State.QUEUED,
     (State.RUNNING, "bury out of memory"): State.LOST,
     (State.RUNNING, "lose queue and worker"): State.QUEUED,
 }
@@ -238,7 +253,6 @@ def state(store):
 def bring(store, before):
     """A call in this state, with one retry; answers its attempt."""
     if before is NOWHERE:
-        store.tend_due("lane")  # makes the queue
         return 1
     for verb in ["enqueue", *WAYS[before]]:
         attempt = info.attempt if (info := store.info(ID)) else 0

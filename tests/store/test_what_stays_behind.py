@@ -11,6 +11,7 @@ from flyexecutor.errors import RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.states import State
 from flyexecutor.store import records
+from flyexecutor.store.calls import Intake
 from flyexecutor.store.records import INLINE_BYTES, PIECE_TTL, UNTAKEN_TTL
 from flyexecutor.terms import UNFINISHED_TTL
 
@@ -40,12 +41,12 @@ def enqueue(store, *calls, name="c.1"):
 
 
 def claim(store):
-    return store.claim(LANE.name, "m", "iad", [], 1000)
+    return store.claim(LANE.name, "m", "iad", Intake(1000, 0, 1, "")).calls
 
 
 def finish(store, *calls, sealed=b"value"):
     outcomes = [Outcome(call.id, call.attempt, State.SUCCEEDED, "m", "iad", sealed) for call in calls]
-    store.finish(LANE.name, "m", "iad", outcomes, 0, concurrency=1)
+    store.finish(LANE.name, "m", "iad", outcomes, Intake(0, 0, 1, ""))
 
 
 def refuse(*_, **__):
@@ -89,7 +90,7 @@ def test_a_large_outcome_is_kept_for_result_ttl_however_often_it_is_sent(store, 
 def test_a_large_outcome_of_an_attempt_that_is_over_goes_at_once(store, pieces, worker):
     enqueue(store, Call("a", b""))
     (call,) = claim(store)
-    store.hand_back(LANE.name, [call])
+    store.hand_back(LANE.name, "m", [call])
     finish(store, call, sealed=LARGE)
     assert pieces() == []
 

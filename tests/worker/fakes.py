@@ -10,7 +10,7 @@ from collections import defaultdict
 from copy import copy
 from pathlib import Path
 
-from flyexecutor.call import ClaimedCall
+from flyexecutor.call import ClaimedCall, Mail
 from flyexecutor.store.calls import Store
 from flyexecutor.store.reader import LATE
 from flyexecutor.terms import new_terms
@@ -67,14 +67,16 @@ class RecordedStore:
         return next(arguments for name, arguments in reversed(self.asked) if name == verb)
 
 
-class RecordedReader:
+class RecordedInbox:
     """A blocking read that is answered when a test does it."""
 
     def __init__(self):
         self.waiting = False
         self.ends_at = self.due_at = 0.0  # when there is an answer although there is nothing, and the latest for that
         self.blocks = []  # for how long it was asked to block, each time
-        self.news = []
+        self.calls, self.kills = [], []
+        self.read_to = ""
+        self.rewound = 0
 
     def ask(self, block):
         self.blocks.append(block)
@@ -82,12 +84,18 @@ class RecordedReader:
         self.ends_at = time.monotonic() + block
         self.due_at = self.ends_at + LATE
 
-    def answer(self):
+    def receive(self, known):
         self.waiting = False
-        news, self.news = self.news, []
-        return news
+        self.known = known
+        calls, self.calls = self.calls, []
+        kills, self.kills = self.kills, []
+        return Mail(calls, kills)
 
-    orders = answer
+    def rewind(self):
+        self.rewound += 1
+
+    def note_removed(self):
+        self.read_to = ""
 
     def give_up_if_overdue(self):
         pass

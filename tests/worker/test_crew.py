@@ -54,21 +54,21 @@ def answer_quickly(crew, seconds=0.0001, times=40):
 
 def test_at_first_each_runner_gets_one_call_and_the_rest_waits(make):
     crew = make(2)
-    assert (crew.idle, crew.busy, crew.wants_calls, crew.room) == (True, False, True, 2)
+    assert (crew.idle, crew.busy, crew.free, crew.room) == (True, False, 2, 2)
     take(crew, "a")
-    assert (crew.idle, crew.busy, crew.wants_calls, crew.room) == (False, True, True, 1)
+    assert (crew.idle, crew.busy, crew.free, crew.room) == (False, True, 1, 1)
     take(crew, "b")
-    assert (crew.wants_calls, crew.room) == (False, 0)
+    assert (crew.free, crew.room) == (0, 0)
     take(crew, "c")
     assert (given(crew), waiting(crew)) == ([["a"], ["b"]], ["c"])
-    assert (crew.wants_calls, crew.room) == (False, 0)
+    assert (crew.free, crew.room) == (0, 0)
     assert [name[0] for name in crew.held()] == ["a", "b", "c"]
 
 
 def test_a_call_that_only_waits_is_work(make):
     crew = make(0)
     take(crew, "a")
-    assert (crew.idle, crew.busy, crew.wants_calls) == (False, False, False)
+    assert (crew.idle, crew.busy, crew.free) == (False, False, 0)
 
 
 def test_while_calls_are_short_a_runner_gets_as_many_as_take_a_while(make):
@@ -99,7 +99,7 @@ def test_a_runner_that_is_stopped_waits_for_its_calls_or_warms_up_gets_none(make
     crew.hear(nested)
     warming.warm_up(b"w")
     crew.take([make_call("c")])
-    assert (waiting(crew), crew.room, crew.wants_calls) == (["c"], 0, False)
+    assert (waiting(crew), crew.room, crew.free) == (["c"], 0, 0)
     assert [frame.kind for frame in warming._process.read()] == [WARM]
     warming._process.say(WARMED)
     crew.hear(warming)

@@ -4,15 +4,14 @@ import signal
 
 import pytest
 
-from flyexecutor.store.reader import BUSY_BLOCK
 from flyexecutor.worker.guard import ORDERS_AFTER, Guard
 from flyexecutor.worker.runner_process import GRACE, KILLED, TIMED_OUT
-from tests.worker.fakes import RecordedReader, RecordedStore, make_call
+from tests.worker.fakes import make_call
 
 
 @pytest.fixture
 def guard(clock):
-    return Guard(RecordedStore(orders=[RecordedReader()]), "m1")
+    return Guard()
 
 
 @pytest.fixture
@@ -24,23 +23,17 @@ def runner(start_runner, clock):
 
 def order(guard, *calls):
     """Somebody wants these calls killed."""
-    guard.orders.news = [call.id for call in calls]
-    guard.receive()
+    guard.want(call.id for call in calls)
 
 
 def test_it_listens_for_orders_once_a_call_has_run_for_a_while(guard, runner, clock):
-    guard.ask([runner])
-    assert list(guard.asks_at([runner])) == []
+    assert list(guard.listens_at([runner])) == []
     runner.give(make_call("a"))
-    assert list(guard.asks_at([runner])) == [clock.now + ORDERS_AFTER]
+    assert list(guard.listens_at([runner])) == [clock.now + ORDERS_AFTER]
     clock.advance(ORDERS_AFTER - 0.01)
-    guard.ask([runner])
-    assert guard.orders.blocks == []
+    assert not guard.listens([runner])
     clock.advance(0.01)
-    guard.ask([runner])
-    guard.ask([runner])
-    assert guard.orders.blocks == [BUSY_BLOCK]
-    assert list(guard.asks_at([runner])) == []
+    assert guard.listens([runner])
 
 
 def test_it_is_due_when_a_call_has_run_for_its_timeout_or_must_be_ended_by_force(guard, runner, clock):
@@ -142,9 +135,3 @@ def test_an_order_waits_for_a_call_that_comes_back_and_is_forgotten_with_the_cal
     runner.given.clear()
     assert guard.take_wanted([runner], [wanted, other]) == [wanted]  # the other one was nowhere when its order came
     assert guard.take_wanted([runner], [wanted]) == []
-
-
-def test_closing_it_closes_its_connection(guard):
-    guard.orders.ask(1.0)
-    guard.close()
-    assert not guard.orders.waiting

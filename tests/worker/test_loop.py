@@ -10,12 +10,11 @@ import pytest
 from flyexecutor import PayloadError, RedisUnavailableError
 from flyexecutor.payload.trust import Trust
 from flyexecutor.store.calls import Claimed, Stay
-from flyexecutor.store.reader import Delivered
 from flyexecutor.worker import power
 from flyexecutor.worker.life import DRAIN_SECONDS, Stage
 from flyexecutor.worker.loop import DAMAGE_PAUSE, LONGEST_PAUSE, OUTAGE, OUTAGE_WITH_OUTCOMES, WAKE_PATIENCE, Worker
 from flyexecutor.worker.membership import LEAVE_AGAIN
-from tests.worker.fakes import RecordedReader, RecordedStore, make_call
+from tests.worker.fakes import RecordedInbox, RecordedStore, make_call
 
 TRUST = Trust(b"k" * 32, "tested")
 AWAY = RedisUnavailableError("away")
@@ -64,8 +63,8 @@ def make(in_this_process, monkeypatch, clock, start_runner):
     def make(*steps, number=1, answers=None, **options):
         """A worker and its store. steps: what happens in its waits, one after the other; None: time passes."""
         store = RecordedStore(
-            **{"deliveries": [RecordedReader()], "orders": [RecordedReader()], "report": [0]}
-            | {"finish": [Claimed((), False, frozenset())]}
+            **{"inbox": [RecordedInbox()], "report": [0], "claim": [Claimed((), number)]}
+            | {"finish": [Claimed((), number)]}
             | (answers or {})
         )
         monkeypatch.setattr("flyexecutor.worker.loop.Store", lambda *_: store)
@@ -77,12 +76,10 @@ def make(in_this_process, monkeypatch, clock, start_runner):
             if step := next(following, None):
                 step(worker)
                 return
-            receivers = {worker._reader: worker._receive, worker._guard.orders: worker._guard.receive}
-            asked = [reader for reader in receivers if reader.waiting]
-            clock.now = min([clock.now + seconds, *(reader.ends_at for reader in asked)])
-            for reader in asked:
-                if clock.now >= reader.ends_at:
-                    receivers[reader]()
+            inbox = worker._inbox
+            clock.now = min([clock.now + seconds, *([inbox.ends_at] if inbox.waiting else [])])
+            if inbox.waiting and clock.now >= inbox.ends_at:
+                worker._receive()
 
         monkeypatch.setattr(worker, "_wait", wait)
         made.append(worker)
@@ -94,10 +91,14 @@ def make(in_this_process, monkeypatch, clock, start_runner):
         worker._signals._in.close()
 
 
-def deliver(worker):
-    """A call comes from the queue; the store says which, when it is claimed."""
-    worker._reader.news = [Delivered(b"1-0", b"a")]
-    worker._receive()
+def hand(*calls):
+    """Calls come by the inbox."""
+
+    def step(worker):
+        worker._inbox.calls = list(calls)
+        worker._receive()
+
+    return step
 
 
 def begin(worker):
@@ -126,7 +127,7 @@ def test_a_worker_without_work_leaves_and_ends(make, clock):
     worker, store = make(suspends=False)
     began = clock.now
     assert worker.run() == 0
-    assert store.verbs()[-3:] == ["join", "run_of_server", "leave"]
+    assert store.verbs()[-4:] == ["join", "run_of_server", "claim", "leave"]
     assert clock.now == began + LEAVE_AGAIN
     assert worker._crew.runners[0].died()
     assert worker._life.stage is Stage.ENDED
@@ -135,11 +136,11 @@ def test_a_worker_without_work_leaves_and_ends(make, clock):
 def test_a_worker_that_is_needed_stays_and_runs_what_comes(make):
     call = make_call("a")
     worker, store = make(
-        None, deliver, begin, answer, suspends=False, answers={"leave": [Stay(5.0, "needed"), None], "claim": [[call]]}
+        None, hand(call), begin, answer, suspends=False, answers={"leave": [Stay(5.0, "needed"), None]}
     )
     assert worker.run() == 0
     verbs = [verb for verb in store.verbs() if verb in {"leave", "claim", "finish"}]
-    assert verbs == ["leave", "claim", "finish", "leave"]
+    assert verbs == ["claim", "leave", "claim", "finish", "leave"]
     assert ids(store.last("finish")["outcomes"]) == [call.id]
 
 
@@ -167,26 +168,24 @@ def test_a_worker_that_is_never_suspended_does_not_warm_up_for_that(make):
 
 def test_on_sigterm_what_runs_is_finished_and_what_waits_is_handed_back(make):
     runs, waits = make_call("a"), make_call("b")
-    worker, store = make(deliver, begin, terminate, answer, answers={"claim": [[runs, waits]]})
+    worker, store = make(hand(runs, waits), begin, terminate, answer)
     assert worker.run() == 0
     assert ids(store.last("hand_back")["calls"]) == [waits.id]
-    assert (ids(store.last("finish")["outcomes"]), store.last("finish")["more"]) == ([runs.id], 0)
+    assert (ids(store.last("finish")["outcomes"]), store.last("finish")["intake"].more) == ([runs.id], 0)
     assert (store.last("leave")["must"], store.last("leave")["reason"]) == (True, "")
     assert store.verbs()[-1] == "leave"
 
 
 def test_what_could_not_be_handed_back_on_sigterm_is_begun_by_nobody_and_handed_back_later(make):
     runs, waits = make_call("a"), make_call("b")
-    worker, store = make(
-        deliver, begin, terminate, answer, answers={"claim": [[runs, waits]], "hand_back": [AWAY, None]}
-    )
+    worker, store = make(hand(runs, waits), begin, terminate, answer, answers={"hand_back": [AWAY, None]})
     assert worker.run() == 0
     assert [ids(asked["calls"]) for verb, asked in store.asked if verb == "hand_back"] == [[waits.id]] * 2
     assert not worker._crew.claimed
 
 
 def test_after_sigterm_a_call_has_a_while_to_end_and_no_longer(make, clock):
-    worker, store = make(deliver, begin, terminate, answers={"claim": [[make_call("a")]]})
+    worker, store = make(hand(make_call("a")), begin, terminate)
     began = clock.now
     assert worker.run() == 0
     assert clock.now == began + DRAIN_SECONDS
@@ -194,14 +193,16 @@ def test_after_sigterm_a_call_has_a_while_to_end_and_no_longer(make, clock):
     assert store.last("leave")["must"] is True
 
 
-def test_a_worker_that_stops_asks_for_nothing_new(make):
-    worker, _ = make(deliver, begin, terminate, number=2, answers={"claim": [[make_call("a")]]})
+def test_a_worker_that_stops_asks_for_nothing_new_and_hears_of_orders(make):
+    worker, store = make(hand(make_call("a")), begin, terminate, number=2)
     worker.run()
-    assert len(worker._reader.blocks) == 2  # before and after the delivery
+    assert store.verbs().count("claim") == 1
+    assert store.last("hand_back")["stops"] is True
+    assert len(worker._inbox.blocks) > 2  # before and after the call had come
 
 
 def test_what_still_runs_when_its_machine_is_old_is_lost_for_that_reason(make, clock):
-    worker, store = make(deliver, begin, answers={"claim": [[make_call("a")]]})
+    worker, store = make(hand(make_call("a")), begin)
     began = clock.now
     assert worker.run() == 0
     assert clock.now == began + 60.0
@@ -236,12 +237,14 @@ def test_a_leave_that_was_not_heard_is_said_again(make):
     assert store.last("join")["first"] is False
 
 
-@pytest.mark.parametrize(("steps", "patience"), [((), OUTAGE), ((deliver, begin, answer), OUTAGE_WITH_OUTCOMES)])
+@pytest.mark.parametrize(
+    ("steps", "patience"), [((), OUTAGE), ((hand(make_call("a")), begin, answer), OUTAGE_WITH_OUTCOMES)]
+)
 def test_a_worker_waits_for_redis_longer_if_it_has_something_to_tell(make, clock, caplog, steps, patience):
     worker, _ = make(
         *steps,
         max_lifetime=1e5,
-        answers={"claim": [[make_call("a")]], "finish": [AWAY], "leave": [AWAY], "join": [None, AWAY]},
+        answers={"finish": [AWAY], "leave": [AWAY], "join": [None, AWAY]},
     )
     began = clock.now
     assert worker.run() == 1
@@ -267,7 +270,7 @@ def test_on_sigterm_nobody_waits_for_a_redis_that_is_away(make, clock):
 
 def test_a_worker_that_joins_again_says_what_it_holds(make):
     runs, waits = make_call("a"), make_call("b")
-    worker, store = make(deliver, begin, answer, terminate, answers={"claim": [[runs, waits]], "finish": [AWAY]})
+    worker, store = make(hand(runs, waits), begin, answer, terminate, answers={"finish": [AWAY]})
     worker.run()
     joins = [arguments["held"] for verb, arguments in store.asked if verb == "join"]
     assert joins[0] == []
@@ -275,7 +278,7 @@ def test_a_worker_that_joins_again_says_what_it_holds(make):
 
 
 def test_after_an_answer_that_makes_no_sense_it_joins_again_over_new_connections(make, clock):
-    worker, store = make(deliver, suspends=False, answers={"claim": [PayloadError("odd")], "leave": [None]})
+    worker, store = make(suspends=False, answers={"claim": [PayloadError("odd"), Claimed((), 1)], "leave": [None]})
     began = clock.now
     assert worker.run() == 0
     assert store.verbs()[-5:] == ["claim", "close", "join", "run_of_server", "leave"]
@@ -302,11 +305,10 @@ def test_a_worker_that_was_resumed_works_on_and_lives_as_long_as_a_new_one(make,
     asked, _ = suspended
     call = make_call("a")
     worker, store = make(
-        *[None] * 6,
-        deliver,
+        *[None] * 5,
+        hand(call),
         begin,
         answers={
-            "claim": [[call]],
             "join_if_started": [False, AWAY, True],
             "leave": [None, Stay(50.0, "needed"), None],
         },
@@ -341,11 +343,9 @@ def test_a_worker_that_was_started_stays_though_redis_goes_away_right_then(make,
 def test_no_connection_is_left_open_over_a_suspension(make, suspended, monkeypatch):
     worker, store = make(answers={"join_if_started": [False]})
     open_then = []
-    monkeypatch.setattr(
-        power, "suspend", lambda *_: open_then.extend([worker._reader.waiting, worker._guard.orders.waiting]) or True
-    )
+    monkeypatch.setattr(power, "suspend", lambda *_: open_then.extend([worker._inbox.waiting]) or True)
     assert worker.run() == 0
-    assert open_then == [False, False]
+    assert open_then == [False]
     assert store.verbs().index("close") < store.verbs().index("join_if_started")
 
 

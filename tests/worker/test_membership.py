@@ -52,7 +52,7 @@ def test_leaving_tells_how_long_it_could_stay(make, clock):
     member, store = make()
     member.worked()
     clock.advance(4.0)
-    assert member.leave()
+    assert member.leave("1-1")
     assert store.asked == [
         (
             "leave",
@@ -65,35 +65,36 @@ def test_leaving_tells_how_long_it_could_stay(make, clock):
                 "concurrency": 2,
                 "suspends": True,
                 "reason": "",
+                "read_to": "1-1",
             },
         )
     ]
     clock.advance(20.0)
-    member.leave()
+    member.leave("")
     assert store.last("leave")["idle_left"] == 0.0
 
 
 def test_a_worker_that_is_needed_is_spare_no_longer_and_asks_again_later(make, clock):
     member, _ = make(leave=[Stay(0.0, "needed"), Stay(30.0, "needed")])
     member.worked(spare=True)
-    assert not member.leave()
+    assert not member.leave("")
     assert member.leaves_at == clock.now + IDLE  # for which it has been no time idle
     clock.advance(IDLE)
-    assert not member.leave()
+    assert not member.leave("")
     assert member.leaves_at == clock.now + 30.0
 
 
 def test_a_refused_leave_is_not_asked_again_at_once(make, clock):
     member, _ = make(leave=[Stay(0.0, "needed")])
     clock.advance(IDLE)
-    assert not member.leave()
+    assert not member.leave("")
     assert member.leaves_at == clock.now + LEAVE_AGAIN
 
 
 def test_a_worker_stays_for_a_call_that_is_due_soon(make, clock):
     member, store = make(leave=[Stay(2.0, "due")], tend_due=[7.0, None])
     clock.advance(IDLE)
-    assert not member.leave()
+    assert not member.leave("")
     assert member.due_at == clock.now + 2.0
     clock.advance(1.9)
     member.tend_due()
@@ -121,30 +122,30 @@ def test_of_two_calls_that_are_due_the_first_counts(make, clock):
 def test_the_turn_to_be_suspended_is_kept_whatever_comes_meanwhile(make, clock):
     member, store = make(leave=[Stay(3.0, "turn"), None, None])
     member.worked(spare=True)
-    assert not member.leave()
+    assert not member.leave("")
     assert member.leaves_at == clock.now + 3.0  # spare still
     clock.advance(1.0)
     member.worked(spare=True)
     clock.advance(2.0)
     assert member.leaves_at == clock.now
-    assert member.leave()
+    assert member.leave("")
     assert store.last("leave")["suspends"] is False  # it has been given its turn
     clock.advance(1.0)
-    assert member.leave()
+    assert member.leave("")
     assert store.last("leave")["suspends"] is True  # that turn was used
 
 
 def test_before_its_turn_a_worker_asks_for_one_again(make, clock):
     member, store = make(leave=[Stay(3.0, "turn"), None])
-    member.leave()
+    member.leave("")
     clock.advance(2.9)
-    member.leave()
+    member.leave("")
     assert store.last("leave")["suspends"] is True
 
 
 def test_a_worker_that_is_not_to_be_suspended_asks_for_no_turn(make):
     member, store = make(suspends=False)
-    member.leave()
+    member.leave("")
     assert store.last("leave")["suspends"] is False
 
 
@@ -153,9 +154,9 @@ def test_nothing_is_known_of_a_leave_whose_answer_was_lost(make, clock):
     member.worked()
     leaves_at = member.leaves_at
     with pytest.raises(RedisUnavailableError):
-        member.leave()
+        member.leave("")
     assert member.leaves_at == leaves_at
-    assert member.leave()
+    assert member.leave("")
 
 
 def test_a_worker_that_must_leave_says_why_what_it_holds_is_lost(make):

@@ -9,10 +9,10 @@ local arg = {
 }
 -- Answers how many calls it had. -1, and nothing is done, if it has left or joined again since: either took them back.
 local queue, workers = unpack(KEYS)
-need_queue(queue)
 if mend('HGET', workers, arg.machine) ~= arg.joined then return -1 end
+forget_places(queue, arg.machine)
+forget_inbox(arg.machine)
 local lost = lose_calls(queue, arg)
-redis.call('XGROUP', 'DELCONSUMER', queue, GROUP, arg.machine)
 mend('HDEL', workers, arg.machine)
 close_bill(lane_of(queue), arg.machine, now_ms())
 return lost

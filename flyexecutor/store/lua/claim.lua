@@ -1,20 +1,19 @@
--- claim: QUEUED -> RUNNING | FAILED, for entries that a blocking read has delivered; FAILED: it has expired.
--- Of a worker that was buried: RUNNING -> QUEUED | KILLED.
--- Needs: lib_again lib_claim
--- KEYS: 1 queue
--- ARGV: 1 prefix  2 machine  3 region  4 further calls wanted, then per delivered entry: entry id
--- Answers {head body name} of each call claimed. A worker that was buried gets none, and an error that has it join again: its
--- machine was suspended or cut off for a while, and nobody counts on it.
-local queue, worker = KEYS[1], {machine = ARGV[2], region = ARGV[3]}
+-- claim: QUEUED -> RUNNING | FAILED, for what waits in a lane: a worker that has joined, or is free although nothing came
+-- by its inbox, takes what it can and notes the places that it has beyond that.
+-- Needs: lib_places
+-- KEYS: 1 queue   ARGV: 1 prefix, then:
+local worker = {
+  machine = ARGV[2],
+  region = ARGV[3],
+  concurrency = tonumber(ARGV[4]),
+  more = tonumber(ARGV[5]),  -- calls that it takes
+  free = tonumber(ARGV[6]),  -- that it begins at once
+  read_to = ARGV[7],  -- the entry of its inbox behind what it has read; empty: it has read nothing
+}
+-- Answers {how many calls will come by its inbox, {head body name} of each call claimed}. A worker that was buried gets an
+-- error that has it join again: its machine was suspended or cut off for a while, and nobody counts on it.
+local queue = KEYS[1]
 if mend('HEXISTS', PREFIX .. ':workers:' .. lane_of(queue), worker.machine) == 0 then
-  need_queue(queue)
-  -- Only what is still its own: what it was told of has perhaps ended since, or runs elsewhere.
-  hand_back_all(queue, worker.machine, {})
-  redis.call('XGROUP', 'DELCONSUMER', queue, GROUP, worker.machine)
-  return redis.error_reply('NOGROUP this worker was buried')
+  return redis.error_reply('BURIED this worker was buried')
 end
-local entries = {}
-for n = 5, #ARGV, 2 do entries[#entries + 1] = {ARGV[n], {'id', ARGV[n + 1]}} end
-local claimed = claim_entries(queue, entries, worker)
-for _, more in ipairs(claim_more(queue, tonumber(ARGV[4]), worker)) do claimed[#claimed + 1] = more end
-return claimed
+return serve(queue, worker)

@@ -3,5 +3,4 @@
 -- Needs: lib_due
 -- KEYS: 1 queue   ARGV: 1 prefix
 -- Answers the milliseconds until something is due again, -1 if nothing will be.
-need_queue(KEYS[1])
 return tend_due(KEYS[1])

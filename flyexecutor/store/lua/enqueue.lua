@@ -1,5 +1,5 @@
--- enqueue: (no such call) -> QUEUED, for a bundle; reserves the machines that are missing.
--- Needs: lib_load lib_reserve lib_tell lib_clock
+-- enqueue: (no such call) -> QUEUED | RUNNING, for a bundle; reserves the machines that are missing.
+-- Needs: lib_load lib_reserve lib_places
 -- KEYS: 1 queue  2 workers  3 starts   ARGV: 1 prefix, then:
 local arg = {
   lane = ARGV[2],
@@ -10,6 +10,7 @@ local arg = {
   client = ARGV[7],
   result_ttl = tonumber(ARGV[8]),  -- (s)
   window = tonumber(ARGV[9]),  -- of the lane's load (ms)
+  place_left = true,  -- whether somebody may have a place
 }
 local FIRST = 10  -- then per call: id retries keep pieces body name n, and n further names and values of its record
 -- Answers the names of the reservations that this client must turn into machines; an error, and nothing has changed, if
@@ -63,15 +64,36 @@ local function follow_pointers(call)
   end
 end
 
+-- What waits, and what was claimed: for one command each.
+local waiting, claimed = {}, {}
+
+-- Who has a place for the next call; nobody is asked for twice.
+local function find_place()
+  if not arg.place_left then return end
+  arg.place_left = take_place(queue)
+  return arg.place_left
+end
+
 local function store(call, key)
-  redis.call('HSET', key, 'lane', arg.lane, 'entry', put_into(queue, call.id), 'queued', at, 'attempt', 0, 'losses', 0,
-    'retries', call.retries, 'keep', call.keep, 'ttl', arg.result_ttl, 'watch', arg.client, 'pieces', call.pieces,
-    'call', call.call, 'name', call.name)
+  local fields = {'lane', arg.lane, 'queued', at, 'losses', 0, 'retries', call.retries, 'keep', call.keep,
+    'ttl', arg.result_ttl, 'watch', arg.client, 'pieces', call.pieces, 'call', call.call, 'name', call.name}
+  local place = find_place()
+  if place then
+    redis.call('HSET', key, 'state', 'RUNNING', 'attempt', 1, 'machine', place.machine, 'region', place.region,
+      'started', at, unpack(fields))
+    claimed[#claimed + 1], claimed[#claimed + 2] = call.id, place.machine
+    put_into_inbox(place.machine, as_told(call, 1))
+  else
+    redis.call('HSET', key, 'attempt', 0, unpack(fields))
+    waiting[#waiting + 1], waiting[#waiting + 2] = next_score(), call.id
+  end
   redis.call('EXPIRE', key, UNFINISHED_TTL)
   keep_pieces(call.pieces, UNFINISHED_TTL)
   if not call.further then return end
   redis.call('HSET', key, unpack(ARGV, unpack(call.further)))
-  if call.expires then
+  if call.expires and place then
+    redis.call('HDEL', key, 'expires', 'expired')
+  elseif call.expires then
     local due = PREFIX .. ':due:' .. arg.lane
     redis.call('HSET', key, 'expires', at + call.expires)
     mend('ZADD', due, at + call.expires, 'x ' .. call.id)
@@ -106,11 +128,9 @@ local function held()
   return names
 end
 
-need_queue(queue)
 local bundle, sent = read_bundle(), PREFIX .. ':sent:' .. arg.client
 if not is_all_there(bundle) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
-local again = mend('GET', sent) == arg.reservation
-redis.call('SET', sent, arg.reservation, 'EX', 300)
+local again = mend('SET', sent, arg.reservation, 'EX', 300, 'GET') == arg.reservation
 for _, call in ipairs(bundle) do
   if call.pointers and not again and redis.call('EXISTS', PREFIX .. ':call:' .. call.id) == 0 then follow_pointers(call) end
   local key = PREFIX .. ':call:' .. call.id
@@ -120,11 +140,20 @@ for _, call in ipairs(bundle) do
     meet(call, again)
   end
 end
-redis.call('EXPIRE', queue, UNFINISHED_TTL)
-local lanes = PREFIX .. ':lanes'
+if #waiting > 0 then
+  in_parts('ZADD', queue, waiting)
+  redis.call('EXPIRE', queue, UNFINISHED_TTL)
+end
+if #claimed > 0 then
+  in_parts('HSET', claims_of(queue), claimed)
+  redis.call('EXPIRE', claims_of(queue), UNFINISHED_TTL)
+end
+local lanes, still_wait = PREFIX .. ':lanes', queued(queue)
 mend('ZADD', lanes, at, arg.lane)
-redis.call('ZREMRANGEBYSCORE', lanes, '-inf', at - 30 * DAY * 1000)
-redis.call('EXPIRE', lanes, 30 * DAY)
-note_load(arg.lane, length(queue), arg.window, at)
+if note_load(arg.lane, still_wait + running(queue), arg.window, at) then
+  redis.call('ZREMRANGEBYSCORE', lanes, '-inf', at - 30 * DAY * 1000)
+  redis.call('EXPIRE', lanes, 30 * DAY)
+end
 local granted = again and held() or {}
-return #granted > 0 and granted or reserve(arg, at)
+if #granted > 0 or still_wait == 0 then return granted end
+return reserve(arg, at)

@@ -11,18 +11,21 @@ local arg = {
   concurrency = tonumber(ARGV[6]),
   pause = tonumber(ARGV[7]),  -- between two that are suspended (ms; 0: it is not, or it had to wait for its turn already)
   reason = ARGV[8],  -- for which what it holds is lost; empty: that is queued again
+  read_to = ARGV[9],  -- as claim has it
 }
 -- Answers -1 when it has left, else {milliseconds until it may ask again (0 when calls wait now), due | turn | needed}.
--- What it had claimed is queued again first, at no cost in retries: it says so itself, so nothing was lost. That
--- includes a call delivered to it in this very moment, which it has not seen: it then stays for it.
+-- It has no places then, even if it stays. It stays for what came by its inbox in this very moment. Else, what it had claimed
+-- is queued again, at no cost in retries: it says so itself, so nothing was lost.
 local queue, workers = unpack(KEYS)
-need_queue(queue)
 local at = now_ms()
+forget_places(queue, arg.machine)
+if arg.must == '0' and #unread(arg.machine, arg.read_to) > 0 then return {0, 'needed'} end
 if arg.reason ~= '' then lose_calls(queue, arg) end
 hand_back_all(queue, arg.machine, {})
 if arg.must == '0' then
   local due = tend_due(queue)
-  if length(queue) > running(queue) then return {0, 'needed'} end
+  take_back_unread(queue, workers, at)
+  if queued(queue) > 0 then return {0, 'needed'} end
   if due >= 0 and due <= arg.soon then return {due, 'due'} end
   if arg.idle_left > 0 and not spare(queue, arg.concurrency, at) then return {arg.idle_left, 'needed'} end
   if arg.pause > 0 then
@@ -32,7 +35,7 @@ if arg.must == '0' then
     if turn > at then return {math.ceil(turn - at), 'turn'} end
   end
 end
-redis.call('XGROUP', 'DELCONSUMER', queue, GROUP, arg.machine)
+forget_inbox(arg.machine)
 mend('HDEL', workers, arg.machine)
 close_bill(lane_of(queue), arg.machine, at)
 return -1

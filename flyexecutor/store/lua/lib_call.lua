@@ -3,7 +3,7 @@
 local STATES = {QUEUED = 1, RUNNING = 1, SUCCEEDED = 1, FAILED = 1, CANCELLED = 1, LOST = 1, KILLED = 1}
 local MOST_BODY = 1048576  -- bytes of what a record holds of a call; records.py: INLINE_BYTES
 -- All that is not large: it is no field that only one script wants.
-local RECORD = {'state', 'attempt', 'machine', 'region', 'entry', 'lane', 'watch', 'keep', 'ttl', 'pieces', 'parts', 'queued',
+local RECORD = {'state', 'attempt', 'machine', 'region', 'lane', 'watch', 'keep', 'ttl', 'pieces', 'parts', 'queued',
   'started', 'expires', 'losses', 'retries', 'raised', 'kill', 'bigger'}
 
 -- Fields of a call's record, by name, and its id; nothing else of what is no record.

@@ -1,9 +1,19 @@
 -- The time, and turns: what Fly limits for all clients together.
 -- Needs: lib_sound
 
+-- Of the beginning of the script, as all that it writes: in microseconds.
+local begun_us
+
+local function now_us()
+  if not begun_us then
+    local time = redis.call('TIME')
+    begun_us = time[1] * 1000000 + time[2]
+  end
+  return begun_us
+end
+
 local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return math.floor(now_us() / 1000)
 end
 
 -- When a token bucket is full (ms). One that would have its asker wait for longer than `most` is not of this clock, which

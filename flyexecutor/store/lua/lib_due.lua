@@ -1,5 +1,5 @@
 -- What is to be done about a lane's calls at some time.
--- Needs: lib_settle
+-- Needs: lib_places
 
 -- Does what is due: calls whose retry has waited long enough join the queue, those that waited too long end.
 -- Answers the milliseconds until something is due again, -1 if nothing will be.
@@ -12,8 +12,8 @@ local function tend_due(queue)
     if call.state == 'QUEUED' then
       if what == 'x' then
         expire(call)
-      elseif call.entry == '' then
-        redis.call('HSET', PREFIX .. ':call:' .. id, 'entry', put_into(queue, id))
+      else
+        put_into(queue, id)
       end
     end
   end

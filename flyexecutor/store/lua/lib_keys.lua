@@ -1,6 +1,6 @@
 -- The keys of an app, and what they hold. Scripts name keys that they have read from others, which Redis Cluster does not
 -- promise to allow: it is not supported. A script that needs this has PREFIX for its first argument.
---   PREFIX:call:ID (hash)         state lane entry queued attempt losses retries keep ttl watch pieces call name machine
+--   PREFIX:call:ID (hash)         state lane queued attempt losses retries keep ttl watch pieces call name machine
 --                                 region started, and as needed: raised kill expires expired parts bigger pointers
 --                                 progress logs; once it has ended: finished outcome_pieces outcome
 --   PREFIX:piece:NAME:N (string)  a payload too large for one request, told as pieces "NAME:how many". NAME of a call:
@@ -8,7 +8,10 @@
 --                                 ID.ATTEMPT.NUMBER, of what calls share: its id. So nobody writes over another's. It
 --                                 is stored for minutes; the script that takes it has it kept for longer
 --   PREFIX:uses:PART (string)     how many calls that have not ended name what they share
---   PREFIX:queue:LANE (stream)    one entry {id} for a call that is QUEUED or RUNNING; group "workers", consumer = machine
+--   PREFIX:queue:LANE (zset)      the calls that wait: when they came (us)
+--   PREFIX:claims:LANE (hash)     call that is RUNNING -> machine
+--   PREFIX:places:LANE (zset)     "MACHINE REGION NUMBER" for each call that a worker takes at once -> when it said so (us)
+--   PREFIX:inbox:MACHINE (stream) {call body name} for a call that was claimed for its worker, {kill} for one that it shall kill
 --   PREFIX:due:LANE (zset)        when something is to be done about a call (ms): "r ID" queue it again, "x ID" it expires
 --   PREFIX:workers:LANE (hash)    machine -> time of its join (ms)
 --   PREFIX:starts:LANE (zset)     reservation, or the machine that it became -> time at which it expires (ms)
@@ -24,7 +27,6 @@
 --   PREFIX:runs:SCHEDULE (list)   the calls that a schedule has made, the newest first
 --   PREFIX:scheduled:NAME (string)    the machine of a schedule, by the name that it has at Fly
 --   PREFIX:lanes (zset)           lane -> when it last had a call (ms)
---   PREFIX:orders:MACHINE (stream)    one entry {id} for each call that its worker shall kill
 --   PREFIX:same:ID (string)       a call with a key that is there under another id: a pointer to it (trust.py), for who asks
 --                                 by the id that the key gives now
 --   PREFIX:sent:CLIENT (string)   the last bundle that it has stored

@@ -6,21 +6,24 @@ local function read_load(lane)
   return by_name(LOAD, mend('HMGET', PREFIX .. ':load:' .. lane, unpack(LOAD)))
 end
 
+-- window: as it was noted before, if there is none; then nothing is noted of a lane that is not known.
+-- Answers whether a window has begun: something to be done now and then may be done then.
 local function note_load(lane, calls, window, at)
   local key, load = PREFIX .. ':load:' .. lane, read_load(lane)
+  window = window or count(load.window)
+  if window == 0 then return false end
   local age, peak = at - count(load.at), count(load.peak)
-  if age >= 2 * window or age < 0 then
-    redis.call('HSET', key, 'at', at, 'peak', calls, 'before', 0, 'window', window)
-  elseif age >= window then
-    redis.call('HSET', key, 'at', at, 'peak', calls, 'before', peak, 'window', window)
-  elseif calls > peak then
-    redis.call('HSET', key, 'peak', calls)
+  if age >= 0 and age < window then
+    if calls > peak then redis.call('HSET', key, 'peak', calls) end
+    return false
   end
+  local before = (age < 0 or age >= 2 * window) and 0 or peak
+  redis.call('HSET', key, 'at', at, 'peak', calls, 'before', before, 'window', window)
   redis.call('EXPIRE', key, DAY)
+  return true
 end
 
--- Whether fewer workers would have been enough of late. Redis wakes the reader that has waited longest, so a trickle of
--- calls keeps every worker from being idle for long: this tells that one is enough.
+-- Whether fewer workers would have been enough of late.
 local function spare(queue, concurrency, at)
   local lane = lane_of(queue)
   local load = read_load(lane)

@@ -1,64 +1,56 @@
--- The queue of a lane: one entry {id} for each call that is QUEUED or RUNNING.
+-- The calls of a lane that have not ended: its queue has those that wait, in the order of their arrival, its claims those
+-- that a machine has.
 -- Needs: lib_sound lib_keys
 local MOST_ID = 48  -- bytes of a call's id
-
--- What was in a queue that is made anew is queued again by who waits for it: see standing.lua.
-local function need_queue(queue)
-  local groups = redis.pcall('XINFO', 'GROUPS', queue)
-  for _, group in ipairs(groups) do
-    if group[2] == GROUP then return end
-  end
-  if is_damage(groups) then
-    redis.call('UNLINK', queue)
-  elseif groups.err and not string.find(tostring(groups.err), 'no such key', 1, true) then
-    redis.call('XINFO', 'GROUPS', queue)  -- Redis can't, or we may not: raised, as what it is
-  end
-  redis.call('XGROUP', 'CREATE', queue, GROUP, '0', 'MKSTREAM')
-  redis.call('EXPIRE', queue, UNFINISHED_TTL)
-end
-
-local function length(queue)
-  return mend('XLEN', queue)
-end
-
-local function running(queue)
-  return redis.pcall('XPENDING', queue, GROUP)[1] or 0
-end
+local IN_ONE_COMMAND = 1000  -- words: Lua passes some thousands at most
 
 -- The last part of "PREFIX:queue:LANE".
 local function lane_of(queue)
   return string.sub(queue, #PREFIX + 8)
 end
 
--- Answers the entry of the call.
-local function put_into(queue, id)
-  local entry = redis.pcall('XADD', queue, '*', 'id', id)
-  if not is_damage(entry) then return entry end
-  redis.call('UNLINK', queue)
-  need_queue(queue)
-  return redis.call('XADD', queue, '*', 'id', id)
+local function claims_of(queue)
+  return PREFIX .. ':claims:' .. lane_of(queue)
 end
 
-local function drop_entry(queue, entry)
-  redis.pcall('XACK', queue, GROUP, entry)
-  redis.pcall('XDEL', queue, entry)
+local function queued(queue)
+  return mend('ZCARD', queue)
 end
 
--- Whether the fields of an entry are what they should be.
-local function names_call(fields)
-  return #fields == 2 and fields[1] == 'id' and #fields[2] <= MOST_ID and string.find(fields[2], '^[%w._-]+$')
+local function running(queue)
+  return mend('HLEN', claims_of(queue))
 end
 
--- What this machine has claimed and not finished: the entry and the call's id of each.
+local function length(queue)
+  return queued(queue) + running(queue)
+end
+
+local function is_id(id)
+  return #id <= MOST_ID and string.find(id, '^[%w._-]+$')
+end
+
+-- A command with any number of words.
+local function in_parts(command, key, words)
+  for n = 1, #words, IN_ONE_COMMAND do
+    mend(command, key, unpack(words, n, math.min(#words, n + IN_ONE_COMMAND - 1)))
+  end
+end
+
+-- A call that waits no longer, and that no machine has.
+local function drop(queue, call)
+  if call.state ~= 'RUNNING' and mend('ZREM', queue, call.id) == 1 then return end
+  if mend('HDEL', claims_of(queue), call.id) == 1 then return end
+  mend('ZREM', PREFIX .. ':due:' .. lane_of(queue), 'r ' .. call.id)
+end
+
+-- The ids of what this machine has claimed and not finished.
 local function claimed_by(queue, machine)
   local found = {}
-  for _, pending in ipairs(redis.call('XPENDING', queue, GROUP, '-', '+', 10000, machine)) do
-    local entry = pending[1]
-    local read = redis.call('XRANGE', queue, entry, entry)
-    if #read == 0 or not names_call(read[1][2]) then
-      drop_entry(queue, entry)
-    else
-      found[#found + 1] = {entry = entry, id = read[1][2][2]}
+  local claims = mend('HGETALL', claims_of(queue))
+  for n = 1, #claims, 2 do
+    local id, by = claims[n], claims[n + 1]
+    if by == machine then
+      if is_id(id) then found[#found + 1] = id else redis.call('HDEL', claims_of(queue), id) end
     end
   end
   return found

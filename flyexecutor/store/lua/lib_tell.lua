@@ -15,12 +15,18 @@ local function watchers(watch)
   return string.gmatch(string.sub(watch or '', 1, MOST_WATCH), '%S+')
 end
 
+local lasts = {}  -- for how long the streams live that this script has looked at
+
 local function tell(watch, ttl, ...)
   for client in watchers(watch) do
     local stream = PREFIX .. ':outcomes:' .. client
     mend('XADD', stream, '*', ...)
     -- There may be something in it that is kept for longer: ttl is that of the call, not of the client.
-    if redis.call('TTL', stream) < ttl then redis.call('EXPIRE', stream, ttl) end
+    lasts[stream] = lasts[stream] or redis.call('TTL', stream)
+    if lasts[stream] < ttl then
+      redis.call('EXPIRE', stream, ttl)
+      lasts[stream] = ttl
+    end
   end
 end
 

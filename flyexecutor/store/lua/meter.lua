@@ -5,8 +5,6 @@
 -- bytes sent}.
 local queue, workers, starts = unpack(KEYS)
 local lane, at = lane_of(queue), now_ms()
-local total, busy = length(queue), 0
-if total > 0 then busy = running(queue) end
 local names = {'billed', 'useful', 'calls', 'starts', 'sent'}
 local meter = by_name(names, mend('HMGET', PREFIX .. ':meter:' .. lane, unpack(names)))
 local billed = count(meter.billed)
@@ -16,5 +14,5 @@ for n = 1, #awake, 2 do
   local till = count(mend('ZSCORE', starts, machine) or at)  -- who started it died, and it never came
   billed = billed + math.max(0, math.min(at, till) - whole(since, LARGEST, at))
 end
-return {total - busy, busy, mend('HLEN', workers), mend('ZCOUNT', starts, at, '+inf'), billed,
+return {queued(queue), running(queue), mend('HLEN', workers), mend('ZCOUNT', starts, at, '+inf'), billed,
   count(meter.useful), count(meter.calls), count(meter.starts), count(meter.sent)}

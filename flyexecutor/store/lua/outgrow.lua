@@ -6,8 +6,8 @@ local arg = {machine = ARGV[2], region = ARGV[3], id = ARGV[4], attempt = ARGV[5
 local call = read_call(arg.id)
 if call.state ~= 'RUNNING' or call.attempt ~= arg.attempt then return end
 if call.kill then
-  queue_again(KEYS[1], call.entry or '', call)
+  queue_again(KEYS[1], call)
 else
-  outgrow(KEYS[1], call.entry or '', call, {state = 'LOST', attempt = arg.attempt, machine = arg.machine, region = arg.region,
+  outgrow(KEYS[1], call, {state = 'LOST', attempt = arg.attempt, machine = arg.machine, region = arg.region,
     outcome = arg.reason, logs = arg.logs})
 end

@@ -1,5 +1,6 @@
 -- reserve: what enqueue does at its end, for a fleet that looks again; renews the reservations that it still has to act
--- on. What a dead host's open read has taken: RUNNING -> QUEUED | LOST | KILLED | FAILED. As due: QUEUED -> FAILED.
+-- on. What a worker that hangs has not read, and what a machine has that is no worker: RUNNING -> QUEUED | LOST | KILLED |
+-- FAILED. As due: QUEUED -> FAILED.
 -- Needs: lib_lose lib_due lib_reserve
 -- KEYS: 1 queue  2 workers  3 starts   ARGV: 1 prefix, then:
 local arg = {
@@ -22,11 +23,11 @@ local function drop_odd_workers()
   end
 end
 
-need_queue(queue)
 local due = tend_due(queue)
 drop_odd_workers()
-take_from_the_buried(queue, workers)
 local at = now_ms()
+take_from_the_buried(queue, workers)
+take_back_unread(queue, workers, at)
 for n = FIRST, #ARGV do mend('ZADD', starts, 'XX', at + arg.life, ARGV[n]) end
 local granted = reserve(arg, at)
 return {granted, redis.call('HGETALL', workers), redis.call('ZRANGE', starts, 0, -1), due, at}
