@@ -103,6 +103,22 @@ def queue_again(writer, key, record, lane):
     writer.hset(key, "lane", lane)
 
 
+def test_a_call_put_into_the_inbox_of_another_lane_does_not_run_there(make_executor, tmp_path, writer):
+    executor, gate = hold_queue(make_executor, tmp_path)
+    other = make_executor(env={"OTHER": "lane"}, max_workers=1, idle_timeout=WAIT)
+    machine = other.submit(tasks.machine_id).result(WAIT)
+    future = executor.submit(tasks.append_line, tmp_path / "ran", "moved")
+    key = key_of(executor, future, writer)
+    inbox = key.split(b":call:")[0] + b":inbox:" + machine.encode()
+    writer.xadd(inbox, {"call": f"{future.id} 1 - 0 0 ", "body": writer.hget(key, "call"), "name": ""})
+    assert other.submit(tasks.increment, 1).result(WAIT) == 2  # behind it
+    assert not (tmp_path / "ran").exists()
+    gate.open()
+    future.result(WAIT)
+    assert (tmp_path / "ran").read_text() == "moved\n"
+    assert future.machine_id != machine
+
+
 def test_a_call_moved_to_another_lane_does_not_run_there(make_executor, tmp_path, writer):
     executor, gate = hold_queue(make_executor, tmp_path)
     other = make_executor(env={"OTHER": "lane"})
