@@ -205,14 +205,14 @@ class Wire:
         await asyncio.gather(*self._carriers, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
-        carrier = asyncio.create_task(self._join(reader, near))
+        line = Line(near)
+        self._lines.add(line)  # at once: a task that is cancelled before it begins would leave it open
+        carrier = asyncio.create_task(self._join(line, reader, near))
         self._carriers.add(carrier)
         carrier.add_done_callback(self._carriers.discard)
 
-    async def _join(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+    async def _join(self, line: Line, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        line = Line(near)
-        self._lines.add(line)
         line.deaf = self._weather.deaf
         try:
             if line.deaf:
