@@ -31,6 +31,7 @@ settle_together(queue, function(shared)
     elseif call.state and (not STATES[call.state] or runs and not whole(call.attempt, MOST_ATTEMPTS)) then
       drop_pieces(pieces)
       fail_damaged(call, 'state or attempt', call.state .. ' ' .. (call.attempt or ''))
+      runs = false  -- it has ended
     elseif call.outcome_pieces == pieces then
       keep_pieces(pieces, ttl_of(call))  -- sent again after a lost answer: stored again, and perhaps for too long
     elseif call.state then
