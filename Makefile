@@ -17,6 +17,8 @@ PORT ?= 8123
 # More than cores: most tests wait, for machines that start. Each process has a local Fly and a Redis of its own.
 PROCESSES ?= 6
 BIN := .venv/bin
+# Compiled modules are kept: each process of the tests, and each of their machines, would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYXY = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 
 # Debian packages, where that is allowed without a password; elsewhere what needs them says what is missing.

@@ -75,6 +75,18 @@ def make_executor(local_fly: LocalFly, request: pytest.FixtureRequest) -> Iterat
     yield make
     for executor in made:
         executor.shutdown(wait=False, cancel_futures=True)  # a test that failed may have left a call at its gate
+    if made:
+        _destroy_machines(local_fly, request.node.nodeid)
+
+
+def _destroy_machines(local_fly: LocalFly, test: str) -> None:
+    """No other test starts them again: hundreds of processes that rest would take memory, and time of the kernel."""
+    url = f"{local_fly.api_url}/v1/apps/{local_fly.app}/machines"
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {local_fly.token}"
+        for machine in session.get(url, timeout=10).json():
+            if (machine.get("config") or {}).get("env", {}).get("TEST") == test:
+                session.delete(f"{url}/{machine['id']}?force=true", timeout=10)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ class Program:
         self._run = host.run
         self._id = machine.id
         self._memory = memory_mb(machine.config)
+        self._limit: MemoryLimit | None = None
         files.write_files(files.folder_of(host.run, machine.id), machine.config.get("files", ()), machine.secrets)
         command, env, cwd = host.process_of(machine)
         output = host.output(machine)
@@ -39,6 +40,8 @@ class Program:
 
     def watch(self, ended: Callable[[int], None]) -> None:
         """Tell the end of the main process, with its exit code as Popen has it, once no other is left."""
+        if self._memory:
+            self._limit = MemoryLimit(self.pid, self._memory * 1024 * 1024, self._note_oom)
         threading.Thread(target=self._watch, args=(ended,), name=f"machine {self._id}", daemon=True).start()
 
     def send(self, number: int) -> None:
@@ -56,17 +59,21 @@ class Program:
 
     def pause(self) -> bool:
         """Stop all processes where they are; False if the main one has ended instead."""
-        return processes.pause_group(self.pid)
+        paused = processes.pause_group(self.pid)
+        if paused and self._limit:
+            self._limit.pause()
+        return paused
 
     def resume(self) -> None:
         """Let them go on."""
+        if self._limit:
+            self._limit.resume()
         processes.resume_group(self.pid)
 
     def _watch(self, ended: Callable[[int], None]) -> None:
-        limit = MemoryLimit(self.pid, self._memory * 1024 * 1024, self._note_oom) if self._memory else None
         code = self._process.wait()
-        if limit:
-            limit.end()
+        if self._limit:
+            self._limit.end()
         self.kill()  # a machine's end takes all its processes with it
         ended(code)
 

@@ -121,11 +121,16 @@ def test_a_payload_that_is_too_large_for_redis_to_like_is_warned_of(executor, ca
 
 def test_what_shrinks_is_compressed_and_what_does_not_is_not(make_executor, local_redis):
     executor = make_executor(max_workers=1)
-    for data, least, most in ((b"abcdefgh" * 1_000_000, 0, 1_000_000), (os.urandom(8_000_000), 16_000_000, 18_000_000)):
-        executor.submit(tasks.increment, 1).result(WAIT)
+
+    def count_sent(data):
         local_redis.config_resetstat()
         assert executor.submit(tasks.echo, data).result(WAIT) == data
-        assert least <= local_redis.info("stats")["total_net_input_bytes"] <= most
+        return local_redis.info("stats")["total_net_input_bytes"]
+
+    for data, least, most in ((b"abcdefgh" * 1_000_000, 0, 1_000_000), (os.urandom(8_000_000), 16_000_000, 18_000_000)):
+        executor.submit(tasks.increment, 1).result(WAIT)
+        # Whatever else comes to this Redis, from machines of earlier tests or since a piece was sent again, is on top.
+        assert any(least <= count_sent(data) <= most for _ in range(3))
 
 
 def test_an_array_is_not_copied_into_its_pickle_and_arrives_writable(executor):
