@@ -197,12 +197,19 @@ class Wire:
 
     async def _close(self) -> None:
         self._heal()
-        self._server.close()
+        # Who was accepted in this moment has a task of asyncio's own, which comes to `_accept` before it ends. Once the
+        # server is closed it loses the connection instead, and leaves it open (CPython 3.11: Server._attach).
+        for listening in self._server.sockets:
+            self._loop.remove_reader(listening.fileno())
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for line in self._lines:
+                line.cut(reset=False)
+            for carrier in self._carriers:
+                carrier.cancel()
+            await asyncio.wait(others)
         for line in self._lines:
             line.cut(reset=False)
-        for carrier in self._carriers:
-            carrier.cancel()
-        await asyncio.gather(*self._carriers, return_exceptions=True)
+        self._server.close()
 
     def _accept(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         line = Line(near)

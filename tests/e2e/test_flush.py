@@ -64,10 +64,11 @@ def test_a_resting_machine_is_asked_for_before_flush_returns(
     assert executor.future(call_id).result(10) == 2
 
 
-def test_flush_tells_that_the_calls_are_stored_and_no_machine_was_had(make_executor, inject):
+def test_flush_tells_that_the_calls_are_stored_and_no_machine_was_had(make_executor, inject, until, caplog):
     inject(no_capacity=["iad"])
     executor = make_executor(regions=["iad"])
     future = executor.submit(tasks.increment, 1)
+    until(lambda: "no machine yet" in caplog.text)
     with pytest.raises(MachineStartError, match=r"the calls are stored.*no machine could be created in iad"):
         executor.flush(1.0)
     assert not future.done()
