@@ -126,19 +126,23 @@ class SimulatedFly:
         self._wake(box, "creating", self._times.boot)
         return box.id
 
-    def start(self, machine_id: str) -> None:
-        """Start a machine that rests."""
+    def start(self, machine_id: str) -> str:
+        """Start a machine that rests. Answers in which state it was."""
         box = self.boxes.get(machine_id)
         if box is None:
             raise MachinesError("no such machine", 404)
         bucket = Bucket(box.full_at)
         self._limit(bucket)
         box.full_at = bucket.full_at
+        before = box.state
+        if before == "started":
+            return before
         if box.state not in {"suspended", "stopped", "created"}:
             raise MachinesError(f"machine is {box.state}", 412)
         self.bill.starts += 1
         box.resumes = box.state == "suspended"
         self._wake(box, "starting", self._times.resume if box.resumes else self._times.boot)
+        return before
 
     def suspend(self, box: Box) -> None:
         """What its worker asks for when it has left."""

@@ -14,13 +14,14 @@ from benchmarks._fleet_fly import SimulatedFly
 from benchmarks._fleet_redis import SimulatedRedis
 from flyexecutor.errors import MachinesError, MachineStartError
 from flyexecutor.fleet import policy
-from flyexecutor.fleet.api import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE
+from flyexecutor.fleet.api import ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE, is_capacity
 from flyexecutor.fleet.launch import CREATE_BURST
-from flyexecutor.fleet.ledger import Ledger
+from flyexecutor.fleet.ledger import OVERTAKEN, Ledger
 from flyexecutor.fleet.lists import LIST_BURST, LIST_EVERY
 from flyexecutor.fleet.machine import Machine
 from flyexecutor.fleet.turns import Heard, Turns
 from flyexecutor.lane import Lane
+from flyexecutor.store.calls import Granted
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class SimulatedFleet:
         redis: SimulatedRedis,
         fly: SimulatedFly,
         *,
-        needed: Callable[[], bool],
+        busy_since: Callable[[], float | None],
         start_cost: float = 0.0,
     ) -> None:
         self.turns = Turns("sim")
@@ -43,7 +44,7 @@ class SimulatedFleet:
         self._rng = rng
         self._redis = redis
         self._fly = fly
-        self._needed = needed
+        self._busy_since = busy_since
         self._start_cost = start_cost  # seconds of this client's work for each start
         rules = redis.rules
         self._lane = Lane("sim", {}, (), rules.max_workers, 1, rules.boot_timeout, warm=rules.warm)
@@ -51,10 +52,17 @@ class SimulatedFleet:
         self._locked_until = -math.inf  # by us, who look for all
         self._program = Program(clock, self._run())
 
-    def start_soon(self, reservations: Sequence[str]) -> None:
-        """Turn these reservations into machines."""
-        self.turns.start_soon(reservations, self._clock.now)
+    def start_soon(self, granted: Granted) -> None:
+        """Start what calls were stored with."""
+        unserved = granted.waits and not granted.reservations and not granted.resting
+        self.turns.part_busy_times(self._ledger, self._busy_since())
+        self.turns.start_soon(granted.reservations, self._clock.now, at_once=unserved)
         self._program.wake()
+        for machine_id, _ in granted.resting:
+            action = policy.Wake(machine_id)
+            self._ledger.boot(machine_id, None, self._clock.now, seen=False)
+            self._ledger.begin(action)
+            Program(self._clock, self._wake_thread(action))
 
     # fleet.py
 
@@ -68,7 +76,7 @@ class SimulatedFleet:
 
     def _gather(self, next_create: float | None) -> Generator[Pause, None, None]:
         while True:
-            self.turns.park(self._needed)
+            self.turns.park(self._ledger, self._busy_since)
             due = self.turns.pace.due(next_create)
             left = math.inf if due is None else due - self._clock.now
             if left <= 0:
@@ -164,18 +172,49 @@ class SimulatedFleet:
         machine_id = action.machine.id
         try:
             if action.machine.state in policy.LEAVING:
-                while (machine := self._fly.get(machine_id)) and machine.state in policy.LEAVING:
-                    yield Pause(0.05)
+                yield from self._await_rest(machine_id)
             yield from self._request(lambda: self._fly.start(machine_id))
         except MachinesError as exc:
             passes = self._ledger.refuse(machine_id, exc, self._clock.now)
             self._forget(machine_id)
             self._trouble(exc, passing=passes)
         else:
-            self._ledger.boot(machine_id, action.machine.exit, self._clock.now)
+            self._ledger.accept(machine_id, self._clock.now)
             self.turns.accepted()
         finally:
             self._ledger.end(action)
+
+    def _wake_thread(self, action: policy.Wake) -> Steps:
+        machine_id = action.machine_id
+        try:
+            yield from self._start_unseen(machine_id)
+        except MachinesError as exc:
+            passes = self._ledger.refuse(machine_id, exc, self._clock.now)
+            self._forget(machine_id)
+            if passes:
+                self.turns.pace.look_by(0.0)
+                self._program.wake()
+            else:
+                self._trouble(exc)
+        else:
+            self._ledger.accept(machine_id, self._clock.now)
+            self.turns.accepted()
+        finally:
+            self._ledger.end(action)
+
+    def _start_unseen(self, machine_id: str) -> Steps:
+        try:
+            if (yield from self._request(lambda: self._fly.start(machine_id))) != "started":
+                return
+        except MachinesError as exc:
+            if exc.status not in OVERTAKEN or is_capacity(exc) or self._fly.get(machine_id) is None:
+                raise
+        yield from self._await_rest(machine_id)
+        yield from self._request(lambda: self._fly.start(machine_id))
+
+    def _await_rest(self, machine_id: str) -> Steps:
+        while (machine := self._fly.get(machine_id)) and machine.state in policy.LEAVING:
+            yield Pause(0.05)
 
     def _create(self) -> float | None:
         """Create what may be created now. Answers when the next may be."""
@@ -186,7 +225,7 @@ class SimulatedFleet:
             if create_at is None or create_at > now:
                 return create_at
             action = self._ledger.first
-            needed = self._needed()
+            needed = self._busy_since() is not None
             wanted = needed and self._redis.is_counted_on(action.reservation)
             self._ledger.take_create(wanted=wanted)
             if wanted:

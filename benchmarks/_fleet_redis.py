@@ -11,10 +11,11 @@ from typing import Protocol
 
 from benchmarks._clock import Clock
 from flyexecutor.fleet.launch import CREATE_EVERY
-from flyexecutor.store.calls import SUSPEND_EVERY, Stay
+from flyexecutor.store.calls import SUSPEND_EVERY, Granted, Stay
 from flyexecutor.store.lanes import RESERVATION_TTL, LaneLook
 
 UNREAD_FOR = 5.0  # seconds
+SETTLED = 1.0  # seconds after which who has left rests indeed, most likely
 RETRIES = 2  # of a call whose machine was lost: the executor's default
 
 
@@ -85,6 +86,7 @@ class SimulatedRedis:
     places: dict[str, Reader] = field(default_factory=dict)  # the one that rested last is the last
     workers: dict[str, str] = field(default_factory=dict)  # machine -> time of its join
     starts: dict[str, float] = field(default_factory=dict)  # reservation or machine -> when it expires
+    resting: dict[str, float] = field(default_factory=dict)  # machine -> when its worker left; that came last is last
     load: _Load = field(default_factory=_Load)
     creates: float = 0.0  # when the next machine may be created
     lists: float = 0.0  # when the next list may be asked for
@@ -99,12 +101,16 @@ class SimulatedRedis:
         """What waits and what runs."""
         return len(self.queue) + len(self.claims)
 
-    def enqueue(self, calls: Sequence[Call], name: str) -> Sequence[str]:
-        """enqueue.lua. Answers reservations."""
+    def enqueue(self, calls: Sequence[Call], name: str) -> Granted:
+        """enqueue.lua."""
         self.queue.extend(calls)
         self._hand_out()
         self.load.note(self.length, self.rules.load_window, self.clock.now)
-        return self._reserve(name) if self.queue else ()
+        if not self.queue:
+            return Granted()
+        resting: list[str] = []
+        reservations = self._reserve(name, resting)
+        return Granted(reservations, [(machine_id, "") for machine_id in resting], waits=True)
 
     def look(self, name: str, held: Iterable[str]) -> LaneLook:
         """reserve.lua."""
@@ -112,7 +118,7 @@ class SimulatedRedis:
         self._take_back_unread()
         for reservation in held:
             if reservation in self.starts:
-                self.starts[reservation] = self.clock.now + RESERVATION_TTL
+                self.starts[reservation] = max(self.starts[reservation], self.clock.now + RESERVATION_TTL)
         granted = self._reserve(name)
         return LaneLook(granted, dict(self.workers), frozenset(self.starts), None)
 
@@ -178,7 +184,7 @@ class SimulatedRedis:
             following = self._claim(machine_id)
         return following is None and self._spare(), following
 
-    def leave(self, machine_id: str, idle_left: float, *, suspends: bool) -> Stay | None:
+    def leave(self, machine_id: str, idle_left: float, *, suspends: bool, rests: bool) -> Stay | None:
         """leave.lua, without `must`. None: it has left."""
         now = self.clock.now
         self.places.pop(machine_id, None)
@@ -193,6 +199,9 @@ class SimulatedRedis:
             if turn > now:
                 return Stay(turn - now, "turn")
         self.workers.pop(machine_id, None)
+        if rests:
+            self.resting.pop(machine_id, None)
+            self.resting[machine_id] = now
         return None
 
     def bury(self, machine_id: str, joined: str) -> int:
@@ -216,16 +225,32 @@ class SimulatedRedis:
         load = max(self.length, self.load.most(self.rules.load_window, self.clock.now))
         return len(self.workers) > load
 
-    def _reserve(self, name: str) -> list[str]:
+    def _reserve(self, name: str, resting: list[str] | None = None) -> list[str]:
+        """resting: gets the machines that are handed out instead."""
         now = self.clock.now
         if self.first_expiry <= now:
             self.starts = {start: expires for start, expires in self.starts.items() if expires > now}
             self.first_expiry = min(self.starts.values(), default=math.inf)
         wanted = min(self.length, self.rules.max_workers)
-        granted = [f"{name}:{n}" for n in range(1, wanted - len(self.workers) - len(self.starts) + 1)]
-        for reservation in granted:
-            self._expect(reservation, RESERVATION_TTL)
+        granted: list[str] = []
+        for _ in range(wanted - len(self.workers) - len(self.starts)):
+            if resting is not None and (machine_id := self._take_resting()):
+                resting.append(machine_id)
+                self._expect(machine_id, RESERVATION_TTL)
+            else:
+                granted.append(f"{name}:{len(granted) + 1}")
+                self._expect(granted[-1], RESERVATION_TTL)
         return granted
+
+    def _take_resting(self) -> str | None:
+        """lib_resting.lua."""
+        while self.resting:
+            settled = (each for each, left_at in reversed(self.resting.items()) if left_at <= self.clock.now - SETTLED)
+            machine_id = next(settled, None) or next(iter(self.resting))
+            del self.resting[machine_id]
+            if machine_id not in self.workers and machine_id not in self.starts:
+                return machine_id
+        return None
 
     def _expect(self, start: str, seconds: float) -> None:
         expires = self.clock.now + seconds

@@ -17,6 +17,7 @@ from benchmarks._fleet_worker import SimulatedWorker
 from flyexecutor import FlyMachineExecutor
 from flyexecutor.client.outbox import BUNDLE_CALLS
 from flyexecutor.fleet.config import IDLE_SUSPENDED, load_window
+from flyexecutor.store.calls import Granted
 
 DAY = 86400.0
 TIMES = Times()
@@ -123,8 +124,8 @@ def fan_out(calls: int, seconds: float, machines: int, stock: int) -> Work:
 class StartsSoon(Protocol):
     """A fleet, as who sends calls knows it."""
 
-    def start_soon(self, reservations: Sequence[str]) -> None:
-        """Turn these reservations into machines."""
+    def start_soon(self, granted: Granted) -> None:
+        """Start what calls were stored with."""
 
 
 def ours(work: Work, seed: int, times: Times = TIMES, rules: Rules | None = None, start_cost: float = 0.0) -> Result:
@@ -140,21 +141,23 @@ def run_with(make_fleet: Callable[..., StartsSoon], work: Work, seed: int, times
     clock, rng = Clock(), random.Random(seed)
     lane = SimulatedRedis(clock, rules)
     calls = [Call(at, seconds) for at, seconds in work.calls]
-    sent = 0
+    sent, busy_since = 0, 0.0
 
     def guest(box: Box) -> SimulatedWorker:
         return SimulatedWorker(clock, lane, lambda: fly, box)
 
     fly = SimulatedFly(clock, rng, times, guest)
     fly.stock(work.stock)
-    fleet = make_fleet(clock, rng, lane, fly, needed=lambda: lane.ended < sent)
+    fleet = make_fleet(clock, rng, lane, fly, busy_since=lambda: busy_since if lane.ended < sent else None)
 
     def send() -> Steps:
-        nonlocal sent
+        nonlocal sent, busy_since
         while sent < len(calls):
             if calls[sent].at > clock.now:
                 yield Pause(calls[sent].at - clock.now)
             batch = [call for call in calls[sent : sent + BUNDLE_CALLS] if call.at <= clock.now]
+            if lane.ended == sent:
+                busy_since = clock.now
             sent += len(batch)
             fleet.start_soon(lane.enqueue(batch, f"batch{sent}"))
             if len(batch) == BUNDLE_CALLS:

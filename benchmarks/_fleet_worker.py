@@ -97,6 +97,7 @@ class SimulatedWorker:
             self.name,
             max(0.0, self._idle_since + rules.idle_timeout - now),
             suspends=self._box.keeper and not (self._turn_at is not None and now >= self._turn_at),
+            rests=self._box.keeper,
         )
         if stay is not None:
             self._ask_from = now + max(stay.seconds, LEAVE_AGAIN)

@@ -9,6 +9,7 @@ import base64
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Self
 
 from flyexecutor.errors import SettingsError
@@ -25,12 +26,21 @@ _CONCURRENCY = "FLYEXECUTOR_CONCURRENCY"
 _IDLE_TIMEOUT = "FLYEXECUTOR_IDLE_TIMEOUT"
 _MAX_LIFETIME = "FLYEXECUTOR_MAX_LIFETIME"
 _WARMUP = "FLYEXECUTOR_WARMUP"
-_IDLE, _SUSPEND, _STOP = "FLYEXECUTOR_IDLE", "suspend", "stop"
+_IDLE = "FLYEXECUTOR_IDLE"
 _SCHEDULED = "FLYEXECUTOR_SCHEDULED"
 _OURS = "FLYEXECUTOR_"  # how the names of our variables begin
 _APP, _MACHINE, _REGION, _IMAGE = "FLY_APP_NAME", "FLY_MACHINE_ID", "FLY_REGION", "FLY_IMAGE_REF"
 _NEEDED = (_APP, _MACHINE, REDIS_VARIABLE, _LANE, KEY_VARIABLE)
 _FOR_CALLS = (KEY_VARIABLE, _FALLBACKS, ENCRYPT_VARIABLE, REDIS_VARIABLE, _LANE)
+
+
+class Idle(StrEnum):
+    """What a machine does when it has nothing to do."""
+
+    SUSPEND = "suspend"  # it rests, and is resumed for the next calls
+    STOP = "stop"  # it rests, and is started for the next calls
+    END = "end"  # it is destroyed, or Fly starts it when its schedule says so
+
 
 _heard: dict[str, str] = {}  # from the worker of this process, if it is a runner
 here: Mapping[str, str] = Environment(_heard, os.environ)  # all that this process is told
@@ -52,7 +62,7 @@ class MachineEnvironment:
     idle_timeout: float  # seconds
     max_lifetime: float  # seconds
     warmup: bytes = b""  # sealed: what each of its processes runs before it is first suspended
-    suspends: bool | None = None  # when it has nothing to do; else it stops. None: not decided yet
+    idle: Idle | None = None  # None: not decided yet
     scheduled: str = ""  # the call that it submits when it starts, as JSON
 
     def to_env(self) -> dict[str, str]:
@@ -67,7 +77,7 @@ class MachineEnvironment:
             _MAX_LIFETIME: str(self.max_lifetime),
             _WARMUP: Secret(base64.b64encode(self.warmup).decode()),
         }
-        own = {} if self.suspends is None else env_of_one(suspends=self.suspends, scheduled=self.scheduled)
+        own = {} if self.idle is None else env_of_one(self.idle, self.scheduled)
         return {name: value for name, value in env.items() if value} | own
 
     @classmethod
@@ -91,7 +101,7 @@ class MachineEnvironment:
             idle_timeout=float(environ.get(_IDLE_TIMEOUT, "10")),
             max_lifetime=float(environ.get(_MAX_LIFETIME, "86400")),
             warmup=SecretBytes(base64.b64decode(environ.get(_WARMUP, ""))),
-            suspends=environ.get(_IDLE) == _SUSPEND,
+            idle=Idle(environ[_IDLE]) if environ.get(_IDLE) else None,
             scheduled=Secret(environ.get(_SCHEDULED, "")),
         )
 
@@ -103,9 +113,9 @@ class MachineEnvironment:
         return Trust(key, self.app, fallbacks, encrypts=self.encrypt and cipher.is_installed())
 
 
-def env_of_one(*, suspends: bool, scheduled: str = "") -> dict[str, str]:
+def env_of_one(idle: Idle, scheduled: str = "") -> dict[str, str]:
     """What one machine is told beside what all of its lane are."""
-    env = {_IDLE: _SUSPEND if suspends else _STOP}
+    env = {_IDLE: idle.value}
     return {**env, _SCHEDULED: Secret(scheduled)} if scheduled else env
 
 

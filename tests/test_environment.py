@@ -2,7 +2,15 @@
 
 import pytest
 
-from flyexecutor.environment import MachineEnvironment, env_of_one, for_calls, for_user_code, is_machine, show_keys
+from flyexecutor.environment import (
+    Idle,
+    MachineEnvironment,
+    env_of_one,
+    for_calls,
+    for_user_code,
+    is_machine,
+    show_keys,
+)
 from flyexecutor.errors import SettingsError
 from flyexecutor.payload import cipher
 from flyexecutor.payload.trust import Trust
@@ -28,14 +36,14 @@ def environment(**more):
         "idle_timeout": 0.25,
         "max_lifetime": 60.0,
         "warmup": SecretBytes(b"sealed\xff"),
-        "suspends": True,
+        "idle": Idle.SUSPEND,
         "scheduled": '{"name": "nightly"}',
     }
     return MachineEnvironment(**{**usual, **more})
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"suspends": False, "scheduled": ""}, {"encrypt": False, "warmup": b"", "keys": RING[:1]}]
+    "more", [{}, {"idle": Idle.END, "scheduled": ""}, {"encrypt": False, "warmup": b"", "keys": RING[:1]}]
 )
 def test_a_machine_reads_what_its_creator_has_said_and_what_fly_says(more):
     said = environment(**more)
@@ -47,9 +55,9 @@ def test_what_fly_says_is_not_said_for_it():
 
 
 def test_what_a_machine_is_told_alone_is_told_on_top_of_what_all_of_its_lane_are():
-    undecided = environment(suspends=None, scheduled="").to_env()
-    assert not set(undecided) & set(env_of_one(suspends=True, scheduled="x"))
-    for said in ({"suspends": False}, {"suspends": True, "scheduled": "{}"}):
+    undecided = environment(idle=None, scheduled="").to_env()
+    assert not set(undecided) & set(env_of_one(Idle.SUSPEND, "x"))
+    for said in ({"idle": Idle.STOP}, {"idle": Idle.SUSPEND, "scheduled": "{}"}):
         machine = MachineEnvironment.from_env({**undecided, **env_of_one(**said), **FLY})
         assert machine == environment(**{"scheduled": "", **said})
 
@@ -77,7 +85,7 @@ def test_a_runner_is_told_what_calls_need_and_user_code_nothing():
         "lane",
         True,
     )
-    assert (machine.warmup, machine.scheduled, machine.suspends) == (b"", "", False)
+    assert (machine.warmup, machine.scheduled, machine.idle) == (b"", "", None)
 
 
 def test_a_ring_reaches_a_machine_in_its_order():
@@ -105,9 +113,7 @@ def test_nothing_secret_is_shown():
     said = environment(redis_url="redis://:geheim@h:1", scheduled="sealed-call")
     whole = {**said.to_env(), **FLY}
     shown = (
-        repr(said.to_env())
-        + repr(MachineEnvironment.from_env(whole))
-        + repr(env_of_one(suspends=True, scheduled="sealed-call"))
+        repr(said.to_env()) + repr(MachineEnvironment.from_env(whole)) + repr(env_of_one(Idle.SUSPEND, "sealed-call"))
     )
     for secret in ("geheim", RING[0].hex(), RING[1].hex(), repr(RING[0]), "sealed", "c2VhbGVk"):
         assert secret not in shown

@@ -301,7 +301,8 @@ class Client:
             lane,
             client=f"{self._id}.{lane.name}",
             known=self.fleets.used,
-            needed=lambda: self._watcher.busy,
+            busy_since=lambda: self._watcher.busy_since,
+            is_vouched=self._trust.is_vouched,
             failed=self._no_machine,
         )
 

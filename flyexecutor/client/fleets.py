@@ -6,12 +6,13 @@ Owns no thread: that of a fleet is one of the client's. `close` ends them all, a
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from flyexecutor.client.threads import Threads
 from flyexecutor.errors import MachineStartError
 from flyexecutor.fleet.fleet import Fleet
 from flyexecutor.lane import Lane
+from flyexecutor.store.calls import Granted
 
 log = logging.getLogger("flyexecutor")
 
@@ -51,12 +52,12 @@ class Fleets:
     def tend(self, name: str) -> None:
         """A call has gone to a lane: see that it has a machine there, if it is one of ours."""
         if fleet := self._of(name):
-            fleet.start_soon(())
+            fleet.tend()
 
-    def start_soon(self, lane: Lane, reservations: Sequence[str]) -> None:
+    def start_soon(self, lane: Lane, granted: Granted) -> None:
         """Calls were stored: start what Redis has granted."""
         if fleet := self._fleets.get(lane.name):
-            fleet.start_soon(reservations)
+            fleet.start_soon(granted)
         for other in lane.others:
             if fleet := self._fleets.get(other.name):
                 fleet.watch()

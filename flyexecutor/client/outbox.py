@@ -13,7 +13,7 @@ from flyexecutor.call import Call, Part
 from flyexecutor.errors import FlyExecutorError, RedisUnavailableError
 from flyexecutor.lane import Lane
 from flyexecutor.store import outage
-from flyexecutor.store.calls import BUNDLE_BYTES, Store
+from flyexecutor.store.calls import BUNDLE_BYTES, Granted, Store
 from flyexecutor.store.records import UNTAKEN_TTL
 
 BUNDLE_CALLS = 500
@@ -37,7 +37,7 @@ class Outbox:
         *,
         client: str,
         result_ttl: float,
-        stored: Callable[[Lane, Sequence[str]], None],
+        stored: Callable[[Lane, Granted], None],
         failed: Callable[[Sequence[Call], FlyExecutorError], None],
     ) -> None:
         self._store = store
@@ -171,7 +171,7 @@ class Outbox:
             try:
                 with outage.noticed(self._store.address):
                     self._send_parts(bundle)
-                    reservations = self._store.enqueue(
+                    granted = self._store.enqueue(
                         lane,
                         bundle,
                         client=self._client,
@@ -194,7 +194,7 @@ class Outbox:
                 return
             else:
                 self._reached, self._down_since = True, None
-                self._stored(lane, reservations)  # before flush returns: who exits then waits for the fleet too
+                self._stored(lane, granted)  # before flush returns: who exits then waits for the fleet too
                 self._done(bundle, None)
                 return
 

@@ -78,6 +78,7 @@ class Watcher:
         self._pause = FIRST_PAUSE  # before Redis is tried again; all four the thread's own
         self._changed = threading.Condition()  # guards what follows
         self._pending: dict[str, FlyFuture[object]] = {}
+        self._busy_since = 0.0
         self._submitted = 0  # of the pending, those that are not attached
         self._closed = False
         self._drained: Callable[[], None] | None = None
@@ -86,6 +87,8 @@ class Watcher:
         """Resolve this future when its outcome comes. To be called before the call is sent."""
         self._waiting(future.id, True)  # before it can be dropped
         with self._changed:
+            if not self._pending:
+                self._busy_since = time.monotonic()
             self._pending[future.id] = future
             self._submitted += not future.attached
             self._changed.notify_all()
@@ -101,9 +104,10 @@ class Watcher:
             return list(self._pending.values())
 
     @property
-    def busy(self) -> bool:
-        """Whether any future has not ended."""
-        return bool(self._pending)
+    def busy_since(self) -> float | None:
+        """Since when there was always a future that had not ended (monotonic); None: there is none."""
+        with self._changed:
+            return self._busy_since if self._pending else None
 
     def when_drained(self, then: Callable[[], None]) -> None:
         """End the thread as soon as no call that was submitted here is pending; it then calls `then`."""

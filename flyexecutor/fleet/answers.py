@@ -112,6 +112,12 @@ def read_machine(answer: object, machine_id: str = "") -> Machine:
     return machine
 
 
+def read_state_before(answer: object) -> str:
+    """In which state a machine was that has been started; empty: that was not told."""
+    before = answer.get("previous_state") if isinstance(answer, dict) else None
+    return before if isinstance(before, str) and is_word(before) else ""
+
+
 def read_regions(answer: object) -> list[str]:
     """The regions of a list of them."""
     regions = answer.get("regions") if isinstance(answer, dict) else None

@@ -133,9 +133,9 @@ class MachinesClient:
         body = {"config": dict(config), "skip_launch": True}
         return answers.read_machine(answers.read_json(self._request("POST", _path(machine_id), body)))
 
-    def start(self, machine_id: str) -> None:
-        """Start a machine that is stopped, suspended or created."""
-        self._request("POST", _path(machine_id, "start"), {})
+    def start(self, machine_id: str) -> str:
+        """Start a machine that is stopped, suspended or created. Answers in which state it was."""
+        return answers.read_state_before(answers.read_json(self._request("POST", _path(machine_id, "start"), {})))
 
     def stop(self, machine_id: str) -> None:
         """Stop a machine: its stop signal, then SIGKILL."""

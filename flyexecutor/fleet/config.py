@@ -20,7 +20,7 @@ from flyexecutor.arguments import (
     read_regions,
     read_volume,
 )
-from flyexecutor.environment import MachineEnvironment, env_of_one
+from flyexecutor.environment import Idle, MachineEnvironment, env_of_one
 from flyexecutor.fleet import guests
 from flyexecutor.fleet.machine import FAMILY_KEY, KEEPER_KEY, LAUNCH_KEY, METADATA_KEY, OWNER_KEY, PREPARED_KEY
 from flyexecutor.lane import Lane, name_lane
@@ -161,14 +161,14 @@ def config_of_machine(
 ) -> dict[str, Any]:
     """The `config` of one machine of the lane.
 
-    rests: a keeper may be suspended. prepared, launch: what its metadata tells whoever sees it (machine.py). scheduled:
-    the call that it submits when it starts (schedules.py).
+    rests: a keeper rests when it has nothing to do, for whoever starts it next. prepared, launch: what its metadata
+    tells whoever sees it (machine.py). scheduled: the call that it submits when it starts (schedules.py).
     """
     config = dict(lane.config)
     if volume_id:
         config["mounts"] = [{**config["mounts"][0], "volume": volume_id}]
-    suspends = keeper and rests and lane.suspends
-    config["env"] = {**config["env"], **env_of_one(suspends=suspends, scheduled=scheduled)}
+    resting = Idle.SUSPEND if lane.suspends else Idle.STOP
+    config["env"] = {**config["env"], **env_of_one(resting if keeper and rests else Idle.END, scheduled)}
     config["metadata"] = {**config["metadata"], KEEPER_KEY: str(int(keeper))}
     if prepared:
         config["metadata"][PREPARED_KEY] = "1"

@@ -9,7 +9,7 @@ starts the machines. One client of many looks for all of them; when it dies, its
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from flyexecutor.errors import MachinesError, MachineStartError, RedisUnavailableError
 from flyexecutor.fleet import policy
@@ -22,14 +22,16 @@ from flyexecutor.fleet.retirement import Retirement
 from flyexecutor.fleet.turns import Heard, Turns
 from flyexecutor.lane import Lane
 from flyexecutor.store import outage
-from flyexecutor.store.calls import Store
+from flyexecutor.store.calls import Granted, Store
 from flyexecutor.store.lanes import GIVE_UP_WITHIN
 
 log = logging.getLogger("flyexecutor")
 
 
 class Fleet:
-    """The machines of one lane, as one client tends them."""
+    """The machines of one lane, as one client tends them. Its attributes are many since it wires what looks, starts and
+    ends machines.
+    """
 
     def __init__(
         self,
@@ -40,13 +42,15 @@ class Fleet:
         *,
         client: str,
         known: Callable[[], Iterable[str]],
-        needed: Callable[[], bool],
+        busy_since: Callable[[], float | None],
+        is_vouched: Callable[[str, str, str], bool],
         failed: Callable[[Lane, MachineStartError], None],
     ) -> None:
         self.lane = lane  # its limits may change
         self._store = store
         self._lists = lists
-        self._needed = needed
+        self._busy_since = busy_since  # since when calls of this client were always pending (monotonic); None: none is
+        self._is_vouched = is_vouched  # whether a machine is one of the lane, by this proof
         self._failed = failed
         self._changed = threading.Condition()  # guards what is owed and the pace of the turns, and the next
         self._closed = False
@@ -59,25 +63,53 @@ class Fleet:
             lane,
             raised=self._launch_raised,
             launched=self._launched,
+            outdated=self._launch_outdated,
             troubled=self._trouble,
         )
         self._losses = Losses(store, machines, self._launcher, self._turns, troubled=self._trouble)
         self._retirement = Retirement(store, machines, client, known=known)
 
-    def start_soon(self, reservations: Sequence[str]) -> None:
-        """Turn these reservations into machines, and see that pending calls have machines. Returns at once."""
+    def start_soon(self, granted: Granted) -> None:
+        """Start what calls were stored with, and see that pending calls have machines. Returns at once."""
+        resting = [machine_id for machine_id, proof in granted.resting if self._rests(machine_id, proof)]
+        # That is a reservation like others, with an odd name.
+        refused = [machine_id for machine_id, _ in granted.resting if machine_id not in resting]
+        unserved = granted.waits and not granted.reservations and not granted.resting
         with self._changed:
             now = time.monotonic()
             self._assurance.want(now)
-            self._turns.start_soon(reservations, now)
+            owed = [*granted.reservations, *refused, *(resting if self._closed else ())]
+            self._turns.part_busy_times(self._launcher.ledger, self._busy_since())
+            self._turns.start_soon(owed, now, at_once=unserved)
+            wakes = [] if self._closed else self._launcher.expect(resting)
             self._changed.notify_all()
+        for action in wakes:
+            self._launcher.wake(action)  # here and now: a request waits for it
         if self._closed:
             self._give_back()
+
+    def _rests(self, machine_id: str, proof: str) -> bool:
+        """Whether a worker of ours has said so."""
+        vouched = self._is_vouched(self.lane.name, machine_id, proof)
+        if not vouched:
+            log.warning(
+                "machine %s is not started: Redis has it among those that rest, and no worker of ours", machine_id
+            )
+        return vouched
 
     def watch(self) -> None:
         """See that calls have machines which clients with another ring have left here. Returns at once."""
         with self._changed:
-            self._turns.pace.woken = True
+            self._turns.pace.wake(time.monotonic(), at_once=True)
+            self._changed.notify_all()
+
+    def tend(self) -> None:
+        """See that a call has a machine that somebody else has left here, and that is ours now. Returns at once."""
+        with self._changed:
+            now = time.monotonic()
+            self._assurance.want(now)
+            self._turns.part_busy_times(self._launcher.ledger, self._busy_since())
+            self._turns.start_soon((), now)
             self._changed.notify_all()
 
     def change_lane(self, lane: Lane) -> None:
@@ -164,7 +196,7 @@ class Fleet:
         while not self._closed and (create_at := self._launcher.next_create()) is not None:
             if create_at > time.monotonic():
                 return create_at
-            self._launcher.create_next(self._needed())
+            self._launcher.create_next(needed=self._busy_since() is not None)
         return None
 
     def _gather(self, next_create: float | None) -> bool:
@@ -172,7 +204,7 @@ class Fleet:
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
-                if self._turns.park(self._needed):
+                if self._turns.park(self._launcher.ledger, self._busy_since):
                     self._assurance.secure(now)
                 due = self._turns.pace.due(next_create)
                 if due is not None and due <= now:
@@ -249,10 +281,15 @@ class Fleet:
         self._turns.accepted()
         self._assurance.secure(asked_at)
 
-    def _launch_raised(self, reservation: str, raised: BaseException) -> None:
-        with self._changed:
-            self._turns.owed.add(reservation)  # if Redis still has it
+    def _launch_raised(self, action: policy.Start | policy.Create | policy.Wake, raised: BaseException) -> None:
+        if not isinstance(action, policy.Wake):  # of that a look tells whether it came
+            with self._changed:
+                self._turns.owed.add(action.reservation)  # if Redis still has it
         self._stumble(raised)
+
+    def _launch_outdated(self, refused: MachinesError) -> None:
+        log.info("another machine is sought: %s", refused)
+        self._look_at_once()
 
     def _stumble(self, raised: BaseException) -> float:
         """A thread could not go on with what it did. Answers when to try again."""

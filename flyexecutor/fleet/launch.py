@@ -10,14 +10,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from flyexecutor.errors import MachinesError
 from flyexecutor.fleet import policy
 from flyexecutor.fleet.api import MachinesClient, is_capacity, is_too_soon
 from flyexecutor.fleet.creation import create_machine
-from flyexecutor.fleet.ledger import Ledger
+from flyexecutor.fleet.ledger import OVERTAKEN, Ledger
 from flyexecutor.fleet.lists import Lists
 from flyexecutor.fleet.machine import Machine
 from flyexecutor.lane import Lane
@@ -28,7 +28,7 @@ CREATE_BURST = 3
 REST_PATIENCE = 5.0  # seconds for a machine that is about to rest; then it is started, and who refuses says why
 TOO_SOON_PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0, 4.0)  # seconds between two starts: an image is fetched in some 6 and more
 
-_Action = TypeVar("_Action", policy.Start, policy.Create)
+_Action = TypeVar("_Action", policy.Start, policy.Create, policy.Wake)
 
 log = logging.getLogger("flyexecutor")
 
@@ -43,8 +43,9 @@ class Launcher:
         lists: Lists,
         lane: Lane,
         *,
-        raised: Callable[[str, BaseException], None],
+        raised: Callable[[policy.Start | policy.Create | policy.Wake, BaseException], None],
         launched: Callable[[float], None],
+        outdated: Callable[[MachinesError], None],
         troubled: Callable[[MachinesError, bool], None],
     ) -> None:
         self.lane = lane
@@ -52,8 +53,9 @@ class Launcher:
         self._store = store
         self._machines = machines
         self._lists = lists
-        self._raised = raised  # what one of our threads has raised, and for which reservation
+        self._raised = raised  # what one of our threads has raised, and at what
         self._launched = launched  # Fly has taken a start or a create that was asked for at this time (monotonic)
+        self._outdated = outdated  # a machine that was said to rest does not
         self._troubled = troubled  # something could not be had; whether that passes by itself
         self._closed = threading.Event()
         self._settled = threading.Condition()  # notified when less is under way
@@ -91,26 +93,72 @@ class Launcher:
         try:
             if machine.state in policy.LEAVING:
                 self._await_rest(machine)
-            asked_at = self._start_when_it_can(machine.id)
+            asked_at, _ = self._start_when_it_can(machine.id)
         except MachinesError as exc:
             passes = self.ledger.refuse(machine.id, exc, time.monotonic())
             self.forget(machine.id)
             self._troubled(exc, passes)
         else:
-            self.ledger.boot(machine.id, machine.exit, time.monotonic())
+            self.ledger.accept(machine.id, time.monotonic())
             self._launched(asked_at)
 
-    def _start_when_it_can(self, machine_id: str) -> float:
+    def expect(self, machine_ids: Iterable[str]) -> list[policy.Wake]:
+        """These machines are ours to start: `wake` each."""
+        actions = [policy.Wake(machine_id) for machine_id in machine_ids]
+        for action in actions:
+            self.ledger.boot(action.machine_id, None, time.monotonic(), seen=False)
+            self.ledger.begin(action)
+        return actions
+
+    def wake(self, action: policy.Wake) -> None:
+        """Start a machine that rests, by the word of its worker, in a thread."""
+        self._in_thread(self._wake, action)
+
+    def _wake(self, action: policy.Wake) -> None:
+        machine_id = action.machine_id
+        try:
+            asked_at = self._start_unseen(machine_id)
+        except MachinesError as exc:
+            passes = self.ledger.refuse(machine_id, exc, time.monotonic())
+            self.forget(machine_id)
+            if passes:
+                self._outdated(exc)
+            else:
+                self._troubled(exc, False)
+        else:
+            self.ledger.accept(machine_id, time.monotonic())
+            self._launched(asked_at)
+
+    def _start_unseen(self, machine_id: str) -> float:
         """Answers when it was asked for."""
+        try:
+            asked_at, before = self._start_when_it_can(machine_id)
+            if before != "started":  # of what runs Fly takes a start, which does nothing
+                return asked_at
+        except MachinesError as exc:
+            if exc.status not in OVERTAKEN or is_capacity(exc):
+                raise
+        # Its worker has just left, and what it does to rest takes a moment; or somebody has changed it since.
+        machine = self._machines.get(machine_id)
+        if machine is None or machine.lane != self.lane.name:
+            raise MachinesError(f"machine {machine_id} is not of this lane any longer", 404)
+        if machine.state in policy.LEAVING:
+            self._await_rest(machine)
+        elif machine.state not in policy.STARTABLE:
+            raise MachinesError(f"machine {machine_id} is {machine.state}", 412)
+        return self._start_when_it_can(machine_id)[0]
+
+    def _start_when_it_can(self, machine_id: str) -> tuple[float, str]:
+        """Answers when it was asked for, and in which state the machine was."""
         for pause in (*TOO_SOON_PAUSES, None):
             asked_at = time.monotonic()
             try:
-                self._machines.start(machine_id)
+                before = self._machines.start(machine_id)
             except MachinesError as exc:
                 if pause is None or not is_too_soon(exc) or self._closed.wait(random.uniform(0.5, 1.0) * pause):
                     raise
             else:
-                return asked_at
+                return asked_at, before
         raise AssertionError("unreachable")
 
     def _await_rest(self, machine: Machine) -> None:
@@ -123,6 +171,8 @@ class Launcher:
             if exc.status != 408:
                 raise
             seen = self._machines.get(machine.id)
+            if self._store.is_worker(self.lane.name, machine.id):
+                return  # somebody has started it meanwhile
             if seen and seen.state == "started":  # else it rests in the other way, or will: the start will tell
                 # Fly takes a start of what runs, which does nothing. It hangs, or runs what Redis has forgotten.
                 self.ledger.avoid(machine.id, time.monotonic())
@@ -134,7 +184,7 @@ class Launcher:
         """When `create_next` may be called (monotonic); None: nothing is to be created. Takes the moment in Redis."""
         return self.ledger.next_create(time.monotonic(), lambda: self._store.pace_create(CREATE_EVERY, CREATE_BURST))
 
-    def create_next(self, needed: bool) -> None:
+    def create_next(self, *, needed: bool) -> None:
         """Create the machine that has waited longest, in a thread; or give its reservation back."""
         action = self.ledger.first
         # It may have waited for long. A Redis that was emptied meanwhile has granted others in its place. While Redis
@@ -193,7 +243,7 @@ class Launcher:
             try:
                 work(action)
             except BaseException as exc:  # noqa: BLE001 - the fleet logs it
-                self._raised(action.reservation, exc)
+                self._raised(action, exc)
             finally:
                 self.ledger.end(action)
                 self.note_less()

@@ -7,12 +7,12 @@ the same ledger. It has no clock: whoever asks says what time it is, in seconds,
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flyexecutor.errors import MachinesError
 from flyexecutor.fleet.api import is_capacity, is_too_soon
 from flyexecutor.fleet.machine import Exit
-from flyexecutor.fleet.policy import Boot, Create, Start
+from flyexecutor.fleet.policy import Boot, Create, Start, Wake
 
 AVOID_FOR = 60.0  # seconds: a machine whose host had no room, or that does not rest, or is not that far for longer than
 # Of a start: the machine has gone, or is in another state than it was when we looked. The next look shows it.
@@ -36,7 +36,7 @@ class Ledger:
         self._boots: dict[str, Boot] = {}
         self._avoided: dict[str, float] = {}  # machine -> until when
         self._waiting: deque[Create] = deque()  # creates, for their moment
-        self._with_fly: dict[str, Start | Create] = {}  # by reservation
+        self._with_fly: list[Start | Create | Wake] = []
         self._create_at: float | None = None  # the moment that was taken for the next create
 
     @property
@@ -48,7 +48,7 @@ class Ledger:
     def in_hand(self) -> InHand:
         """What is under way now."""
         with self._lock:
-            creating = [*(asked for asked in self._with_fly.values() if isinstance(asked, Create)), *self._waiting]
+            creating = [*(asked for asked in self._with_fly if isinstance(asked, Create)), *self._waiting]
             return InHand(creating, self._starting(), dict(self._boots))
 
     def keep(self, before: InHand, starts: frozenset[str]) -> InHand:
@@ -70,19 +70,20 @@ class Ledger:
             )
 
     def _starting(self) -> frozenset[str]:
-        return frozenset(asked.machine.id for asked in self._with_fly.values() if isinstance(asked, Start))
+        started = {asked.machine.id for asked in self._with_fly if isinstance(asked, Start)}
+        return frozenset(started | {asked.machine_id for asked in self._with_fly if isinstance(asked, Wake)})
 
     # With Fly
 
-    def begin(self, start: Start) -> None:
+    def begin(self, start: Start | Wake) -> None:
         """This start is asked for, until `end`."""
         with self._lock:
-            self._with_fly[start.reservation] = start
+            self._with_fly.append(start)
 
-    def end(self, action: Start | Create) -> None:
+    def end(self, action: Start | Create | Wake) -> None:
         """Fly has answered, or something went wrong."""
         with self._lock:
-            del self._with_fly[action.reservation]
+            self._with_fly.remove(action)
 
     def refuse(self, machine_id: str, error: MachinesError, now: float) -> bool:
         """Fly has refused to start this machine. Answers whether that passes by itself."""
@@ -121,7 +122,7 @@ class Ledger:
             create = self._waiting.popleft()
             self._create_at = None
             if wanted:
-                self._with_fly[create.reservation] = create
+                self._with_fly.append(create)
 
     def drop_creates(self) -> list[str]:
         """Create no more; answers the reservations of those that waited."""
@@ -131,10 +132,16 @@ class Ledger:
 
     # Boots
 
-    def boot(self, machine_id: str, exit_before: Exit | None, now: float) -> None:
-        """This machine is on its way from now on."""
+    def boot(self, machine_id: str, exit_before: Exit | None, now: float, *, seen: bool = True) -> None:
+        """This machine is on its way from now on. seen: how it had ended before is known."""
         with self._lock:
-            self._boots[machine_id] = Boot(now, exit_before)
+            self._boots[machine_id] = Boot(now, exit_before, seen)
+
+    def accept(self, machine_id: str, now: float) -> None:
+        """Fly has accepted its start: it is on its way since now, if anybody still counts on it."""
+        with self._lock:
+            if boot := self._boots.get(machine_id):
+                self._boots[machine_id] = replace(boot, asked_at=now)
 
     def is_booting(self, machine_id: str) -> bool:
         """Whether we count on this machine."""
@@ -145,6 +152,12 @@ class Ledger:
         """Count on this machine no longer."""
         with self._lock:
             self._boots.pop(machine_id, None)
+
+    def forget_boots(self) -> None:
+        """Nobody needs a machine any longer: when one is needed again, who is on the way then is another's, perhaps."""
+        with self._lock:
+            starting = self._starting()
+            self._boots = {machine_id: boot for machine_id, boot in self._boots.items() if machine_id in starting}
 
     def avoid(self, machine_id: str, now: float) -> None:
         """Start another than this machine, for a while."""

@@ -31,6 +31,7 @@ class Boot:
 
     asked_at: float  # seconds, by the clock of `Snapshot.moment`: when its start was asked for
     exit_before: Exit | None  # how it had ended before
+    seen: bool = True  # else its worker had said that it rests, and nobody has looked how it had ended before
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,13 @@ class Start:
 
     reservation: str
     machine: Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Start or resume this machine, which Redis has handed out: its worker has said that it rests."""
+
+    machine_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +152,12 @@ def _lose(seen: Snapshot) -> list[Action]:
         machine = by_id.get(machine_id)
         if machine_id not in seen.starts or (machine and machine.state not in GONE):
             continue
-        if machine and machine.exit != boot.exit_before:
+        if machine and boot.seen and machine.exit != boot.exit_before:
             actions.append(GiveUp(machine_id, machine, again=_passes(machine.exit)))
         elif seen.moment - boot.asked_at > OVERDUE:  # before that the start, or a list that has it, may be on its way
-            actions.append(GiveUp(machine_id, machine, again=machine is None or machine.state != "failed"))
+            unseen = None if machine is None or boot.seen else machine.exit
+            again = (machine is None or machine.state != "failed") and (unseen is None or _passes(unseen))
+            actions.append(GiveUp(machine_id, machine, again=again))
     return actions
 
 

@@ -5,6 +5,7 @@ begins, Redis is read (`hear`), then Fly (`plan`), and the actions are carried o
 asks says what time it is, in seconds by a clock that only runs on (monotonic).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from flyexecutor.lane import Lane
 from flyexecutor.store.lanes import LaneLook
 
 LOOK_EVERY = 5.0  # seconds; Fly allows one list a second per app, which all lanes and clients share
+LOOK_AT_LEAST_EVERY = 600.0  # seconds: a client whose calls end sooner looks now and then all the same
 FIRST_PAUSE = 0.5  # seconds before the look that follows on a trouble; it doubles up to LOOK_EVERY
 UNWANTED_FOR = 20.0  # seconds that a machine runs for nobody: one that has just left its lane is about to rest
 FIRST_CONTACT = 5.0  # seconds: an API that never answered is a wrong setting rather than an outage
@@ -33,8 +35,8 @@ class Turn:
 
     @property
     def held(self) -> list[str]:
-        """The reservations to renew."""
-        return [*self.owed, *self.creating]
+        """The reservations to renew, and the machines that are on their way."""
+        return [*self.owed, *self.creating, *self.in_hand.boots]
 
     @property
     def creating(self) -> frozenset[str]:
@@ -60,12 +62,21 @@ class Pace:
     """When a fleet looks: every few seconds while calls are pending, sooner after trouble, never while it is parked."""
 
     def __init__(self) -> None:
-        self.woken = False
+        self.woken, self.woken_at = False, 0.0
         self.look_at = 0.0
+        self._looked_at = -math.inf
         self._pause = FIRST_PAUSE
+
+    def wake(self, now: float, *, at_once: bool) -> None:
+        """Calls are pending from now on. at_once: the first look is due now; else in its time, if they last so long."""
+        if not self.woken:
+            self.woken, self.woken_at = True, now
+            overdue = at_once or now - self._looked_at >= LOOK_AT_LEAST_EVERY
+            self.look_at = max(self.look_at, now if overdue else now + LOOK_EVERY)
 
     def begin(self, now: float) -> None:
         """A look begins: the next follows in its time."""
+        self._looked_at = now
         self.look_at = now + LOOK_EVERY
 
     def look_by(self, moment: float) -> None:
@@ -107,12 +118,13 @@ class Troubles:
         passing: it is known to pass by itself.
         """
         self.obstacle = error
+        self.reached = self.reached or error.status is not None
         if self._since is None:
             self._since = now
         never = isinstance(error, MachineStartError) and error.phase != "create"
         patience = 0.0
         if passing or is_capacity(error) or (is_transient(error) and not never):
-            patience = boot_timeout if self.reached or error.status else FIRST_CONTACT
+            patience = boot_timeout if self.reached else FIRST_CONTACT
         return now - self._since < patience
 
     def tell(self) -> None:
@@ -136,22 +148,31 @@ class Turns:
         self._ending_since: float | None = None  # machine after machine ends before its worker joins
         self._unwanted: dict[str, float] = {}  # machine -> since when each look finds that it runs for nobody
 
-    def start_soon(self, reservations: Iterable[str], now: float) -> None:
-        """Calls were stored, with these reservations."""
-        self.pace.woken = True
+    def start_soon(self, reservations: Iterable[str], now: float, *, at_once: bool = True) -> None:
+        """Calls were stored, with these reservations. at_once: else, whether they need a look soon."""
+        self.pace.wake(now, at_once=at_once)
         owed = set(reservations)
         if owed:
             self.owed |= owed
             self.pace.look_at = now
 
-    def park(self, needed: Callable[[], bool]) -> bool:
+    def park(self, ledger: Ledger, busy_since: Callable[[], float | None]) -> bool:
         """Look no more until calls are stored, if all have ended. Answers whether that has come to be so."""
-        if not self.pace.woken or self.owed or needed():
+        if not self.pace.woken or self.owed or busy_since() is not None:
             return False
-        self.pace.woken = False
-        self.accepted()
-        self._ending_since = None
+        self._park(ledger)
         return True
+
+    def part_busy_times(self, ledger: Ledger, busy_since: float | None) -> None:
+        """Be as if parked in between, if all calls had ended by the time that the next were submitted."""
+        if self.pace.woken and not self.owed and (busy_since is None or busy_since > self.pace.woken_at):
+            self._park(ledger)
+
+    def _park(self, ledger: Ledger) -> None:
+        self.pace.woken = False
+        ledger.forget_boots()
+        self._calm()
+        self._ending_since = None
 
     def begin(self, ledger: Ledger, now: float) -> Turn:
         """A look begins: read Redis with the name of this turn, and renew what it holds."""
@@ -227,6 +248,10 @@ class Turns:
         return self.troubles.may_pass(error, now, boot_timeout, passing=passing)
 
     def accepted(self) -> None:
-        """Fly has accepted a machine, or nobody needs one."""
+        """Fly has accepted a machine."""
+        self.troubles.reached = True
+        self._calm()
+
+    def _calm(self) -> None:
         self.troubles.end()
         self.pace.calm()

@@ -98,17 +98,29 @@ class Trust:
     def pointers(self, key: str) -> Sequence[str]:
         """The ids that a key gives under the other keys of the ring, each with a proof for who has the first one's."""
         call_id, *others = (self._keyed_id(signing, key) for signing in self._ring.values())
-        return [other + self._proof(self._key, call_id, other).hex() for other in others]
+        return [other + self._proof(self._key, b"same", call_id, other) for other in others]
 
     def follow(self, call_id: str, pointer: str) -> str | None:
         """The id that a pointer gives for this one, if somebody made it who has a key of ours."""
         other = pointer[: len(call_id)]
-        proofs = (self._proof(signing, call_id, other).hex() for signing in self._ring.values())
-        proven = any(hmac.compare_digest(pointer.encode(), (other + proof).encode()) for proof in proofs)
-        return other if proven else None
+        return other if self._proves(pointer[len(call_id) :], b"same", call_id, other) else None
 
-    def _proof(self, signing: bytes, call_id: str, other: str) -> bytes:
-        return hmac.digest(signing, b"\0".join((b"same", self._app, call_id.encode(), other.encode())), "sha256")
+    def vouch(self, lane: str, machine_id: str) -> str:
+        """A proof that this machine is one of the lane, for whoever is to start it."""
+        return self._proof(self._key, b"rests", lane, machine_id)
+
+    def is_vouched(self, lane: str, machine_id: str, proof: str) -> bool:
+        """Whether somebody has made this proof who has a key of ours."""
+        return self._proves(proof, b"rests", lane, machine_id)
+
+    def _proves(self, proof: str, purpose: bytes, first: str, second: str) -> bool:
+        proofs = (self._proof(signing, purpose, first, second) for signing in self._ring.values())
+        return any(hmac.compare_digest(proof.encode(), each.encode()) for each in proofs)
+
+    def _proof(self, signing: bytes, purpose: bytes, first: str, second: str) -> str:
+        return hmac.new(
+            signing, b"\0".join((purpose, self._app, first.encode(), second.encode())), "sha256"
+        ).hexdigest()
 
     def knows(self, call_id: str) -> bool:
         """Whether the id was made with a key of ours: tells an expired call from one that never was."""

@@ -32,6 +32,15 @@ NOT_STARTED = -2  # what `join` answers
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """What a client has to do so that the calls that it has stored have machines."""
+
+    reservations: Sequence[str] = ()  # it must turn each into a machine, or release it
+    resting: Sequence[tuple[str, str]] = ()  # machines that it must start, or release, each with a proof (trust.py)
+    waits: bool = False  # not every call has a worker yet
+
+
+@dataclass(frozen=True, slots=True)
 class Intake:
     """How much a worker takes."""
 
@@ -67,8 +76,8 @@ class Store(LaneStore):
     @translated
     def enqueue(
         self, lane: Lane, calls: Sequence[Call], *, client: str, result_ttl: float, reservation: str
-    ) -> Sequence[str]:
-        """Store calls as QUEUED. Answers the reservations that the asker must turn into machines.
+    ) -> Granted:
+        """Store calls as QUEUED. Answers which machines the asker must see to.
 
         May be sent again: calls that are stored already are passed over.
         """
@@ -80,7 +89,9 @@ class Store(LaneStore):
             size += len(inline)
             further = further_fields(call)
             args += (call.id, call.retries, int(call.keep), pieces, inline, call.name, len(further), *further)
-        return texts_of(script("enqueue")(self._client(size), self._lane_keys(lane.name), args))
+        granted, resting, waits = script("enqueue")(self._client(size), self._lane_keys(lane.name), args)
+        words = texts_of(resting)
+        return Granted(texts_of(granted), list(zip(words[::2], words[1::2], strict=True)), bool(waits))
 
     @translated
     def put_part(self, part: Part) -> None:
@@ -209,6 +220,7 @@ class Store(LaneStore):
         suspends: bool = False,
         reason: str = "",
         read_to: str = "",
+        proof: str = "",
     ) -> Stay | None:
         """A worker goes, and hands back what it holds. None: it has left; else it has to stay (unless it must go).
 
@@ -216,6 +228,7 @@ class Store(LaneStore):
         idle_left: seconds until it has been idle for long enough; before that it may go only if it is spare.
         suspends: it goes to be suspended, and has not been given a turn for that.
         reason: what it holds is lost, not handed back. read_to: of its inbox; it stays for what it has not read.
+        proof: of `Trust.vouch`, with which others may start its machine; empty: nobody is to.
         """
         pause = int(SUSPEND_EVERY * 1000) if suspends else 0
         args = (
@@ -228,6 +241,7 @@ class Store(LaneStore):
             pause,
             reason,
             read_to,
+            proof,
         )
         answer = script("leave")(self._redis, self._lane_keys(lane)[:2], args)
         return None if answer == -1 else Stay(int(answer[0]) / 1000, answer[1].decode())

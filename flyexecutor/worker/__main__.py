@@ -6,7 +6,7 @@ The runners are started before this process loads what it needs itself: both loa
 import os
 import sys
 
-from flyexecutor.environment import MachineEnvironment
+from flyexecutor.environment import Idle, MachineEnvironment
 from flyexecutor.errors import SettingsError
 from flyexecutor.worker.runner_process import RunnerProcess
 
@@ -34,7 +34,7 @@ def main() -> int:
         redis_url=machine.redis_url,
         idle_timeout=machine.idle_timeout,
         max_lifetime=machine.max_lifetime,
-        suspends=bool(machine.suspends),
+        idle=machine.idle or Idle.END,
         scheduled=machine.scheduled,
         warmup=machine.warmup,
     )

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from flyexecutor.damage import tell_once
+from flyexecutor.environment import Idle
 from flyexecutor.errors import PayloadError, RedisUnavailableError, WorkerCrashedError
 from flyexecutor.payload.trust import Trust
 from flyexecutor.store import outage
@@ -57,13 +58,14 @@ class Worker:
         redis_url: str,
         idle_timeout: float,
         max_lifetime: float,
-        suspends: bool,
+        idle: Idle,
         warmup: bytes,
         scheduled: str,
     ) -> None:
         logging.basicConfig(stream=sys.stderr, format="flyexecutor worker: %(message)s", level=logging.INFO)
         self._app = app
         self._machine_id = machine_id
+        suspends = idle is Idle.SUSPEND
         self._crew = Crew(runners, warmup=warmup if suspends else b"")
         self._life = Life(max_lifetime, suspends=suspends, now=time.monotonic())
         self._watch_over_life()
@@ -72,7 +74,13 @@ class Worker:
         self._reports = Reports(self._store)
         concurrency = len(runners)
         self._membership = Membership(
-            self._store, lane, machine_id, idle_timeout=idle_timeout, concurrency=concurrency, suspends=suspends
+            self._store,
+            lane,
+            machine_id,
+            idle_timeout=idle_timeout,
+            concurrency=concurrency,
+            suspends=suspends,
+            proof="" if idle is Idle.END else trust.vouch(lane, machine_id),
         )
         self._exchange = Exchange(
             self._store,
@@ -271,7 +279,10 @@ class Worker:
 
     def _leave_for_good(self) -> None:
         reached = f"it still ran when its machine reached max_lifetime ({self._life.max_lifetime:g} s)"
-        self._membership.must_leave(reached if self._life.stage is Stage.OLD else "")
+        if self._life.stage is Stage.OLD:
+            self._membership.must_leave(reached, rests=True)
+        else:
+            self._membership.must_leave()
         self._life.leave()
 
     def _leaves(self) -> bool:

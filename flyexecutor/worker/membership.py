@@ -17,14 +17,24 @@ class Membership:
     """One worker's place in its lane. Times are monotonic seconds."""
 
     def __init__(
-        self, store: Store, lane: str, machine_id: str, *, idle_timeout: float, concurrency: int, suspends: bool
+        self,
+        store: Store,
+        lane: str,
+        machine_id: str,
+        *,
+        idle_timeout: float,
+        concurrency: int,
+        suspends: bool,
+        proof: str = "",
     ) -> None:
+        """proof: with which its machine is noted as resting; empty: nobody is to start it."""
         self._store = store
         self._lane = lane
         self._machine_id = machine_id
         self.idle_timeout = idle_timeout
         self._concurrency = concurrency
         self._suspends = suspends
+        self._proof = proof
         self._idle_since = time.monotonic()
         self._spare = False
         self._ask_from = 0.0  # not before
@@ -76,6 +86,7 @@ class Membership:
             concurrency=self._concurrency,
             suspends=self._suspends and not (self._turn_at and now >= self._turn_at),
             read_to=read_to,
+            proof=self._proof,
         )
         if stay is None:
             self._turn_at = None
@@ -90,9 +101,9 @@ class Membership:
             self.expect_due(stay.seconds)
         return False
 
-    def must_leave(self, reason: str = "") -> None:
-        """Leave in any case; what it holds is queued again, or lost for this reason."""
-        self._store.leave(self._lane, self._machine_id, must=True, reason=reason)
+    def must_leave(self, reason: str = "", *, rests: bool = False) -> None:
+        """Leave in any case; what it holds is queued again, or lost for this reason. rests: its machine will."""
+        self._store.leave(self._lane, self._machine_id, must=True, reason=reason, proof=self._proof if rests else "")
 
     def _joined(self) -> None:
         self.worked(spare=True)

@@ -8,6 +8,7 @@ from flyexecutor.client import fleets as module
 from flyexecutor.client.fleets import Fleets
 from flyexecutor.errors import MachineStartError
 from flyexecutor.lane import Lane
+from flyexecutor.store.calls import Granted
 
 OTHER = Lane("other", {}, (), 1, 1, 60.0)  # the same under another key of the ring
 LANE = Lane("lane", {}, (), 1, 1, 60.0, others=(OTHER,))
@@ -22,8 +23,11 @@ class RecordedFleet:
     def run(self):
         raise AssertionError("threads are the client's")
 
-    def start_soon(self, reservations):
-        self.said.append((self.name, "start", *reservations))
+    def start_soon(self, granted):
+        self.said.append((self.name, "start", *granted.reservations))
+
+    def tend(self):
+        self.said.append((self.name, "tend"))
 
     def watch(self):
         self.said.append((self.name, "watch"))
@@ -105,22 +109,22 @@ def test_a_lane_that_is_not_known_has_no_fleet_until_it_is(side):
     side.fleets.know([STRANGE])
     assert "strange" not in side.made  # no call has come
     side.fleets.tend("strange")
-    assert side.said == [("strange", "start")]
+    assert side.said == [("strange", "tend")]
 
 
 def test_who_may_start_no_machines_has_no_fleet():
     side = Side(LANE, OTHER, may_start=False)
     assert side.fleets.ready(LANE) is LANE
     side.fleets.tend("lane")
-    side.fleets.start_soon(LANE, ["r"])
+    side.fleets.start_soon(LANE, Granted(["r"]))
     assert (side.threads.added, side.said) == ([], [])
 
 
 def test_what_was_granted_is_started_and_those_of_the_ring_are_looked_after(side):
-    side.fleets.start_soon(LANE, ["r"])
+    side.fleets.start_soon(LANE, Granted(["r"]))
     assert side.said == []  # nobody has sent
     side.fleets.ready(LANE)
-    side.fleets.start_soon(LANE, ["r", "s"])
+    side.fleets.start_soon(LANE, Granted(["r", "s"]))
     assert side.said == [("lane", "start", "r", "s"), ("other", "watch")]
 
 
@@ -135,7 +139,7 @@ def test_none_is_made_after_the_end(side):
     side.fleets.ready(LANE)
     side.fleets.tend("lane")
     side.fleets.tend("other")  # which gives back by itself what it is asked for
-    assert side.said == [("other", "close"), ("other", "start")]
+    assert side.said == [("other", "close"), ("other", "tend")]
 
 
 @pytest.mark.usefixtures("clock")

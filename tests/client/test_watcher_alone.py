@@ -330,7 +330,7 @@ def test_drained_it_ends_though_it_still_waits_for_calls_of_others(side):
     mine, _others = side.expect(), side.expect(attached=True)
     side.watcher.when_drained(lambda: ended.append(side.watcher.pending()))
     side.run([], [outcome(mine)])
-    assert (side.reader.steps, len(ended), side.watcher.busy) == ([], 1, True)
+    assert (side.reader.steps, len(ended), side.watcher.busy_since is not None) == ([], 1, True)
 
 
 def test_the_future_of_a_call_that_will_not_end_says_that_nothing_was_heard_of_it(side):

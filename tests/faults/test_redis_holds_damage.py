@@ -30,7 +30,9 @@ def test_a_call_whose_record_is_damaged_ends_and_says_so(make_executor, local_re
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("kind", ["queue", "claims", "places", "workers", "starts", "load", "meter", "awake", "due"])
+@pytest.mark.parametrize(
+    "kind", ["queue", "claims", "places", "resting", "workers", "starts", "load", "meter", "awake", "due"]
+)
 @pytest.mark.parametrize("damage", ["removed", "another type"])
 def test_a_key_of_a_lane_that_is_damaged_loses_no_call(make_executor, local_redis, tmp_path, monkeypatch, kind, damage):
     monkeypatch.setattr(watcher, "READ_FOR", 0.2)

@@ -93,7 +93,8 @@ class Run:
             self.lane,
             client=f"{client}.lane",
             known=lambda: ["lane"],
-            needed=lambda: self.needed,
+            busy_since=lambda: 0.0 if self.needed else None,
+            is_vouched=lambda *_: True,
             failed=lambda _lane, error: self.told.append(error),
         )
         self.thread = threading.Thread(target=self.fleet.run)
@@ -197,13 +198,13 @@ def test_a_fault_in_front_of_each_look_is_paced_and_ends_no_thread(run, monkeypa
     one = run("m1")
     raised = []
 
-    def needed():
+    def park(*_):
         raised.append(time.monotonic())
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(one.fleet, "_needed", needed)
-        one.fleet.start_soon(())
+        patched.setattr(one.fleet._turns, "park", park)
+        one.fleet.tend()
         until(lambda: len(raised) > 3)
     assert min(after - before for before, after in itertools.pairwise(raised)) > 0.05
     one.submit()
@@ -245,7 +246,7 @@ def test_what_a_lost_answer_of_a_look_has_granted_is_started_soon(run, monkeypat
     one = run("m1")
     store.enqueue(one.lane, [Call("a", b"sealed")], client="x", result_ttl=60, reservation="x.1")
     store.release(one.lane, "x.1:1")
-    one.fleet.start_soon(())
+    one.fleet.tend()
     assert one.thread.is_alive()
     deadline = time.monotonic() + 3
     while not one.machines.count("start"):

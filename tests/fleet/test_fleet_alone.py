@@ -13,6 +13,7 @@ from flyexecutor.fleet.fleet import Fleet
 from flyexecutor.fleet.machine import FAMILY_KEY, OWNER_KEY, Exit, Machine
 from flyexecutor.fleet.turns import LOOK_EVERY, UNWANTED_FOR
 from flyexecutor.lane import Lane
+from flyexecutor.store.calls import Granted
 from flyexecutor.store.lanes import GIVE_UP_WITHIN, LaneLook
 from tests.fleet.virtual import START, VirtualThreads, new_clock
 
@@ -171,7 +172,8 @@ class World:
             self.lane,
             client="c",
             known=lambda: ["lane"],
-            needed=lambda: self.needed,
+            busy_since=lambda: 0.0 if self.needed else None,
+            is_vouched=lambda lane, machine, proof: (lane, proof) == ("lane", f"by {machine}"),
             failed=lambda _lane, error: self.told.append((round(self.clock.now - START, 6), str(error))),
         )
         self.ended = self.threads.start(self.fleet.run)
@@ -183,7 +185,13 @@ class World:
         owed = [f"c.{batch}:{n}" for n in range(1, number + 1)]
         self.side.starts |= {*owed}
         self.side.wanted += number
-        self.fleet.start_soon(owed)
+        self.fleet.start_soon(Granted(owed))
+
+    def wake(self, *machines, proof="by {}"):
+        """Calls are stored, and these machines are handed out for them."""
+        self.side.starts |= {*machines}
+        self.side.wanted += len(machines)
+        self.fleet.start_soon(Granted(resting=[(machine, proof.format(machine)) for machine in machines], waits=True))
 
     def run(self, until, do=None):
         """Let time pass until this second; then do something."""
@@ -240,7 +248,7 @@ def test_before_it_is_woken_it_asks_for_nothing_and_watch_wakes_it(world):
 def test_one_client_looks_for_all_and_each_for_what_it_must_start(world):
     one = world("m1")
     one.side.lets_look = False
-    one.fleet.start_soon([])
+    one.fleet.tend()
     one.run(6)
     assert (one.side.when("look"), one.side.when("list")) == ([0, 5], [])
     one.submit()
@@ -251,7 +259,7 @@ def test_one_client_looks_for_all_and_each_for_what_it_must_start(world):
 def test_it_looks_when_a_call_that_waits_for_its_retry_is_due(world):
     one = world("m1")
     one.side.due = 2.0
-    one.fleet.start_soon([])
+    one.fleet.tend()
     one.run(5)
     assert one.side.when("look") == [0, 2, 4]
 
@@ -507,7 +515,7 @@ def test_a_worker_whose_machine_is_lost_is_buried_and_its_calls_are_looked_after
     one.side.join("m1")
     one.side.show("m1", "stopped")
     one.side.calls_of_lost = 1
-    one.fleet.start_soon([])
+    one.fleet.tend()
     one.run(1)
     assert one.side.of("bury") == [(0, "bury", "m1")]
     assert one.side.when("look") == [0, 0]
@@ -516,7 +524,7 @@ def test_a_worker_whose_machine_is_lost_is_buried_and_its_calls_are_looked_after
 def test_a_machine_that_runs_for_nobody_is_stopped_when_looks_have_found_it_so_for_a_while(world):
     one = world()
     one.side.show("m1", "started", changed_at=1.0)
-    one.fleet.start_soon([])
+    one.fleet.tend()
     one.run(UNWANTED_FOR + 0.1)
     assert one.side.when("stop") == []
     one.run(UNWANTED_FOR + LOOK_EVERY)
@@ -527,7 +535,7 @@ def test_a_clock_of_ours_that_is_ahead_or_behind_stops_nothing_that_may_boot(wor
     one = world()
     one.side.show("m1", "started")
     monkeypatch.setattr("flyexecutor.fleet.fleet.time.time", lambda: one.clock.now + 7200.0)
-    one.fleet.start_soon([])
+    one.fleet.tend()
     one.run(30)
     assert one.side.when("stop") == []
 
@@ -682,7 +690,7 @@ def test_a_fleet_that_is_closed_waits_for_the_clean_up_that_is_under_way(world):
     one.side.lanes_since = lambda _: ["lane"]
     one.side.now = lambda: one.clock.now
     one.side.takes["destroy"] = 3.0
-    one.fleet.start_soon([])
+    one.fleet.tend()
     one.run(1, one.fleet.close)
     one.run(2.9)
     assert (one.side.of("destroy"), one.ended) == ([(0, "destroy", "old")], [])
@@ -698,7 +706,7 @@ def test_a_fleet_that_is_closed_does_not_wait_for_a_clean_up_that_found_no_room_
         raise error
 
     monkeypatch.setattr("flyexecutor.fleet.retirement.threading", SimpleNamespace(Thread=refuse))
-    one.fleet.start_soon([])
+    one.fleet.tend()
     one.run(1, one.fleet.close)
     one.run(2)
     assert one.ended == [None]
@@ -712,3 +720,94 @@ def test_who_waits_when_the_fleet_closes_is_told_at_once(world):
     one.run(1, one.fleet.close)
     one.run(1.1)
     assert "no machine for them could be asked for yet" in waits[0]
+
+
+# Machines that are said to rest
+
+
+def test_a_machine_that_is_handed_out_is_started_at_once_and_no_list_is_needed(world):
+    one = world("m1", "m2")
+    one.fleet.tend()
+    one.run(1)
+    one.needed = False
+    one.run(100)
+    one.needed = True
+    del one.side.asked[:]
+    one.wake("m1", "m2")
+    one.run(100.4, lambda: [one.side.join("m1"), one.side.join("m2")])
+    one.run(104)
+    assert one.side.asked == [(100, "start", "m1"), (100, "start", "m2")]
+    one.run(106)  # the calls last: somebody looks after them
+    assert one.side.when("list") == [105]
+
+
+def test_calls_that_nobody_serves_though_nothing_was_granted_are_looked_after_at_once(world):
+    one = world("m1")
+    one.fleet.tend()
+    one.run(1)
+    one.needed = False
+    one.run(100)
+    one.needed = True
+    del one.side.asked[:]
+    one.fleet.start_soon(Granted(waits=True))
+    one.run(101)
+    assert one.side.when("look") == [100]
+    one.needed = False
+    one.run(200)
+    one.needed = True
+    one.fleet.start_soon(Granted(waits=False))
+    one.run(204)
+    assert one.side.when("look") == [100]
+    one.run(206)
+    assert one.side.when("look") == [100, 205]
+
+
+def test_one_that_has_gone_costs_a_refused_start_and_a_look_finds_another(world, caplog):
+    one = world("m2")
+    one.side.raises["start"] = [MachinesError("machine not found", 404)]
+    one.wake("m1")
+    one.run(1)
+    assert [asked[1:] for asked in one.side.of("start", "get", "release")] == [
+        ("start", "m1"),
+        ("get", "m1"),
+        ("release", "m1"),
+        ("start", "m2"),
+    ]
+    assert one.side.when("start") == [0, 0]
+    assert one.told == []
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_nobody_starts_what_no_worker_of_ours_has_vouched_for_and_the_call_has_another_machine(world, caplog):
+    one = world("m2")
+    one.wake("m1", proof="by somebody")
+    one.run(1)
+    assert [asked[2] for asked in one.side.of("start")] == ["m2"]
+    assert "m1 is not started" in caplog.text
+
+
+def test_a_machine_on_its_way_is_counted_on_as_long_as_its_client_lives_and_given_up_after_its_time(world):
+    one = world("m1")
+    one.side.takes["start"] = 0.1
+    one.wake("m1")
+    one.run(6)
+    assert [asked[2:] for asked in one.side.of("look")][-1] == ("m1",)
+    one.run(BOOT_TIMEOUT + LOOK_EVERY + 1)
+    assert [asked[2] for asked in one.side.of("release", "stop")] == ["m1", "m1"]
+
+
+def test_who_is_closed_gives_back_what_it_is_handed(world):
+    one = world("m1")
+    one.fleet.close()
+    one.run(1)
+    one.wake("m1")
+    assert [asked[1:] for asked in one.side.of("start", "release")] == [("release", "m1")]
+
+
+def test_a_start_that_raises_is_no_reservation(world):
+    one = world("m1")
+    one.side.raises["start"] = [KeyError("?")]
+    one.wake("m1")
+    one.run(30)
+    assert one.side.starts - {"m1"} == set()
+    assert [asked[3] for asked in one.side.of("assign")] == ["m1"]  # given up, and started by a look

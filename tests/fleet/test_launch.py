@@ -22,15 +22,16 @@ class Launch:
         monkeypatch.setattr("flyexecutor.fleet.creation.config_of_machine", lambda *_, **__: {})
         made = Machine("new", "n", "created", "iad", "1", "ok", None)
         self.fly = Recorded(assign=[True], is_worker=[False], is_counted_on=[True], create=[made])
-        self.told, self.launched, self.raised = [], [], []
+        self.told, self.launched, self.raised, self.outdated = [], [], [], []
         self.lane = Lane("lane", {}, regions, 5, 1, boot_timeout)
         self.launcher = Launcher(
             self.fly,
             self.fly,
             self.fly,
             self.lane,
-            raised=lambda reservation, exc: self.raised.append((reservation, exc)),
+            raised=lambda action, exc: self.raised.append((action, exc)),
             launched=self.launched.append,
+            outdated=self.outdated.append,
             troubled=lambda error, passing: self.told.append((error, passing)),
         )
 
@@ -56,7 +57,7 @@ class Launch:
     def create(self):
         self.create_soon()
         assert self.busy
-        self.launcher.create_next(True)
+        self.launcher.create_next(needed=True)
         self.wait()
 
     def start(self, machine=RESTS):
@@ -108,7 +109,7 @@ def test_a_create_whose_reservation_was_lost_while_it_waited_is_none(make):
     one = make()
     one.fly.answers["is_counted_on"] = [False]
     one.create_soon()
-    one.launcher.create_next(True)
+    one.launcher.create_next(needed=True)
     assert (one.busy, one.fly.of("create"), one.fly.of("release")) == (False, [], [])
 
 
@@ -117,9 +118,9 @@ def test_a_create_waits_on_if_redis_is_away_when_its_moment_comes(make):
     one.fly.answers["is_counted_on"] = [RedisUnavailableError("Redis is away"), True]
     one.create_soon()
     with pytest.raises(RedisUnavailableError):
-        one.launcher.create_next(True)
+        one.launcher.create_next(needed=True)
     assert one.busy
-    one.launcher.create_next(True)
+    one.launcher.create_next(needed=True)
     one.wait()
     assert one.fly.of("create")
 
@@ -136,7 +137,7 @@ def test_a_create_that_raises_what_nobody_expects_has_ended(make):
     one = make()
     one.fly.answers["create"] = [KeyError("?")]
     one.create()
-    assert [(reservation, type(exc)) for reservation, exc in one.raised] == [("r", KeyError)]
+    assert [(action.reservation, type(exc)) for action, exc in one.raised] == [("r", KeyError)]
 
 
 def test_a_machine_is_started_although_no_thread_can_be_had(make, monkeypatch):
@@ -266,3 +267,94 @@ def test_a_create_that_was_not_made_is_told_and_looked_for_only_if_it_may_have_b
     one.create()
     ((error, _),) = one.told
     assert ("because" in str(error), error.status, bool(one.fly.of("since"))) == (True, status, looks)
+
+
+# Machines that are said to rest
+
+LEAVES = Machine("m1", "m1", "started", "iad", "1", "ok", None, "lane", keeper=True)
+GONE = MachinesError("machine not found", 404)
+STOPS = MachinesError("failed_precondition: machine still active", 412)
+
+
+def wake(one):
+    (action,) = one.launcher.expect(["m1"])
+    assert (one.busy, one.booting) == (True, ["m1"])
+    one.launcher.wake(action)
+    one.wait()
+
+
+@pytest.mark.parametrize("before", ["suspended", "stopped", "suspending", ""])
+def test_a_machine_that_rests_is_started_without_a_look_or_another_word_to_redis(make, before):
+    one = make()
+    one.fly.answers["start"] = [before]
+    wake(one)
+    assert [verb for verb, *_ in one.fly.asked] == ["start"]
+    assert (len(one.launched), one.booting) == (1, ["m1"])
+
+
+@pytest.mark.parametrize("first", ["started", STOPS])
+def test_one_that_has_not_come_to_rest_is_started_once_it_rests(make, first):
+    one = make()
+    one.fly.answers |= {"start": [first, "suspended"], "get": [LEAVES]}
+    wake(one)
+    assert [verb for verb, *_ in one.fly.asked] == ["start", "get", "wait", "start"]
+    assert (one.told, one.outdated, len(one.launched), one.booting) == ([], [], 1, ["m1"])
+
+
+def test_one_that_rests_by_the_time_that_somebody_looks_is_started(make):
+    one = make()
+    one.fly.answers |= {"start": [STOPS, "stopped"], "get": [replace(LEAVES, state="stopped")]}
+    wake(one)
+    assert [verb for verb, *_ in one.fly.asked] == ["start", "get", "start"]
+    assert len(one.launched) == 1
+
+
+def test_one_that_works_again_while_its_rest_is_awaited_has_been_started(make):
+    one = make()
+    awake = MachinesError("deadline_exceeded", 408)
+    one.fly.answers |= {"start": ["started"], "get": [LEAVES], "wait": [awake], "is_worker": [True]}
+    wake(one)
+    assert (one.fly.of("release"), one.outdated, one.avoided, len(one.launched)) == ([], [], frozenset(), 1)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"start": [GONE], "get": [None]},
+        {"start": [GONE], "get": [replace(LEAVES, lane="another")]},
+        {"start": [STOPS], "get": [replace(LEAVES, state="destroyed")]},
+        {"start": ["started", GONE], "get": [replace(LEAVES, state="suspended")]},
+        {"start": ["started"], "get": [LEAVES], "wait": [MachinesError("deadline_exceeded", 408)]},
+    ],
+    ids=["gone", "changed", "destroyed", "gone meanwhile", "does not rest"],
+)
+def test_one_that_can_not_be_started_is_counted_on_no_longer_and_no_trouble_but_another_is_needed(make, answers):
+    one = make()
+    one.fly.answers |= answers
+    wake(one)
+    assert (one.fly.of("release"), one.booting, one.launched) == ([["m1"]], [], [])
+    assert (one.told, len(one.outdated)) == ([], 1)
+
+
+def test_one_for_which_there_is_no_room_is_avoided_and_another_is_needed(make):
+    one = make()
+    one.fly.answers["start"] = [FULL]
+    wake(one)
+    assert ([verb for verb, *_ in one.fly.asked], one.told, one.outdated) == (["start", "release"], [], [FULL])
+    assert (one.avoided, one.booting) == ({"m1"}, [])
+
+
+def test_what_would_be_refused_to_others_too_is_trouble(make):
+    one = make()
+    one.fly.answers["start"] = [MachinesError("wrong token", 401)]
+    wake(one)
+    ((error, passing),) = one.told
+    assert (error.status, passing, one.outdated, one.fly.of("release")) == (401, False, [], [["m1"]])
+
+
+def test_a_wake_that_raises_what_nobody_expects_has_ended_and_a_look_tells_what_came_of_it(make):
+    one = make()
+    one.fly.answers["start"] = [KeyError("?")]
+    wake(one)
+    assert [(action, type(exc)) for action, exc in one.raised] == [(policy.Wake("m1"), KeyError)]
+    assert one.booting == ["m1"]

@@ -7,7 +7,7 @@ import pytest
 from flyexecutor.errors import MachinesError
 from flyexecutor.fleet.ledger import AVOID_FOR, Ledger
 from flyexecutor.fleet.machine import Exit, Machine
-from flyexecutor.fleet.policy import Boot, Create, Start
+from flyexecutor.fleet.policy import Boot, Create, Start, Wake
 
 RESTS = Machine("m1", "m1", "suspended", "iad", "1", "ok", None)
 ENDED = Exit(0, -1, False, 1)
@@ -152,3 +152,31 @@ def test_two_starts_of_a_turn_are_two(ledger):
     ledger.begin(second)
     ledger.end(first)
     assert (ledger.in_hand().starting, ledger.busy) == ({"m2"}, True)
+
+
+# Machines that are said to rest
+
+
+def test_one_machine_may_be_woken_twice_at_a_time(ledger):
+    for _ in range(2):
+        ledger.begin(Wake("m1"))
+    ledger.end(Wake("m1"))
+    assert (ledger.busy, ledger.in_hand().starting) == (True, {"m1"})
+    ledger.end(Wake("m1"))
+    assert (ledger.busy, ledger.in_hand().starting) == (False, frozenset())
+
+
+def test_a_boot_that_fly_has_accepted_counts_from_then_on_and_one_that_was_forgotten_stays_forgotten(ledger):
+    ledger.boot("m1", ENDED, 1.0)
+    ledger.boot("m2", None, 1.0, seen=False)
+    for machine in ("m1", "m2", "m3"):
+        ledger.accept(machine, 5.0)
+    assert ledger.in_hand().boots == {"m1": Boot(5.0, ENDED), "m2": Boot(5.0, None, seen=False)}
+
+
+def test_when_nobody_needs_a_machine_only_those_are_counted_on_that_fly_has_not_answered_for(ledger):
+    for machine in ("m1", "m2"):
+        ledger.boot(machine, None, 1.0)
+    ledger.begin(Wake("m2"))
+    ledger.forget_boots()
+    assert [*ledger.in_hand().boots] == ["m2"]

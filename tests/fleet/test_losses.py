@@ -23,7 +23,7 @@ ENDED = replace(RUNS, state="stopped", exit=Exit(1, -1, False, 2))
 class Loss:
     def __init__(self):
         self.side, self.told = Recorded(is_worker=[False], bury=[0]), []
-        quiet = {"raised": None, "launched": None, "troubled": None}
+        quiet = {"raised": None, "launched": None, "outdated": None, "troubled": None}
         self.launcher = Launcher(self.side, self.side, self.side, LANE, **quiet)
         self.losses = Losses(
             self.side,

@@ -86,7 +86,7 @@ class ModelOfFly:
 def real_fleet(monkeypatch):
     """Makes the real fleet, where the simulation would make its own."""
 
-    def make(clock, rng, redis, fly, *, needed):
+    def make(clock, rng, redis, fly, *, busy_since):
         threads, rules = VirtualThreads(clock), redis.rules
         threads.patch(monkeypatch)
         model = ModelOfFly(threads, redis, fly)
@@ -99,7 +99,8 @@ def real_fleet(monkeypatch):
             lane,
             client="sim",
             known=lambda: (),
-            needed=needed,
+            busy_since=busy_since,
+            is_vouched=lambda *_: True,
             failed=lambda *_: redis.fail(),
         )
         threads.start(fleet.run)

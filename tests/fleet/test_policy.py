@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -450,3 +451,21 @@ def test_whatever_redis_says_no_more_machines_are_awake_than_may_be_unless_they_
     assert answered == list(seen.reservations)  # each is used or given back
     started = [a.machine.id for a in actions if isinstance(a, Start)]
     assert len(started) == len(set(started))
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "again"),
+    [
+        ("stopped", Exit(0, -1, False, 2), True),
+        ("suspended", None, True),
+        ("stopped", Exit(1, -1, False, 2), False),
+        ("failed", None, False),
+    ],
+)
+def test_of_a_machine_that_nobody_has_looked_at_before_its_start_a_bad_end_counts_as_its_last(state, end, again):
+    ended = machine("a", state, exit_=end)
+    young, old = (Boot(MOMENT - age, None, seen=False) for age in (OVERDUE - 0.1, OVERDUE + 0.1))
+    seen = snapshot([ended], starts=["a"])
+    assert plan(replace(seen, booting={"a": young})) == []  # the list may be older than its start
+    assert plan(replace(seen, booting={"a": old})) == [GiveUp("a", ended, again=again)]
+    assert plan(replace(snapshot(starts=["a"]), booting={"a": old})) == [GiveUp("a", None, again=True)]

@@ -6,7 +6,16 @@ from flyexecutor.errors import MachinesError, MachineStartError
 from flyexecutor.fleet.ledger import Ledger
 from flyexecutor.fleet.machine import Machine
 from flyexecutor.fleet.policy import Create, GiveUp, Start, Stop
-from flyexecutor.fleet.turns import FIRST_CONTACT, FIRST_PAUSE, LOOK_EVERY, UNWANTED_FOR, Pace, Troubles, Turns
+from flyexecutor.fleet.turns import (
+    FIRST_CONTACT,
+    FIRST_PAUSE,
+    LOOK_AT_LEAST_EVERY,
+    LOOK_EVERY,
+    UNWANTED_FOR,
+    Pace,
+    Troubles,
+    Turns,
+)
 from flyexecutor.lane import Lane
 from flyexecutor.store.lanes import LaneLook
 
@@ -135,19 +144,18 @@ def test_a_fleet_is_parked_when_nothing_is_needed_and_not_while_it_owes_somethin
 
     def needed():
         asked.append(1)
-        return False
 
-    assert not turns.park(needed)  # it was never woken
+    assert not turns.park(Ledger(), needed)  # it was never woken
     turns.start_soon(["c.1:1"], 10.0)
-    assert not turns.park(needed)
+    assert not turns.park(Ledger(), needed)
     assert asked == []
     turns.owed.clear()
-    assert not turns.park(lambda: True)
+    assert not turns.park(Ledger(), lambda: 1.0)
     assert turns.pace.due(None) == 10.0
-    assert turns.park(needed)
+    assert turns.park(Ledger(), needed)
     assert (turns.pace.due(None), turns.pace.due(99.0), turns.pace.is_due(99.0)) == (None, 99.0, False)
     turns.start_soon([], 20.0)
-    assert turns.pace.due(None) == 10.0  # nothing is owed: the next look in its time
+    assert turns.pace.due(None) == 20.0  # nobody has looked yet
 
 
 def test_a_fleet_that_is_parked_forgets_its_troubles(client):
@@ -155,7 +163,7 @@ def test_a_fleet_that_is_parked_forgets_its_troubles(client):
     turns.start_soon([], 0.0)
     turns.meet(MachinesError("broken", 503), 0.0, 60.0, passing=False)
     turns.give_up(GiveUp("m1", None, again=True), 0.0, 60.0)
-    turns.park(lambda: False)
+    turns.park(Ledger(), lambda: None)
     assert turns.troubles.obstacle is None
     assert turns.meet(MachinesError("broken", 503), 1000.0, 60.0, passing=False)
     assert turns.give_up(GiveUp("m1", None, again=True), 1000.0, 60.0)
@@ -235,3 +243,80 @@ def test_a_machine_ends_the_trouble():
     assert troubles.may_pass(BROKEN, 0.0, 60.0, passing=False)
     troubles.end()
     assert troubles.may_pass(BROKEN, 60.0, 60.0, passing=False)
+
+
+# When calls have what they need without a look
+
+
+def test_a_look_renews_the_machines_that_are_on_their_way(client):
+    client.ledger.boot("m1", None, 0.0, seen=False)
+    client.hear(look("m1"))
+    assert client.turn.held == ["m1"]
+
+
+def test_calls_that_have_what_they_need_are_looked_after_only_if_they_last_but_now_and_then_all_the_same():
+    pace = Pace()
+    pace.wake(1000.0, at_once=False)
+    assert pace.look_at == 1000.0  # nobody has ever looked
+    pace.begin(1000.0)
+    for now in (1100.0, 1000.0 + LOOK_AT_LEAST_EVERY - 1):
+        pace.woken = False
+        pace.wake(now, at_once=False)
+        assert (pace.woken, pace.look_at) == (True, now + LOOK_EVERY)
+        pace.wake(now + 1, at_once=True)  # it is awake already
+        assert pace.look_at == now + LOOK_EVERY
+    pace.woken = False
+    pace.look_at = 0.0
+    pace.wake(1000.0 + LOOK_AT_LEAST_EVERY, at_once=False)
+    assert pace.look_at == 1000.0 + LOOK_AT_LEAST_EVERY
+
+
+def test_calls_that_lack_something_are_looked_after_at_once_but_not_before_a_pause_has_ended():
+    pace = Pace()
+    pace.begin(1000.0)
+    pace.wake(1100.0, at_once=True)
+    assert pace.look_at == 1100.0
+    pace.woken, pace.look_at = False, 1105.0
+    pace.wake(1101.0, at_once=True)
+    assert pace.look_at == 1105.0
+
+
+def test_who_is_parked_counts_on_no_machine_any_longer(client):
+    client.turns.start_soon([], 0.0)
+    client.ledger.boot("m1", None, 0.0)
+    assert not client.turns.park(client.ledger, lambda: 1.0)
+    assert client.ledger.is_booting("m1")
+    assert client.turns.park(client.ledger, lambda: None)
+    assert not client.ledger.is_booting("m1")
+
+
+@pytest.mark.parametrize("reached", [lambda turns: turns.accepted(), lambda turns: turns.troubles.may_pass(
+    MachinesError("busy", 500), 0.0, 60.0, passing=False)], ids=["accepted", "refused"])  # fmt: skip
+def test_who_was_answered_has_reached_fly(reached):
+    turns = Turns("c")
+    reached(turns)
+    turns.troubles.tell()
+    assert turns.troubles.may_pass(MachinesError("away"), 0.0, 60.0, passing=False)
+    assert turns.troubles.may_pass(MachinesError("away"), FIRST_CONTACT + 1, 60.0, passing=False)
+
+
+def test_calls_that_all_ended_before_the_next_came_part_two_times_though_the_thread_was_not_awake_in_between(client):
+    turns, pace = client.turns, client.turns.pace
+    turns.start_soon([], 1000.0)
+    client.hear(look(), 1000.0)
+    turns.part_busy_times(client.ledger, 999.0)  # the first of these calls is pending still
+    turns.start_soon([], 1003.0, at_once=False)
+    assert pace.look_at == 1000.0 + LOOK_EVERY
+    client.ledger.boot("m1", None, 1003.0)
+    turns.part_busy_times(client.ledger, 1004.0)
+    assert not client.ledger.is_booting("m1")
+    turns.start_soon([], 1004.0, at_once=False)
+    assert pace.look_at == 1004.0 + LOOK_EVERY
+    turns.part_busy_times(client.ledger, None)  # these have ended already
+    assert not pace.woken
+
+
+def test_what_is_owed_is_not_forgotten_between_two_times(client):
+    client.turns.start_soon(["c.1:1"], 1000.0)
+    client.turns.part_busy_times(client.ledger, 1001.0)
+    assert client.turns.pace.is_due(1000.0)

@@ -38,6 +38,7 @@ OTHERS = [
     b"queue",
     b"claims",
     b"places",
+    b"resting",
     b"workers",
     b"starts",
     b"load",

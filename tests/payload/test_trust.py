@@ -144,6 +144,26 @@ def test_a_key_points_to_its_ids_under_the_other_keys_and_nobody_without_one_can
     assert Trust(one, "app").pointers("k") == []
 
 
+def test_a_machine_is_one_of_a_lane_by_the_word_of_who_has_a_key_and_nobody_else():
+    one, two = derive_key("one", "app"), derive_key("two", "app")
+    trust = Trust(one, "app", [two])
+    proof = Trust(two, "app").vouch("lane", "m1")
+    assert trust.is_vouched("lane", "m1", proof)
+    assert trust.is_vouched("lane", "m1", trust.vouch("lane", "m1"))
+    for somebody, lane, machine, told in (
+        (trust, "other", "m1", proof),
+        (trust, "lane", "m2", proof),
+        (trust, "lane", "m1", proof[:-1]),
+        (trust, "lane", "m1", ""),
+        (trust, "lane", "m1", "\u20ac"),
+        (Trust(one, "app"), "lane", "m1", proof),
+        (Trust(two, "other"), "lane", "m1", proof),
+    ):
+        assert not somebody.is_vouched(lane, machine, told)
+    pointer = trust.pointers("k")[0]  # what proves something else proves nothing here
+    assert not trust.is_vouched(trust.new_call_id("k"), pointer[:48], pointer[48:])
+
+
 def test_a_pickle_of_another_python_is_refused_and_a_plain_text_is_not(trust, monkeypatch):
     monkeypatch.setattr("sys.version_info", (3, 9))
     pickled = trust.seal_outcome("id", 1, ENDED, b"body")

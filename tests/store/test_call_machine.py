@@ -107,6 +107,8 @@ class Calls(RuleBasedStateMachine):
         self.redis.flushall()
         self.calls: dict[str, Modelled] = {}
         self.workers: set[str] = set()
+        self.resting: set[str] = set()  # machines that have left to rest, and that nobody has been handed since
+        self.handed: dict[str, str] = {}  # machine -> the bundle for which it is to be started
         self.places: list[str] = []  # a machine for each, who noted one last at the end
         self.unread: dict[str, list] = {name: [] for name in MACHINES}  # what was handed to it: entry, call and attempt
         self.entries: set[bytes] = set()  # of inboxes, that the model knows
@@ -165,7 +167,13 @@ class Calls(RuleBasedStateMachine):
 
     def enqueue(self, client):
         batch, name = self.sent[client]
-        self.store.enqueue(LANES["lane"], batch, client=client, result_ttl=RESULT_TTL, reservation=name)
+        granted = self.store.enqueue(LANES["lane"], batch, client=client, result_ttl=RESULT_TTL, reservation=name)
+        for machine, proof in granted.resting:
+            assert proof == f"{MACHINES[machine].encode().hex()}"
+            assert machine not in self.workers
+            assert machine in self.resting or self.handed[machine] == name
+            self.resting.discard(machine)
+            self.handed[machine] = name
 
     @rule(client=client)
     def send_again_after_a_lost_answer(self, client):
@@ -357,6 +365,7 @@ class Calls(RuleBasedStateMachine):
     def join(self, machine, *, first, keep=()):
         self.store.join(MACHINES[machine], machine, first=first, held=[call_id for call_id, _ in keep])
         self.workers.add(machine)
+        self.handed.pop(machine, None)
         self.forget(machine)
         for call_id, call in self.held_by(machine):
             if first:
@@ -383,11 +392,23 @@ class Calls(RuleBasedStateMachine):
         held = [(call_id, call) for call_id, call in self.held_by(machine) if call_id not in unread]
         self.join(machine, first=False, keep=held[: split % (len(held) + 1)])
 
+    @rule(machine=machine)
+    def resume(self, machine):
+        """A suspended machine is started, or nobody has asked for that."""
+        if machine not in self.workers:
+            started = self.store.join_if_started(MACHINES[machine], machine)
+            assert started is (machine in self.handed)
+            if started:
+                self.handed.pop(machine)
+                self.workers.add(machine)
+                self.forget(machine)
+
     @rule(machine=machine, must=st.booleans(), reason=st.sampled_from(["", "its runners do not start"]))
     def leave(self, machine, must, reason):
         self.read_in_time()
         read_to = self.inboxes[machine].read_to
-        stays = self.store.leave(MACHINES[machine], machine, must=must, reason=reason, read_to=read_to)
+        proof = "" if must else MACHINES[machine].encode().hex()
+        stays = self.store.leave(MACHINES[machine], machine, must=must, reason=reason, read_to=read_to, proof=proof)
         self.places = [one for one in self.places if one != machine]
         if self.unread[machine] and not must:
             assert stays == Stay(0.0, "needed")
@@ -401,6 +422,7 @@ class Calls(RuleBasedStateMachine):
         else:
             assert (stays == Stay(0.0, "needed")) is bool(self.waiting(MACHINES[machine]))
         if stays is None:
+            self.resting |= {machine} if proof else set()
             self.workers.discard(machine)
             self.forget(machine)
 
@@ -569,6 +591,7 @@ class Calls(RuleBasedStateMachine):
         base_line = {
             "workers",
             "places",
+            "resting",
             "inbox",
             "starts",
             "sent",

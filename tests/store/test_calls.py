@@ -28,7 +28,8 @@ def calls(*ids, keep=True, sealed=b"sealed", retries=1):
 
 
 def enqueue(store, batch, *, client="c1", where=None, result_ttl=60):
-    return store.enqueue(where or lane(), batch, client=client, result_ttl=result_ttl, reservation=f"{client}.1")
+    sent = store.enqueue(where or lane(), batch, client=client, result_ttl=result_ttl, reservation=f"{client}.1")
+    return sent.reservations
 
 
 def claim(store, limit=1, machine="m1"):

@@ -56,7 +56,7 @@ class Life:
             lambda: store.note_scheduled("s", "m1"),
             lambda: store.scheduled("s"),
             self.bury,
-            lambda: store.leave("lane", "m1", must=False, suspends=True, idle_left=0.0),
+            lambda: store.leave("lane", "m1", must=False, suspends=True, idle_left=0.0, proof="0f"),
         ]
 
     def submit(self) -> None:

@@ -31,7 +31,7 @@ def enqueue(store):
 
     def send(*calls, **options):
         calls = [Call(call, b"sealed", **{"retries": 1} | options) if isinstance(call, str) else call for call in calls]
-        return store.enqueue(LANE, calls, client="c1", result_ttl=60, reservation=f"c1.{next(sent)}")
+        return store.enqueue(LANE, calls, client="c1", result_ttl=60, reservation=f"c1.{next(sent)}").reservations
 
     return send
 

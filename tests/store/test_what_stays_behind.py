@@ -37,7 +37,7 @@ def pieces(raw_redis):
 
 
 def enqueue(store, *calls, name="c.1"):
-    return store.enqueue(LANE, calls, client="c", result_ttl=1000, reservation=name)
+    return store.enqueue(LANE, calls, client="c", result_ttl=1000, reservation=name).reservations
 
 
 def claim(store):

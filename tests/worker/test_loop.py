@@ -8,6 +8,7 @@ import time
 import pytest
 
 from flyexecutor import PayloadError, RedisUnavailableError
+from flyexecutor.environment import Idle
 from flyexecutor.payload.trust import Trust
 from flyexecutor.store.calls import Claimed, Stay
 from flyexecutor.worker import power
@@ -22,9 +23,9 @@ ENOUGH = 1000  # waits: something goes round in circles
 
 
 def make_worker(runners=(), **options):
-    usual = {"redis_url": "redis://unused", "idle_timeout": 1.0, "max_lifetime": 60.0, "suspends": True, "warmup": b""}
+    usual = {"redis_url": "redis://unused", "idle_timeout": 1.0, "max_lifetime": 60.0, "idle": Idle.SUSPEND}
     usual |= {"app": "tested", "trust": TRUST, "machine_id": "m1", "region": "", "lane": "lane", "scheduled": ""}
-    return Worker(list(runners), **usual | options)
+    return Worker(list(runners), warmup=options.pop("warmup", b""), **usual | options)
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def ids(calls):
 
 
 def test_a_worker_without_work_leaves_and_ends(make, clock):
-    worker, store = make(suspends=False)
+    worker, store = make(idle=Idle.STOP)
     began = clock.now
     assert worker.run() == 0
     assert store.verbs()[-4:] == ["join", "run_of_server", "claim", "leave"]
@@ -136,7 +137,7 @@ def test_a_worker_without_work_leaves_and_ends(make, clock):
 def test_a_worker_that_is_needed_stays_and_runs_what_comes(make):
     call = make_call("a")
     worker, store = make(
-        None, hand(call), begin, answer, suspends=False, answers={"leave": [Stay(5.0, "needed"), None]}
+        None, hand(call), begin, answer, idle=Idle.STOP, answers={"leave": [Stay(5.0, "needed"), None]}
     )
     assert worker.run() == 0
     verbs = [verb for verb in store.verbs() if verb in {"leave", "claim", "finish"}]
@@ -158,7 +159,7 @@ def test_runners_warm_up_before_the_first_rest_and_nothing_is_left_meanwhile(mak
 
 
 def test_a_worker_that_is_never_suspended_does_not_warm_up_for_that(make):
-    worker, store = make(warmup=b"w", suspends=False)
+    worker, store = make(warmup=b"w", idle=Idle.STOP)
     assert worker.run() == 0
     assert "leave" in store.verbs()
 
@@ -278,7 +279,7 @@ def test_a_worker_that_joins_again_says_what_it_holds(make):
 
 
 def test_after_an_answer_that_makes_no_sense_it_joins_again_over_new_connections(make, clock):
-    worker, store = make(suspends=False, answers={"claim": [PayloadError("odd"), Claimed((), 1)], "leave": [None]})
+    worker, store = make(idle=Idle.STOP, answers={"claim": [PayloadError("odd"), Claimed((), 1)], "leave": [None]})
     began = clock.now
     assert worker.run() == 0
     assert store.verbs()[-5:] == ["claim", "close", "join", "run_of_server", "leave"]

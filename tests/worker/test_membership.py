@@ -66,6 +66,7 @@ def test_leaving_tells_how_long_it_could_stay(make, clock):
                 "suspends": True,
                 "reason": "",
                 "read_to": "1-1",
+                "proof": "",
             },
         )
     ]

@@ -1,4 +1,5 @@
--- enqueue: (no such call) -> QUEUED | RUNNING, for a bundle; reserves the machines that are missing.
+-- enqueue: (no such call) -> QUEUED | RUNNING, for a bundle; hands out machines that rest for those that are missing, and
+-- reserves the others.
 -- Needs: lib_load lib_reserve lib_places
 -- KEYS: 1 queue  2 workers  3 starts   ARGV: 1 prefix, then:
 local arg = {
@@ -11,15 +12,17 @@ local arg = {
   result_ttl = tonumber(ARGV[8]),  -- (s)
   window = tonumber(ARGV[9]),  -- of the lane's load (ms)
   place_left = true,  -- whether somebody may have a place
+  wakes = true,
 }
 local FIRST = 10  -- then per call: id retries keep pieces body name n, and n further names and values of its record
--- Answers the names of the reservations that this client must turn into machines; an error, and nothing has changed, if
--- a large payload is no longer there.
+-- Answers {the names of the reservations that this client must turn into machines, MACHINE PROOF ... of those that it must
+-- start, how many calls wait}; an error, and nothing has changed, if a large payload is no longer there.
 -- A client sends one bundle at a time, and the same again after a lost answer; that must not run what has ended already
--- and left no record, and answers the reservations that were granted the first time. A call with a key may be there from
+-- and left no record, and answers what was granted the first time. A call with a key may be there from
 -- another client: this one then hears of its outcome too. It may be there under the id that another key of the ring gives:
 -- this one is then told which, before anything else of that call.
 local queue, _, starts = unpack(KEYS)
+local sent = PREFIX .. ':sent:' .. arg.client
 local at = now_ms()
 
 -- Each call of the bundle, by the names of its record; `further`: where ARGV has what goes into it as it is.
@@ -119,18 +122,31 @@ local function meet(call, again)
   end
 end
 
--- The reservations that this bundle was granted before.
-local function held()
-  local names = {}
+-- What is sent again after a lost answer is granted the same.
+local function note_sent(woken, expires)
+  redis.call('SET', sent, arg.reservation .. ' ' .. expires .. ' ' .. table.concat(woken, ' '), 'EX', 300)
+end
+
+-- What this bundle was granted before, as far as nobody else can have been granted it since.
+local function held(noted)
+  local names, woken = {}, {}
   for _, name in ipairs(mend('ZRANGE', starts, 0, -1)) do
     if string.find(name, arg.reservation .. ':', 1, true) == 1 then names[#names + 1] = name end
   end
-  return names
+  local before, machines = string.match(noted, '^%S+ (%d+) (.*)$')
+  for machine, proof in string.gmatch(machines or '', '(%S+) (%S+)') do
+    if tonumber(mend('ZSCORE', starts, machine) or 0) == tonumber(before) then
+      redis.call('ZADD', starts, at + arg.life, machine)
+      woken[#woken + 1], woken[#woken + 2] = machine, proof
+    end
+  end
+  return names, woken, at + arg.life
 end
 
-local bundle, sent = read_bundle(), PREFIX .. ':sent:' .. arg.client
+local bundle = read_bundle()
 if not is_all_there(bundle) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
-local again = mend('SET', sent, arg.reservation, 'EX', 300, 'GET') == arg.reservation
+local noted = mend('SET', sent, arg.reservation, 'EX', 300, 'GET') or ''
+local again = string.match(noted, '^%S+') == arg.reservation
 for _, call in ipairs(bundle) do
   if call.pointers and not again and redis.call('EXISTS', PREFIX .. ':call:' .. call.id) == 0 then follow_pointers(call) end
   local key = PREFIX .. ':call:' .. call.id
@@ -154,6 +170,8 @@ if note_load(arg.lane, still_wait + running(queue), arg.window, at) then
   redis.call('ZREMRANGEBYSCORE', lanes, '-inf', at - 30 * DAY * 1000)
   redis.call('EXPIRE', lanes, 30 * DAY)
 end
-local granted = again and held() or {}
-if #granted > 0 or still_wait == 0 then return granted end
-return reserve(arg, at)
+local granted, woken, expires = {}, {}, 0
+if again then granted, woken, expires = held(noted) end
+if still_wait > 0 and #granted + #woken == 0 then granted, woken, expires = reserve(arg, at) end
+if #woken > 0 then note_sent(woken, expires) end
+return {granted, woken, still_wait}

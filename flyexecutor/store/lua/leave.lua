@@ -1,7 +1,7 @@
 -- leave: a worker goes. Refused while calls wait in its lane, or are soon due, unless it must (its machine is stopped).
 -- RUNNING -> QUEUED | KILLED for what it had claimed; RUNNING -> LOST | FAILED, too, if there is a reason. As due:
 -- QUEUED -> FAILED.
--- Needs: lib_bill lib_lose lib_due lib_load
+-- Needs: lib_bill lib_lose lib_due lib_load lib_resting
 -- KEYS: 1 queue  2 workers   ARGV: 1 prefix, then:
 local arg = {
   machine = ARGV[2],
@@ -12,6 +12,7 @@ local arg = {
   pause = tonumber(ARGV[7]),  -- between two that are suspended (ms; 0: it is not, or it had to wait for its turn already)
   reason = ARGV[8],  -- for which what it holds is lost; empty: that is queued again
   read_to = ARGV[9],  -- as claim has it
+  proof = ARGV[10],  -- with which its machine is noted as resting; empty: nobody is to start it
 }
 -- Answers -1 when it has left, else {milliseconds until it may ask again (0 when calls wait now), due | turn | needed}.
 -- It has no places then, even if it stays. It stays for what came by its inbox in this very moment. Else, what it had claimed
@@ -38,4 +39,5 @@ end
 forget_inbox(arg.machine)
 mend('HDEL', workers, arg.machine)
 close_bill(lane_of(queue), arg.machine, at)
+if arg.proof ~= '' then note_resting(queue, arg.machine, arg.proof, at) end
 return -1

@@ -15,6 +15,7 @@
 --   PREFIX:due:LANE (zset)        when something is to be done about a call (ms): "r ID" queue it again, "x ID" it expires
 --   PREFIX:workers:LANE (hash)    machine -> time of its join (ms)
 --   PREFIX:starts:LANE (zset)     reservation, or the machine that it became -> time at which it expires (ms)
+--   PREFIX:resting:LANE (zset)    "MACHINE PROOF" of a machine whose worker has left, to rest -> when (ms)
 --   PREFIX:load:LANE (hash)       at peak before window: the most calls that there were at a time, now and in the window
 --                                 before (each `window` ms long)
 --   PREFIX:awake:LANE (hash)      machine -> since when it is billed (ms): from its start until it leaves or is buried
@@ -29,7 +30,8 @@
 --   PREFIX:lanes (zset)           lane -> when it last had a call (ms)
 --   PREFIX:same:ID (string)       a call with a key that is there under another id: a pointer to it (trust.py), for who asks
 --                                 by the id that the key gives now
---   PREFIX:sent:CLIENT (string)   the last bundle that it has stored
+--   PREFIX:sent:CLIENT (string)   the last bundle that it has stored; of the machines that it was told to start: when that
+--                                 expires, and MACHINE PROOF of each
 --   PREFIX:outcomes:CLIENT (stream)   {head body logs} for each outcome, {report body} for what is told before the end
 -- Heads are words with a space in between, "-" for an empty one (lib_tell.lua).
 local PREFIX = ARGV[1]

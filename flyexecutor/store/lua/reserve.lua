@@ -9,7 +9,7 @@ local arg = {
   concurrency = tonumber(ARGV[4]),
   life = tonumber(ARGV[5]),  -- of a reservation (ms)
 }
-local FIRST = 6  -- then the reservations to renew
+local FIRST = 6  -- then the reservations to renew, and the machines that it has started
 -- Answers {reservations, workers (flat: machine joined ...), machines and reservations on their way, ms until something
 -- is due, the moment (ms)}.
 local queue, workers, starts = unpack(KEYS)
@@ -28,6 +28,6 @@ drop_odd_workers()
 local at = now_ms()
 take_from_the_buried(queue, workers)
 take_back_unread(queue, workers, at)
-for n = FIRST, #ARGV do mend('ZADD', starts, 'XX', at + arg.life, ARGV[n]) end
+for n = FIRST, #ARGV do mend('ZADD', starts, 'XX', 'GT', at + arg.life, ARGV[n]) end
 local granted = reserve(arg, at)
 return {granted, redis.call('HGETALL', workers), redis.call('ZRANGE', starts, 0, -1), due, at}
