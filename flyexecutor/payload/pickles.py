@@ -105,12 +105,13 @@ _shipping = threading.RLock()
 parts_here: dict[str, Dumped] = {}  # what the calls of this process share, verified; the runner keeps it
 
 
-@contextlib.contextmanager
-def shipping(modules: Sequence[types.ModuleType]) -> Iterator[None]:
+def shipping(modules: Sequence[types.ModuleType]) -> contextlib.AbstractContextManager[None]:
     """While this lasts, functions and classes of these modules are pickled by value."""
-    if not modules:
-        yield
-        return
+    return _shipping_all(modules) if modules else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _shipping_all(modules: Sequence[types.ModuleType]) -> Iterator[None]:
     with _shipping:  # cloudpickle keeps one list for the whole process
         known = cloudpickle.list_registry_pickle_by_value()
         ours = [module for module in modules if module.__name__ not in known]
