@@ -328,7 +328,11 @@ class Fleet:
             hopeful = self._turns.meet(error, now, self.lane.boot_timeout, passing=passing)
             self._changed.notify_all()
         if hopeful or self._assurance.see_worker(self.lane):
-            log.warning("no machine yet, trying again: %s", error)
+            log.log(
+                logging.WARNING if self._turns.troubles.is_news(now) else logging.INFO,
+                "no machine yet, trying again: %s",
+                error,
+            )
             return
         if not isinstance(error, MachineStartError):
             error = MachineStartError(f"no machine could be had: {error}", error.status, error.request_id)

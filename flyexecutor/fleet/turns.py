@@ -21,6 +21,7 @@ LOOK_EVERY = 5.0  # seconds; Fly allows one list a second per app, which all lan
 LOOK_AT_LEAST_EVERY = 600.0  # seconds: a client whose calls end sooner looks now and then all the same
 FIRST_PAUSE = 0.5  # seconds before the look that follows on a trouble; it doubles up to LOOK_EVERY
 UNWANTED_FOR = 20.0  # seconds that a machine runs for nobody: one that has just left its lane is about to rest
+SAY_EVERY = 60.0  # seconds between two warnings of one trouble
 FIRST_CONTACT = 5.0  # seconds: an API that never answered is a wrong setting rather than an outage
 
 
@@ -111,6 +112,7 @@ class Troubles:
         self.obstacle: BaseException | None = None  # whoever has news sets it
         self.reached = False  # whether Fly's API has answered once
         self._since: float | None = None
+        self._said_at: float | None = None
 
     def may_pass(self, error: MachinesError, now: float, boot_timeout: float, *, passing: bool) -> bool:
         """Whether calls may wait on although this went wrong.
@@ -127,13 +129,21 @@ class Troubles:
             patience = boot_timeout if self.reached else FIRST_CONTACT
         return now - self._since < patience
 
+    def is_news(self, now: float) -> bool:
+        """Whether to say that there is trouble: at its begin, and now and then while it lasts."""
+        if self._said_at is not None and now - self._said_at < SAY_EVERY:
+            return False
+        self._said_at = now
+        return True
+
     def tell(self) -> None:
         """Calls have failed with it: what comes next is new trouble."""
-        self._since = None
+        self._since = self._said_at = None
 
     def end(self) -> None:
         """All is well, as far as we know."""
-        self._since, self.obstacle = None, None
+        self._since = self._said_at = None
+        self.obstacle = None
 
 
 class Turns:

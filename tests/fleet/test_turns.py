@@ -11,6 +11,7 @@ from flyexecutor.fleet.turns import (
     FIRST_PAUSE,
     LOOK_AT_LEAST_EVERY,
     LOOK_EVERY,
+    SAY_EVERY,
     UNWANTED_FOR,
     Pace,
     Troubles,
@@ -320,3 +321,18 @@ def test_what_is_owed_is_not_forgotten_between_two_times(client):
     client.turns.start_soon(["c.1:1"], 1000.0)
     client.turns.part_busy_times(client.ledger, 1001.0)
     assert client.turns.pace.is_due(1000.0)
+
+
+def test_a_trouble_is_said_at_its_begin_and_now_and_then():
+    troubles = Troubles()
+    assert [troubles.is_news(now) for now in (0.0, 5.0, SAY_EVERY - 1, SAY_EVERY, SAY_EVERY + 1)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    for end in (troubles.end, troubles.tell):
+        end()
+        assert troubles.is_news(SAY_EVERY + 2)
+        assert not troubles.is_news(SAY_EVERY + 3)
