@@ -327,6 +327,8 @@ class Watcher:
                 if future.done():
                     raise
                 future.set_exception(exc)  # an exception that refuses our note, say
+        if not future.keep:
+            self._reader.remove_soon = True
         if not future.keep and len(outcome.sealed) > INLINE_BYTES:
             self._drop(functools.partial(self._store.drop_outcome, outcome))
 

@@ -48,6 +48,7 @@ class Intake:
     free: int  # calls that it would begin at once: so many of those that come next are handed to it
     concurrency: int
     read_to: str  # of its inbox (InboxReader.read_to)
+    to_come: int = 1  # for so many it has had places, and has not read them; 0: there are none in its inbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class Store(LaneStore):
             pieces, inline = self._records.put(f"{reservation}.{n}", call.sealed)
             size += len(inline)
             further = further_fields(call)
-            args += (call.id, call.retries, int(call.keep), pieces, inline, call.name, len(further), *further)
+            new = int(not call.keyed)
+            args += (call.id, new, call.retries, int(call.keep), pieces, inline, call.name, len(further), *further)
         granted, resting, waits = script("enqueue")(self._client(size), self._lane_keys(lane.name), args)
         words = texts_of(resting)
         return Granted(texts_of(granted), list(zip(words[::2], words[1::2], strict=True)), bool(waits))
@@ -321,4 +323,4 @@ class Store(LaneStore):
 
 def _words(machine_id: str, region: str, intake: Intake) -> tuple[str | int, ...]:
     """What claim.lua and finish.lua are told of a worker."""
-    return machine_id, region, intake.concurrency, intake.more, intake.free, intake.read_to
+    return machine_id, region, intake.concurrency, intake.more, intake.free, intake.read_to, intake.to_come

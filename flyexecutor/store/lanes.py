@@ -116,7 +116,7 @@ class LaneStore:
     def has_no_calls(self, lane: Lane) -> bool:
         """Whether no call waits or runs there."""
         queued = if_sound(lambda: self._redis.zcard(self._key("queue", lane.name)), 0)
-        return not queued and not if_sound(lambda: self._redis.hlen(self._key("claims", lane.name)), 0)
+        return not queued and if_sound(lambda: self._redis.hlen(self._key("claims", lane.name)), 0) <= 1
 
     @translated
     def is_worker(self, lane: str, machine_id: str) -> bool:

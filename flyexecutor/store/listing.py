@@ -114,6 +114,7 @@ class Listing:
         for name, used_at in known:
             queued, running, workers = (_sound(next(answers), 0) for _ in range(3))
             _, claimed = _sound(next(answers), (0, {}))
+            running, claimed = max(0, running - 1), filter(None, claimed)  # one has no name (lib_keys.lua)
             waiting, due = _sound(next(answers), ()), _sound(next(answers), ())
             retries = [member[2:] for member in due if member.startswith(b"r ")]
             places += enumerate(member.decode(errors="replace") for member in (*claimed, *waiting, *retries))

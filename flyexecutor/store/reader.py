@@ -19,6 +19,7 @@ BLOCK_LIMIT = 20.0  # seconds; a longer silence may be a dead connection: ask ag
 BUSY_BLOCK = 5.0  # seconds, while a call runs: what waits for this worker then must not wait for long
 LATE = 3.0  # seconds that an answer may be late; the connection is dead then, even if nobody says so (a NAT forgot it)
 ENTRIES_PER_READ = 200
+MOST_TAKEN, MOST_TAKEN_BYTES = 50, 16 * 1024  # entries of outcomes that were taken, and are left for now
 _NONE = b"0-0"  # before all entries
 _LAST_ID = b"18446744073709551615-18446744073709551615"  # of an entry: nothing can be put behind it
 
@@ -73,7 +74,7 @@ class StreamReader:
     def ask(self, block: float) -> None:
         """Send the read; the server answers at once, or with nothing after `block` seconds (at most BLOCK_LIMIT)."""
         block_ms = max(1, int(min(block, BLOCK_LIMIT) * 1000))
-        read_to = self.read_to
+        read_to = self.read_to if self._removes else ""
         commands: list[tuple[Any, ...]] = [("XTRIM", self._stream, "MINID", read_to)] if read_to else []
         commands.append(("XREAD", "COUNT", self._count, "BLOCK", block_ms, "STREAMS", self._stream, self._last))
         try:
@@ -91,6 +92,11 @@ class StreamReader:
         if self.waiting and time.monotonic() >= self.due_at:
             self.close()
             raise unavailable(self._address, redis.TimeoutError("no answer in time, the connection is dead"))
+
+    @property
+    def _removes(self) -> bool:
+        """Whether what was taken is to be removed now."""
+        return True
 
     def rewind(self) -> None:
         """Read from the beginning: the stream is another one."""
@@ -160,7 +166,9 @@ class InboxReader(StreamReader):
 
 
 class OutcomeReader(StreamReader):
-    """The outcomes and reports for one client."""
+    """The outcomes and reports for one client. What was taken is removed when there is some of it: a command less for a
+    call on its own.
+    """
 
     def __init__(
         self,
@@ -172,7 +180,18 @@ class OutcomeReader(StreamReader):
         self._parse = parse
         self.answered_at = 0.0  # when the last answer came (monotonic)
         self.at_end = False  # whether that was all there was
+        self.remove_soon = False  # what was taken is kept nowhere else, and nobody asks for it again
+        self._taken, self._taken_bytes = 0, 0  # that are there still
         super().__init__(client, address, stream)
+
+    @property
+    def _removes(self) -> bool:
+        return self.remove_soon or self._taken >= MOST_TAKEN or self._taken_bytes >= MOST_TAKEN_BYTES
+
+    def note_removed(self) -> None:
+        """What was taken is no longer there."""
+        super().note_removed()
+        self.remove_soon, self._taken, self._taken_bytes = False, 0, 0
 
     def read(self, block: float) -> Iterator[Outcome | Report]:
         """Wait up to `block` seconds for news. What is large is fetched when its turn comes: if Redis goes away in
@@ -183,18 +202,32 @@ class OutcomeReader(StreamReader):
         asked, self._count = self._count, max(1, self._count // 4)
         entries = self._receive()
         self.answered_at, self.at_end = time.monotonic(), len(entries) < asked
-        news = self._parse(_fields_of(entries))
-        for entry, _ in entries:
-            try:
-                heard = next(news)
-            except redis.RedisError as exc:
-                raise translate(self._address, exc) from None
+        all_parts = [_parts_of(flat or ()) for _, flat in entries]
+        self._taken += len(entries)
+        self._taken_bytes += sum(len(word) for _, flat in entries for word in flat or ())
+        news = self._parse([part for parts in all_parts for part in parts])
+        for (entry, _), parts in zip(entries, all_parts, strict=True):
+            for _ in parts:
+                try:
+                    heard = next(news)
+                except redis.RedisError as exc:
+                    raise translate(self._address, exc) from None
+                if heard is not None:
+                    yield heard
             self._last = entry
-            if heard is not None:
-                yield heard
         self._go_on()
         self._count = min(ENTRIES_PER_READ, asked * 2)
 
 
 def _fields_of(entries: Sequence[tuple[bytes, Sequence[bytes] | None]]) -> list[dict[bytes, bytes]]:
     return [dict(zip((flat or ())[::2], (flat or ())[1::2], strict=False)) for _, flat in entries]
+
+
+def _parts_of(flat: Sequence[bytes]) -> list[dict[bytes, bytes]]:
+    """An entry tells of several calls: each begins with its head."""
+    parts: list[dict[bytes, bytes]] = []
+    for name, value in zip(flat[::2], flat[1::2], strict=False):
+        if name == b"head" or not parts:
+            parts.append({})
+        parts[-1][name] = value
+    return parts

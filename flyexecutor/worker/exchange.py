@@ -96,7 +96,7 @@ class Exchange:
         return left
 
     def _intake(self, more: int, free: int) -> Intake:
-        return Intake(more, free, self._concurrency, self.inbox.read_to)
+        return Intake(more, free, self._concurrency, self.inbox.read_to, self.to_come)
 
     def _take(self, claimed: Claimed) -> list[ClaimedCall]:
         self.inbox.note_removed()

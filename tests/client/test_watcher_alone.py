@@ -34,7 +34,7 @@ class ScriptedReader:
 
     def __init__(self, clock):
         self.clock, self.steps, self.blocks, self.rewound = clock, [], [], 0
-        self.answered_at, self.at_end = 0.0, True
+        self.answered_at, self.at_end, self.remove_soon = 0.0, True, False
         self.end = None
 
     def read(self, block):

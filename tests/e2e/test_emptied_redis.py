@@ -19,7 +19,7 @@ def most_awake(local_fly):
         changes = []
         for machine in told:
             config = machine.get("config") or machine["incomplete_config"]  # its host is lost: of another test
-            if config["metadata"].get("flyexecutor") == executor._lane.name:
+            if config.get("metadata", {}).get("flyexecutor") == executor._lane.name:
                 assert machine["events"][-1]["type"] == "launch"  # all of them are kept
                 before = False
                 for event in reversed(machine["events"]):

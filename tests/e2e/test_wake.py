@@ -143,7 +143,10 @@ def test_nobody_who_writes_to_redis_has_a_machine_of_another_kind_started(restin
     executor, machines = resting()
     url = f"{local_fly.api_url}/v1/apps/{local_fly.app}/machines"
     headers = {"Authorization": f"Bearer {local_fly.token}"}
-    body = {"config": {"image": local_fly.image, "init": {"exec": ["true"]}, "metadata": {"whose": "another's"}}, "skip_launch": True}
+    body = {
+        "config": {"image": local_fly.image, "init": {"exec": ["true"]}, "metadata": {"whose": "another's"}},
+        "skip_launch": True,
+    }
     foreign = requests.post(url, json=body, headers=headers, timeout=10).json()["id"]
     key = f"fly:{{{local_fly.app}}}:resting:{executor._lane.name}"
     ((_, proof),) = [name.split() for name in local_redis.zrange(key, 0, -1)]

@@ -519,7 +519,7 @@ class Calls(RuleBasedStateMachine):
             assert (state, lane) == (call.state, call.lane), call_id
             assert int(attempt) in {call.attempt, 0}, call_id
             if call.state.final:
-                assert (given, expired) == (None, None), call_id
+                assert (given, expired) == ("", None), call_id
         for lane in LANES:
             meter = self.store.meter(lane)
             running = sum(call.holder is not None and call.lane == lane for call in self.calls.values())
@@ -592,6 +592,7 @@ class Calls(RuleBasedStateMachine):
             "workers",
             "places",
             "resting",
+            "claims",
             "inbox",
             "starts",
             "sent",
@@ -602,6 +603,8 @@ class Calls(RuleBasedStateMachine):
             "lanes",
         }
         assert others <= base_line
+        for lane in LANES:
+            assert self.redis.hkeys(self.store._key("claims", lane)) in ([], [""])
 
 
 @pytest.mark.timeout(300)

@@ -14,6 +14,7 @@ from flyexecutor.lane import Lane
 from flyexecutor.states import State
 from flyexecutor.store.calls import Intake, Stay, Store
 from flyexecutor.store.lanes import GIVE_UP_WITHIN, RESERVATION_TTL
+from flyexecutor.store.reader import MOST_TAKEN, MOST_TAKEN_BYTES
 from flyexecutor.store.records import INLINE_BYTES, PIECE_BYTES, PIECE_TTL, UNTAKEN_TTL
 from flyexecutor.terms import UNFINISHED_TTL
 from tests.conftest import APP
@@ -23,8 +24,8 @@ def lane(max_workers=10, concurrency=1, boot_timeout=60.0):
     return Lane("lane", {}, (), max_workers, concurrency, boot_timeout)
 
 
-def calls(*ids, keep=True, sealed=b"sealed", retries=1):
-    return [Call(call_id, sealed, retries, keep) for call_id in ids]
+def calls(*ids, keep=True, sealed=b"sealed", retries=1, keyed=False):
+    return [Call(call_id, sealed, retries, keep, keyed=keyed) for call_id in ids]
 
 
 def enqueue(store, batch, *, client="c1", where=None, result_ttl=60):
@@ -250,7 +251,35 @@ def test_outcomes_are_read_once_and_removed(store, raw_redis):
         finish(store, one)
     assert [outcome.id for outcome in reader.read(5.0)] == ["a", "b"]
     assert list(reader.read(0.01)) == []
-    assert raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c1") == 0
+    stream = f"fly:{{{APP}}}:outcomes:c1"
+    assert raw_redis.xlen(stream) == 2  # of so few, which their records have too
+    reader.remove_soon = True
+    assert list(reader.read(0.01)) == []
+    assert raw_redis.xlen(stream) == 0
+    for number, size in ((MOST_TAKEN, 1), (1, MOST_TAKEN_BYTES)):
+        for n in range(number):
+            head = f"x{n} SUCCEEDED 1 m1 iad - 1 1 1"
+            raw_redis.xadd(stream, {"head": head, "body": bytes(size)})
+        assert len(list(reader.read(5.0))) == number
+        assert list(reader.read(0.01)) == []
+        assert raw_redis.xlen(stream) == 0
+    reader.close()
+
+
+def test_outcomes_that_are_stored_together_are_few_entries_with_all_of_them(store, raw_redis):
+    few, many = [f"f{n}" for n in range(5)], [f"m{n}" for n in range(450)]
+    reader = store.outcomes("c1")
+    for ids, size, entries in ((few, 10, 1), (many, 10, 5), (few, 40_000, 3)):
+        raw_redis.flushall()
+        reader.rewind()
+        enqueue(store, calls(*ids, keep=False))
+        claimed = claim(store, len(ids))
+        done = [Outcome(one.id, 1, State.FAILED, "m1", "iad", bytes(size), b"said") for one in claimed]
+        store.finish("lane", "m1", "iad", done, Intake(0, 0, 1, ""))
+        assert raw_redis.xlen(f"fly:{{{APP}}}:outcomes:c1") == entries
+        told = list(reader.read(5.0))
+        assert [outcome.id for outcome in told] == ids
+        assert {(outcome.sealed, outcome.logs, outcome.attempt) for outcome in told} == {(bytes(size), b"said", 1)}
     reader.close()
 
 
@@ -269,7 +298,7 @@ def test_large_payloads_travel_in_parts_and_leave_nothing(store, raw_redis, size
     if size > INLINE_BYTES:
         store.drop_outcome(outcome)
     left = {key.split(":")[2] for key in raw_redis.scan_iter(f"fly:{{{APP}}}:*")}
-    assert left == {"starts", "outcomes", "sent", "load", "meter", "lanes", "workers"}
+    assert left == {"starts", "outcomes", "sent", "load", "meter", "lanes", "workers", "claims"}
 
 
 def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):
@@ -285,7 +314,7 @@ def test_every_key_has_a_time_to_live_and_the_hash_tag(store, raw_redis):
 def test_who_submits_a_key_whose_call_has_ended_keeps_what_it_is_told_for_result_ttl(store, raw_redis):
     enqueue(store, calls("a"))
     finish(store, *claim(store))
-    enqueue(store, calls("a"), client="c2", result_ttl=60)
+    enqueue(store, calls("a", keyed=True), client="c2", result_ttl=60)
     assert 0 < raw_redis.ttl(store._key("outcomes", "c2")) <= 60
 
 
@@ -533,7 +562,7 @@ def test_a_record_lives_as_long_as_its_result_ttl_and_no_longer_holds_what_the_c
     assert UNFINISHED_TTL - 60 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= UNFINISHED_TTL
     finish(store, *claim(store))
     assert 30 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= 60
-    assert raw_redis.hmget(f"fly:{{{APP}}}:call:a", "call", "expired") == [None, None]
+    assert raw_redis.hmget(f"fly:{{{APP}}}:call:a", "call", "expired") == ["", None]
     assert 30 < store.info("a").expires_at - time.time() <= 61
 
 
@@ -554,7 +583,7 @@ def test_what_a_call_was_given_goes_when_it_ends_or_is_sent_again(store, raw_red
     assert seconds_left(raw_redis, "piece") == set()
     enqueue(store, calls("a", sealed=bytes(300)))  # its answer was lost
     assert seconds_left(raw_redis, "piece") == set()
-    enqueue(store, calls("a", sealed=bytes(300)), client="c2")  # another with the same key
+    enqueue(store, calls("a", sealed=bytes(300), keyed=True), client="c2")  # another with the same key
     assert seconds_left(raw_redis, "piece") == set()
 
 
@@ -562,7 +591,7 @@ def test_what_a_second_client_sends_for_a_call_that_waits_goes_and_what_the_firs
     store, raw_redis, small_parts
 ):
     enqueue(store, calls("a", sealed=bytes(300)))
-    enqueue(store, calls("a", sealed=bytes(300)), client="c2")
+    enqueue(store, calls("a", sealed=bytes(300), keyed=True), client="c2")
     assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:piece:*"))) == 3
     (one,) = claim(store)
     assert one.sealed == bytes(300)
@@ -775,7 +804,7 @@ def test_as_many_workers_are_needed_as_there_were_calls_at_a_time_in_this_window
     come_and_go(2)
     assert workers_needed(store) == 2
     pass_time(300)
-    store.enqueue(where, calls("a0"), client="c2", result_ttl=60, reservation="again")  # it has ended
+    store.enqueue(where, calls("a0", keyed=True), client="c2", result_ttl=60, reservation="again")  # it has ended
     assert workers_needed(store) == 0
 
 
@@ -918,7 +947,7 @@ def test_logs_are_told_with_a_failure_and_not_with_a_success(store):
         store.finish("lane", "m1", "iad", [outcome], Intake(0, 0, 1, ""))
     assert [told.logs for told in news(store)] == [b"", b"printed"]
     assert (store.logs("a"), store.attach("a", "c").outcome.logs) == (b"printed", b"printed")
-    enqueue(store, calls("a", "b"), client="c2")  # with the keys of calls that have ended
+    enqueue(store, calls("a", "b", keyed=True), client="c2")  # with the keys of calls that have ended
     assert [told.logs for told in news(store, "c2")] == [b"", b"printed"]
 
 
@@ -926,7 +955,7 @@ def test_an_outcome_is_told_with_where_and_when_it_ran(store):
     enqueue(store, calls("a", "b"))
     store.cancel(["b"])
     finish(store, *claim(store))
-    enqueue(store, calls("a", "b"), client="c2")
+    enqueue(store, calls("a", "b", keyed=True), client="c2")
     for client in ("c1", "c2"):
         told = {outcome.id: outcome for outcome in news(store, client)}
         assert (told["a"].state, told["a"].attempt, told["a"].sealed) == (State.SUCCEEDED, 1, b"value")
@@ -980,7 +1009,7 @@ def test_what_is_used_again_lives_on(store, raw_redis):
 
     enqueue(store, calls("a", "b", "c"))
     age()
-    raw_redis.hset(f"fly:{{{APP}}}:load:lane", "at", 0)  # a window later
+    raw_redis.hset(f"fly:{{{APP}}}:load:lane", mapping={"at": 0, "noted": 0})  # a window later, and a minute
     enqueue(store, calls("d", "e"), client="c2")
     assert lives_on("queue:lane", "lanes", "load:lane", "starts:lane")
     age()
@@ -1054,12 +1083,12 @@ def test_who_comes_with_the_key_of_a_call_later_has_its_progress_once(store):
     enqueue(store, calls("a", "b"))
     one, other = claim(store, 2)
     store.report([Report("a", one.attempt, Report.PROGRESS, 0, b"half")])
-    enqueue(store, calls("a"), client="c2")  # while it runs
-    enqueue(store, calls("a"), client="c2")  # again, since the answer was lost
+    enqueue(store, calls("a", keyed=True), client="c2")  # while it runs
+    enqueue(store, calls("a", keyed=True), client="c2")  # again, since the answer was lost
     assert heard("c2") == [("progress", b"half")]
     finish(store, one)
     finish(store, other)
-    store.enqueue(lane(), calls("b", "a"), client="c3", result_ttl=60, reservation="c3.1")
+    store.enqueue(lane(), calls("b", "a", keyed=True), client="c3", result_ttl=60, reservation="c3.1")
     assert heard("c3") == [b"value", ("progress", b"half"), b"value"]
 
 
@@ -1119,7 +1148,7 @@ def test_a_body_that_the_record_keeps_is_told_to_each_only_if_it_is_small(store,
     store.attach("a", "c2")
     finish(store, *claim(store), sealed=bytes(size))
     if keep:
-        enqueue(store, calls("a"), client="c3")  # with the same key
+        enqueue(store, calls("a", keyed=True), client="c3")  # with the same key
     for client in ("c1", "c2", "c3")[: 2 + keep]:
         ((_, fields),) = raw_redis.xrange(f"fly:{{{APP}}}:outcomes:{client}")
         assert len(fields["body"]) == told
@@ -1145,7 +1174,7 @@ def test_a_call_tells_sixteen_clients_at_most_and_whoever_submitted_it(store, ra
     enqueue(store, calls("a"))
     for number in (*range(2, 18), 17, 1):
         if keyed:
-            enqueue(store, calls("a"), client=f"c{number}")
+            enqueue(store, calls("a", keyed=True), client=f"c{number}")
         else:
             store.attach("a", f"c{number}")
     finish(store, *claim(store))
@@ -1207,3 +1236,71 @@ def test_a_reader_that_is_closed_while_it_connects_can_not_reach_redis(store, mo
     monkeypatch.setattr(reader._connection, "connect", Mock(side_effect=raised))  # its socket has gone from under it
     with pytest.raises(RedisUnavailableError):
         reader.ask(1.0)
+
+
+# What lies in Redis for a lane, and lives on with it
+
+
+def test_claims_and_places_live_on_while_they_are_used_and_no_longer(store, raw_redis):
+    def ttl(kind):
+        return raw_redis.ttl(f"fly:{{{APP}}}:{kind}:lane")
+
+    join(store, "m1")
+    for n in range(2):
+        enqueue(store, calls(f"a{n}"), client=f"c{n}")
+        (one,) = store.claim("lane", "m1", "iad", Intake(1, 1, 1, "")).calls
+        finish(store, one)
+        store.claim("lane", "m1", "iad", Intake(1, 1, 1, ""))  # notes a place
+        assert min(ttl("claims"), ttl("places")) > UNFINISHED_TTL - 60
+        raw_redis.delete(f"fly:{{{APP}}}:claims:lane", f"fly:{{{APP}}}:places:lane")
+    store.claim("lane", "m1", "iad", Intake(2, 2, 2, ""))
+    enqueue(store, calls("b"), client="c3")  # takes a place
+    assert (ttl("claims") > 0, ttl("places") > 0) == (True, True)
+    assert store.meter("lane").running == 1
+    for kind in ("claims", "places"):
+        raw_redis.expire(f"fly:{{{APP}}}:{kind}:lane", 60)
+    raw_redis.hset(f"fly:{{{APP}}}:load:lane", "noted", 0)  # a minute later
+    enqueue(store, calls("c"), client="c4")
+    assert min(ttl("claims"), ttl("places")) > UNFINISHED_TTL - 60
+
+
+def test_a_lane_is_noted_as_used_once_a_minute(store, raw_redis):
+    enqueue(store, calls("a"), client="c1")
+    raw_redis.zadd(f"fly:{{{APP}}}:lanes", {"lane": 1})
+    enqueue(store, calls("b"), client="c2")
+    assert store.lanes_since(60) == set()
+    for noted in ("0", "junk", str(10**15)):  # a minute ago, damaged, by a clock that was ahead
+        raw_redis.hset(f"fly:{{{APP}}}:load:lane", "noted", noted)
+        enqueue(store, calls(f"c{noted}"), client=f"d{noted}")
+        assert store.lanes_since(60) == {"lane"}
+        raw_redis.zadd(f"fly:{{{APP}}}:lanes", {"lane": 1})
+
+
+# A bundle that comes late
+
+
+def test_a_bundle_that_comes_again_behind_others_stores_nothing_and_grants_nothing(store, raw_redis):
+    def send(call_id, number, client="c1"):
+        return store.enqueue(lane(), calls(call_id), client=client, result_ttl=60, reservation=f"{client}.{number}")
+
+    send("a", 1)
+    send("b", 2)
+    (one, two) = claim(store, 2)
+    finish(store, one)
+    before = store.info("a").times, store.look(lane(), "look").starts
+    assert send("a", 1).resting == []  # the first, which was held up on its way
+    assert (store.info("a").times, store.look(lane(), "look").starts) == before
+    assert raw_redis.get(f"fly:{{{APP}}}:sent:c1").split()[0] == "c1.2"
+    send("a3", 10)
+    send("late", 9)
+    assert (store.info("a3").state, store.info("late")) == (State.QUEUED, None)
+    assert send("x", 1, client="c")  # another client, though its name begins alike
+    assert store.info("x").state is State.QUEUED
+    finish(store, two)
+
+
+@pytest.mark.parametrize("noted", ["c2.99", "junk", "c1.x", "c1.", "c1.-5", "c1.1e9", ""])
+def test_what_is_no_bundle_of_this_client_holds_up_none(store, raw_redis, noted):
+    raw_redis.set(f"fly:{{{APP}}}:sent:c1", noted)
+    store.enqueue(lane(), calls("a"), client="c1", result_ttl=60, reservation="c1.3")
+    assert store.info("a").state is State.QUEUED

@@ -243,7 +243,9 @@ WAYS = {
 
 
 def enqueue(store, client="c"):
-    store.enqueue(LANE, [Call(ID, b"sealed", 1, True)], client=client, result_ttl=60, reservation=f"{client}.1")
+    store.enqueue(
+        LANE, [Call(ID, b"sealed", 1, True, keyed=True)], client=client, result_ttl=60, reservation=f"{client}.1"
+    )
 
 
 def state(store):

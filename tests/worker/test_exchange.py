@@ -64,7 +64,7 @@ def test_calls_are_claimed_with_their_terms_as_far_as_they_can_be_read(make):
     first, second = exchange.claim(3, 1)
     assert first.terms == TRUST.unverified_terms(readable.sealed)
     assert second is junk
-    asked = {"lane": "lane", "machine_id": "m1", "region": "iad", "intake": Intake(3, 1, 2, ""), "known": {}}
+    asked = {"lane": "lane", "machine_id": "m1", "region": "iad", "intake": Intake(3, 1, 2, "", 0), "known": {}}
     assert store.asked[1:] == [("claim", asked)]
 
 
@@ -135,7 +135,7 @@ def test_an_outcome_is_kept_until_redis_has_it(make, clock):
     assert names(exchange.finish(4, 2)) == ["b"]
     assert (exchange.owes, held(exchange)) == (False, [])
     asked = store.last("finish")
-    assert (names(asked["outcomes"]), asked["intake"]) == (["a"], Intake(4, 2, 2, ""))
+    assert (names(asked["outcomes"]), asked["intake"]) == (["a"], Intake(4, 2, 2, "", 0))
 
 
 def test_outcomes_are_stored_in_order_as_many_as_one_request_takes(make):

@@ -14,12 +14,13 @@ local arg = {
   place_left = true,  -- whether somebody may have a place
   wakes = true,
 }
-local FIRST = 10  -- then per call: id retries keep pieces body name n, and n further names and values of its record
+local FIRST = 10  -- then per call: id new retries keep pieces body name n, and n further names and values of its record;
+-- new (0, 1): its id is of this submit, so that it can be there only if the bundle is sent again
 -- Answers {the names of the reservations that this client must turn into machines, MACHINE PROOF ... of those that it must
 -- start, how many calls wait}; an error, and nothing has changed, if a large payload is no longer there.
--- A client sends one bundle at a time, and the same again after a lost answer; that must not run what has ended already
--- and left no record, and answers what was granted the first time. A call with a key may be there from
--- another client: this one then hears of its outcome too. It may be there under the id that another key of the ring gives:
+-- A client sends one bundle at a time, their numbers rise, and it sends the same again after a lost answer, or the first may come
+-- late, behind others; that must not run what has ended already and left no record, and answers what was granted the first
+-- time. A call with a key may be there from another client: this one then hears of its outcome too. It may be there under the id that another key of the ring gives:
 -- this one is then told which, before anything else of that call.
 local queue, _, starts = unpack(KEYS)
 local sent = PREFIX .. ':sent:' .. arg.client
@@ -29,11 +30,11 @@ local at = now_ms()
 local function read_bundle()
   local bundle, n = {}, FIRST
   while n <= #ARGV do
-    local id, retries, keep, pieces, body, name, further = unpack(ARGV, n, n + 6)
-    local call = {id = id, retries = retries, keep = keep, pieces = pieces, call = body, name = name}
-    local last = n + 6 + further
-    if last > n + 6 then call.further = {n + 7, last} end
-    for m = n + 7, last, 2 do call[ARGV[m]] = ARGV[m + 1] end
+    local id, new, retries, keep, pieces, body, name, further = unpack(ARGV, n, n + 7)
+    local call = {id = id, new = new == '1', retries = retries, keep = keep, pieces = pieces, call = body, name = name}
+    local last = n + 7 + further
+    if last > n + 7 then call.further = {n + 8, last} end
+    for m = n + 8, last, 2 do call[ARGV[m]] = ARGV[m + 1] end
     bundle[#bundle + 1] = call
     n = last + 1
   end
@@ -72,8 +73,7 @@ local waiting, claimed = {}, {}
 
 -- Who has a place for the next call; nobody is asked for twice.
 local function find_place()
-  if not arg.place_left then return end
-  arg.place_left = take_place(queue)
+  arg.place_left = arg.place_left and take_place(queue)
   return arg.place_left
 end
 
@@ -82,12 +82,12 @@ local function store(call, key)
     'ttl', arg.result_ttl, 'watch', arg.client, 'pieces', call.pieces, 'call', call.call, 'name', call.name}
   local place = find_place()
   if place then
-    redis.call('HSET', key, 'state', 'RUNNING', 'attempt', 1, 'machine', place.machine, 'region', place.region,
+    mend('HSET', key, 'state', 'RUNNING', 'attempt', 1, 'machine', place.machine, 'region', place.region,
       'started', at, unpack(fields))
     claimed[#claimed + 1], claimed[#claimed + 2] = call.id, place.machine
     put_into_inbox(place.machine, as_told(call, 1))
   else
-    redis.call('HSET', key, 'attempt', 0, unpack(fields))
+    mend('HSET', key, 'state', 'QUEUED', 'attempt', 0, unpack(fields))
     waiting[#waiting + 1], waiting[#waiting + 2] = next_score(), call.id
   end
   redis.call('EXPIRE', key, UNFINISHED_TTL)
@@ -122,6 +122,12 @@ local function meet(call, again)
   end
 end
 
+-- Of a bundle of this client: CLIENT.NUMBER.
+local function number_of(name)
+  if string.sub(name, 1, #arg.client + 1) ~= arg.client .. '.' then return 0 end
+  return count(string.match(name, '^%d+', #arg.client + 2))
+end
+
 -- What is sent again after a lost answer is granted the same.
 local function note_sent(woken, expires)
   redis.call('SET', sent, arg.reservation .. ' ' .. expires .. ' ' .. table.concat(woken, ' '), 'EX', 300)
@@ -147,10 +153,15 @@ local bundle = read_bundle()
 if not is_all_there(bundle) then return redis.error_reply('EXPIRED what a call needs, before the call came') end
 local noted = mend('SET', sent, arg.reservation, 'EX', 300, 'GET') or ''
 local again = string.match(noted, '^%S+') == arg.reservation
+if not again and number_of(noted) > number_of(arg.reservation) then
+  again = true
+  redis.call('SET', sent, noted, 'EX', 300)
+  noted = ''
+end
 for _, call in ipairs(bundle) do
   if call.pointers and not again and redis.call('EXISTS', PREFIX .. ':call:' .. call.id) == 0 then follow_pointers(call) end
   local key = PREFIX .. ':call:' .. call.id
-  if not again and mend('HSETNX', key, 'state', 'QUEUED') == 1 then
+  if not again and (call.new or mend('HSETNX', key, 'state', 'QUEUED') == 1) then
     store(call, key)
   else
     meet(call, again)
@@ -160,16 +171,10 @@ if #waiting > 0 then
   in_parts('ZADD', queue, waiting)
   redis.call('EXPIRE', queue, UNFINISHED_TTL)
 end
-if #claimed > 0 then
-  in_parts('HSET', claims_of(queue), claimed)
-  redis.call('EXPIRE', claims_of(queue), UNFINISHED_TTL)
-end
-local lanes, still_wait = PREFIX .. ':lanes', queued(queue)
-mend('ZADD', lanes, at, arg.lane)
-if note_load(arg.lane, still_wait + running(queue), arg.window, at) then
-  redis.call('ZREMRANGEBYSCORE', lanes, '-inf', at - 30 * DAY * 1000)
-  redis.call('EXPIRE', lanes, 30 * DAY)
-end
+if #claimed > 0 then note_claims(queue, claimed) end
+-- While somebody has a place nothing waits.
+local still_wait = (#claimed == 0 or #waiting > 0) and queued(queue) or 0
+note_load(queue, still_wait + running(queue), arg.window, at)
 local granted, woken, expires = {}, {}, 0
 if again then granted, woken, expires = held(noted) end
 if still_wait > 0 and #granted + #woken == 0 then granted, woken, expires = reserve(arg, at) end

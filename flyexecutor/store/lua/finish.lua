@@ -7,10 +7,11 @@ local arg = {
   concurrency = tonumber(ARGV[4]),
   more = tonumber(ARGV[5]),
   free = tonumber(ARGV[6]),
-  read_to = ARGV[7],  -- all of these as claim has them
-  sent = ARGV[8],  -- bytes, for the bill
+  read_to = ARGV[7],
+  to_come = tonumber(ARGV[8]),  -- all of these as claim has them
+  sent = ARGV[9],  -- bytes, for the bill
 }
-local FIRST, WIDTH = 9, 6  -- then per outcome: id attempt state pieces body logs
+local FIRST, WIDTH = 10, 6  -- then per outcome: id attempt state pieces body logs
 -- Answers {whether the worker is spare (0, 1), how many calls will come by its inbox, {head body name} of each call claimed,
 -- which outcomes were late (0, 1, ...)}.
 -- An outcome whose attempt is not the running one changes nothing. It is late if its call has not ended: it was fenced off,
@@ -41,8 +42,10 @@ settle_together(queue, function(shared)
   end
 end)
 -- Workers stay for a while after their last calls, however long those were: the last one in any case.
-note_load(lane, math.max(1, length(queue)), nil, now_ms())
+local waiting, at = queued(queue), now_ms()
+local calls = waiting + running(queue)
+local load = note_load(queue, math.max(1, calls), nil, at)
 if mend('HEXISTS', PREFIX .. ':workers:' .. lane, arg.machine) == 0 then return {0, 0, {}, late} end
-local to_come, claimed = unpack(serve(queue, arg))
-local is_spare = #claimed == 0 and spare(queue, arg.concurrency, now_ms())
+local to_come, claimed = unpack(serve(queue, arg, waiting > 0))
+local is_spare = #claimed == 0 and spare(queue, arg.concurrency, at, calls, load)
 return {is_spare and 1 or 0, to_come, claimed, late}

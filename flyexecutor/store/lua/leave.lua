@@ -28,7 +28,7 @@ if arg.must == '0' then
   take_back_unread(queue, workers, at)
   if queued(queue) > 0 then return {0, 'needed'} end
   if due >= 0 and due <= arg.soon then return {due, 'due'} end
-  if arg.idle_left > 0 and not spare(queue, arg.concurrency, at) then return {arg.idle_left, 'needed'} end
+  if arg.idle_left > 0 and not spare(queue, arg.concurrency, at, length(queue), read_load(lane_of(queue))) then return {arg.idle_left, 'needed'} end
   if arg.pause > 0 then
     local key = PREFIX .. ':suspends'
     local turn = full_at(key, at, 6000 * arg.pause)

@@ -41,9 +41,6 @@ local function claim_queued(queue, limit, worker)
       end
     end
   end
-  if #mine > 0 then
-    in_parts('HSET', claims_of(queue), mine)
-    redis.call('EXPIRE', claims_of(queue), UNFINISHED_TTL)
-  end
+  if #mine > 0 then note_claims(queue, mine) end
   return claimed
 end

@@ -9,14 +9,15 @@
 --                                 is stored for minutes; the script that takes it has it kept for longer
 --   PREFIX:uses:PART (string)     how many calls that have not ended name what they share
 --   PREFIX:queue:LANE (zset)      the calls that wait: when they came (us)
---   PREFIX:claims:LANE (hash)     call that is RUNNING -> machine
---   PREFIX:places:LANE (zset)     "MACHINE REGION NUMBER" for each call that a worker takes at once -> when it said so (us)
+--   PREFIX:claims:LANE (hash)     call that is RUNNING -> machine; and an empty field, with which the key lives on
+--   PREFIX:places:LANE (zset)     "MACHINE REGION NUMBER" for each call that a worker takes at once -> when it said so (us);
+--                                 and "-" -> 0, with which the key lives on
 --   PREFIX:inbox:MACHINE (stream) {call body name} for a call that was claimed for its worker, {kill} for one that it shall kill
 --   PREFIX:due:LANE (zset)        when something is to be done about a call (ms): "r ID" queue it again, "x ID" it expires
 --   PREFIX:workers:LANE (hash)    machine -> time of its join (ms)
 --   PREFIX:starts:LANE (zset)     reservation, or the machine that it became -> time at which it expires (ms)
 --   PREFIX:resting:LANE (zset)    "MACHINE PROOF" of a machine whose worker has left, to rest -> when (ms)
---   PREFIX:load:LANE (hash)       at peak before window: the most calls that there were at a time, now and in the window
+--   PREFIX:load:LANE (hash)       at peak before window noted: the most calls that there were at a time, now and in the window
 --                                 before (each `window` ms long)
 --   PREFIX:awake:LANE (hash)      machine -> since when it is billed (ms): from its start until it leaves or is buried
 --   PREFIX:meter:LANE (hash)      billed and useful (ms), calls, starts, sent (bytes): since the lane is known
@@ -32,6 +33,6 @@
 --                                 by the id that the key gives now
 --   PREFIX:sent:CLIENT (string)   the last bundle that it has stored; of the machines that it was told to start: when that
 --                                 expires, and MACHINE PROOF of each
---   PREFIX:outcomes:CLIENT (stream)   {head body logs} for each outcome, {report body} for what is told before the end
+--   PREFIX:outcomes:CLIENT (stream)   {head body logs head body ...} for outcomes, {report body} for what is told before the end
 -- Heads are words with a space in between, "-" for an empty one (lib_tell.lua).
 local PREFIX = ARGV[1]

@@ -39,7 +39,7 @@ end
 local function take_from_the_buried(queue, workers)
   local gone = {}
   for _, machine in ipairs(mend('HVALS', claims_of(queue))) do
-    if not gone[machine] and mend('HEXISTS', workers, machine) == 0 then gone[machine] = true end
+    if machine ~= '' and not gone[machine] and mend('HEXISTS', workers, machine) == 0 then gone[machine] = true end
   end
   for machine in pairs(gone) do lose_calls(queue, {machine = machine, reason = 'its machine is gone'}) end
 end

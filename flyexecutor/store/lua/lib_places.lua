@@ -3,6 +3,7 @@
 -- the others call QUEUED is RUNNING then.
 -- Needs: lib_claim
 -- A place is "MACHINE REGION NUMBER": however often a worker notes the same, it is there once.
+local NO_PLACE = '-'  -- is taken last: as long as it is there the key is, and lives on
 local last_score = 0
 
 local function places_of(queue)
@@ -63,8 +64,10 @@ local function note_places(queue, worker, number)
     if n <= number then noted[#noted + 1], noted[#noted + 2] = next_score(), name else others[#others + 1] = name end
   end
   if #noted > 0 then
-    in_parts('ZADD', places_of(queue), noted)
-    redis.call('EXPIRE', places_of(queue), UNFINISHED_TTL)
+    noted[#noted + 1], noted[#noted + 2] = 0, NO_PLACE
+    if in_parts('ZADD', places_of(queue), noted) == #noted / 2 then
+      redis.call('EXPIRE', places_of(queue), UNFINISHED_TTL)
+    end
   end
   in_parts('ZREM', places_of(queue), others)
 end
@@ -74,7 +77,6 @@ end
 local function unread(machine, read_to)
   local inbox, found = inbox_of(machine), {}
   if read_to ~= '' then mend('XTRIM', inbox, 'MINID', read_to) end
-  if mend('XLEN', inbox) == 0 then return found end
   for _, entry in ipairs(mend('XRANGE', inbox, '-', '+')) do
     local id, attempt = string.match(entry[2][1] == 'call' and entry[2][2] or '', '^(%S+) (%S+) ')
     if id then found[#found + 1] = {entry = entry[1], id = id, attempt = attempt} end
@@ -83,11 +85,17 @@ local function unread(machine, read_to)
 end
 
 -- A worker takes what waits, less what it will find in its inbox, and notes the places that it has beyond that. worker: its
--- machine, region and concurrency, how many calls it takes (more), how many of them at once (free), and read_to.
--- Answers {how many calls will come by its inbox, {head body name} of each call claimed}.
-local function serve(queue, worker)
-  local to_come = #unread(worker.machine, worker.read_to)
-  local claimed = claim_queued(queue, math.max(worker.more, worker.free) - to_come, worker)
+-- machine, region and concurrency, how many calls it takes (more), how many of them at once (free), read_to, and how many it
+-- had places for that it has not read (to_come): if none, there is nothing in its inbox that it will find.
+-- waits: whether anything does. Answers {how many calls will come by its inbox, {head body name} of each call claimed}.
+local function serve(queue, worker, waits)
+  local to_come = 0
+  if worker.to_come > 0 then
+    to_come = #unread(worker.machine, worker.read_to)
+  elseif worker.read_to ~= '' then
+    mend('XTRIM', inbox_of(worker.machine), 'MINID', worker.read_to)
+  end
+  local claimed = waits and claim_queued(queue, math.max(worker.more, worker.free) - to_come, worker) or {}
   local places = math.max(0, math.min(worker.free, worker.concurrency) - to_come - #claimed)
   note_places(queue, worker, places)
   return {to_come + places, claimed}

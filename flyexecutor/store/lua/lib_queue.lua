@@ -18,7 +18,7 @@ local function queued(queue)
 end
 
 local function running(queue)
-  return mend('HLEN', claims_of(queue))
+  return math.max(0, mend('HLEN', claims_of(queue)) - 1)
 end
 
 local function length(queue)
@@ -29,10 +29,20 @@ local function is_id(id)
   return #id <= MOST_ID and string.find(id, '^[%w._-]+$')
 end
 
--- A command with any number of words.
+-- A command with any number of words. Answers the sum of what it answers.
 local function in_parts(command, key, words)
+  local sum = 0
   for n = 1, #words, IN_ONE_COMMAND do
-    mend(command, key, unpack(words, n, math.min(#words, n + IN_ONE_COMMAND - 1)))
+    sum = sum + mend(command, key, unpack(words, n, math.min(#words, n + IN_ONE_COMMAND - 1)))
+  end
+  return sum
+end
+
+-- Claims: words is call machine ... With the first comes a field without a name, which stays: so the key does, and lives on.
+local function note_claims(queue, words)
+  words[#words + 1], words[#words + 2] = '', ''
+  if in_parts('HSET', claims_of(queue), words) == #words / 2 then
+    redis.call('EXPIRE', claims_of(queue), UNFINISHED_TTL)
   end
 end
 
@@ -49,7 +59,7 @@ local function claimed_by(queue, machine)
   local claims = mend('HGETALL', claims_of(queue))
   for n = 1, #claims, 2 do
     local id, by = claims[n], claims[n + 1]
-    if by == machine then
+    if id ~= '' and by == machine then
       if is_id(id) then found[#found + 1] = id else redis.call('HDEL', claims_of(queue), id) end
     end
   end

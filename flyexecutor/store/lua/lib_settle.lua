@@ -5,8 +5,8 @@ local TO_SETTLE = {'state', 'watch', 'ttl', 'keep', 'lane', 'pieces', 'queued', 
 local function meter_ended(lane, useful, calls)
   local meter = PREFIX .. ':meter:' .. lane
   mend('HINCRBY', meter, 'useful', useful)
-  mend('HINCRBY', meter, 'calls', calls)
-  redis.call('EXPIRE', meter, 30 * DAY)
+  -- It is renewed while the lane is used (lib_load).
+  if mend('HINCRBY', meter, 'calls', calls) == calls then redis.call('EXPIRE', meter, 30 * DAY) end
 end
 
 local function count_ended(shared, lane, useful)
@@ -28,21 +28,22 @@ local function settle(call, ended, shared)
   if call.keep == '1' then
     redis.call('HSET', key, 'state', ended.state, 'attempt', ended.attempt, 'machine', ended.machine or '',
       'region', ended.region or '', 'outcome_pieces', ended.outcome_pieces or '-', 'outcome', ended.outcome or '',
-      'finished', at, 'logs', ended.logs or '')
-    redis.call('HDEL', key, 'call', 'expired')
+      'finished', at, 'logs', ended.logs or '', 'call', '')
+    if call.expires then redis.call('HDEL', key, 'expired') end
     redis.call('EXPIRE', key, ttl)
   else
     redis.call('UNLINK', key)
   end
   if call.started then count_ended(shared, lane, math.max(0, at - whole(call.started, LARGEST, at))) end
   ended.id, ended.queued, ended.started, ended.finished = call.id, call.queued, call.started, at
-  tell_outcome(call.watch, ttl, call.keep, ended)
+  tell_outcome(call.watch, ttl, call.keep, ended, shared and shared.told)
 end
 
 -- Ends calls that were RUNNING in this lane, by `each(shared)`.
 local function settle_together(queue, each)
-  local shared = {ids = {}, useful = 0, calls = 0}
+  local shared = {ids = {}, useful = 0, calls = 0, told = {}}
   each(shared)
+  for client in pairs(shared.told) do tell_rest(client, shared.told) end
   in_parts('HDEL', claims_of(queue), shared.ids)
   if shared.calls > 0 then meter_ended(lane_of(queue), shared.useful, shared.calls) end
 end

@@ -6,7 +6,7 @@
 
 local function is_somewhere(call, queue, lane)
   if call.state == 'RUNNING' and mend('HEXISTS', PREFIX .. ':workers:' .. lane, call.machine or '') == 1 then
-    mend('HSET', claims_of(queue), call.id, call.machine)  -- as it should be: or it was lost with its machine
+    note_claims(queue, {call.id, call.machine})  -- as it should be: or it was lost with its machine
     return true
   end
   return mend('ZSCORE', queue, call.id) or mend('ZSCORE', PREFIX .. ':due:' .. lane, 'r ' .. call.id)
