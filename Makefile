@@ -117,6 +117,7 @@ coverage: setup setup-browser setup-cpython-tests
 	$(BIN)/coverage report --show-missing --skip-covered
 
 bench: setup
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 clean:

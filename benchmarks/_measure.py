@@ -3,6 +3,8 @@
 Rounds of the numbers that are compared take turns, so that a busy computer slows each of them alike.
 """
 
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -55,6 +57,19 @@ def rq_workers(url: str, workers: int) -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def huey_workers(url: str, workers: int) -> Iterator[None]:
+    """huey's consumer, with so many processes; `benchmarks._huey` can be imported then."""
+    os.environ["HUEY_URL"] = url
+    command = [sys.executable, "-m", "huey.bin.huey_consumer", "benchmarks._huey.huey", "-q", "-k", "process"]
+    process = subprocess.Popen([*command, "-w", str(workers)], start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def medians(

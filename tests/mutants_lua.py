@@ -27,6 +27,8 @@ FOLDER = Path(__file__).parent.parent / "flyexecutor" / "store" / "lua"
 EQUIVALENT = Path(__file__).parent.parent / "docs" / "mutants.md"
 TESTS = (
     "tests/store/test_calls.py",
+    "tests/store/test_places.py",
+    "tests/store/test_resting.py",
     "tests/store/test_damage.py",
     "tests/store/test_transitions.py",
     "tests/store/test_call_machine.py",
@@ -72,11 +74,11 @@ SWAPS = (
     (r"\btrue\b", "false"),
     (r"\bfalse\b", "true"),
     (r"'XX', ", ""),
-    (r"'MAXLEN', 1000, ", ""),
+    (r"'GT', ", ""),
     (r"'HSETNX'", "'HSET'"),
     (r"'-inf'", "'+inf'"),
     (r"'(QUEUED|RUNNING|CANCELLED|FAILED|LOST|KILLED)'", "'SUCCEEDED'"),
-    (r"'(state|entry|attempt|losses|watch|pieces|kill|raised|expires|parts|bigger|outcome)'", "'other'"),
+    (r"'(state|attempt|losses|watch|pieces|kill|raised|expires|parts|bigger|outcome|noted|peak|before)'", "'other'"),
     (r"':(\w+):'", "':other:'"),
     (r"\bDAY\b", "0"),
 )
