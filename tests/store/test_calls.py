@@ -334,6 +334,47 @@ def test_a_call_that_is_there_under_another_id_of_its_key_is_that_one_and_is_tol
     assert ([one.id for one in claim(store, 5)], store.pointer("b1")) == (["b1"], "")
 
 
+def test_of_several_ids_that_a_key_points_to_the_first_that_is_there_counts_and_its_own_before_all(store, raw_redis):
+    enqueue(store, calls("a1", "c1"))
+    pointers = ["a1proof", "c1proof"]
+    enqueue(store, [Call("b1", b"sealed", keyed=True, pointers=pointers)], client="c2")
+    assert [(told.id, told.body) for told in news(store, "c2")] == [("b1", b"a1proof")]
+    assert store.pointer("b1") == "a1proof"
+    assert raw_redis.ttl(store._key("same", "b1")) > UNFINISHED_TTL
+    enqueue(store, calls("d1"), client="c3")
+    enqueue(store, [Call("d1", b"sealed", keyed=True, pointers=pointers)], client="c4")
+    assert (store.pointer("d1"), news(store, "c4")) == ("", [])
+    assert [one.id for one in claim(store, 9)] == ["a1", "c1", "d1"]
+
+
+def test_what_is_sent_again_while_it_waits_keeps_what_it_was_given(store, raw_redis, small_parts):
+    for _ in range(2):
+        enqueue(store, calls("a", sealed=bytes(300)))
+    assert len(list(raw_redis.scan_iter(f"fly:{{{APP}}}:piece:*"))) == 3
+    (one,) = claim(store)
+    assert one.sealed == bytes(300)
+
+
+def test_who_is_taken_back_twice_is_taken_back(store):
+    enqueue(store, calls("a", "b"))
+    finish(store, *claim(store))
+    assert [store.cancel(["a", "b"]) for _ in range(2)] == [["b"], ["b"]]
+
+
+def test_calls_that_run_count_among_those_that_there_are_at_a_time(store):
+    where = Lane("lane", {}, (), 10, 1, 60.0, load_window=100.0)
+    for n, number in enumerate((2, 1)):
+        some = calls(*(f"{n}{m}" for m in range(number)))
+        store.enqueue(where, some, client="c1", result_ttl=60, reservation=f"c1.{n + 1}")
+        if not n:
+            running = claim(store, 2)
+    store.cancel(["10"])
+    for one in running:
+        finish(store, one)
+    store.leave("lane", "m1", must=True)
+    assert workers_needed(store) == 3
+
+
 def test_reservations_whose_answer_was_lost_are_answered_again(store):
     store.enqueue(lane(), calls("z"), client="c2", result_ttl=60, reservation="c1x1")
     first = enqueue(store, calls("a", "b"))

@@ -62,6 +62,11 @@ def state(store, call_id):
     return info.state, info.machine_id, info.attempt
 
 
+def test_what_was_handed_out_needs_no_machine_even_if_its_worker_runs_more_at_a_time_than_we_think(rest, enqueue):
+    rest("m1", free=2)
+    assert enqueue("a", "b") == []
+
+
 def test_a_call_goes_to_the_worker_that_rested_last_and_needs_no_machine(store, rest, enqueue, inbox):
     rest("m1", "m2", "m3")
     rest("m2")

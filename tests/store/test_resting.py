@@ -196,7 +196,7 @@ def test_what_was_noted_of_a_bundle_may_be_damaged(store, raw_redis, rest):
     rest("m1")
     send = lambda: store.enqueue(LANE, [Call("a", b"")], client="c1", result_ttl=60, reservation="c1.1")  # noqa: E731
     assert machines(send()) == ["m1"]
-    for damage in ("c1.1 x m1 ab", "c1.1 1 m1 ab", "c1.1 m1", "c1.1"):
+    for damage in ("c1.1 x m1 ab", "c1.1 1 m1 ab", "c1.1 1 gone ab", "c1.1 m1", "c1.1"):
         raw_redis.set(SENT, damage)
         assert send() == Granted([], [], waits=True)
 
