@@ -5,6 +5,7 @@ for calls of its own. No thread and no store: the loop asks it after whatever ha
 Killed: the runners read end-of-file and go, and what they had is queued again as all that this machine had claimed.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,10 @@ from flyexecutor.worker.runner_process import Answer, Death, RunnerProcess
 AHEAD_SECONDS = 0.02  # of work that a runner is given at once, by the duration of recent calls
 AHEAD_CALLS = 128
 TAKE_BACK_AFTER = 0.05  # seconds that calls wait behind another before somebody else may have them
-BAD_STARTS = 3  # runners in a row that died before their first call
+BAD_STARTS = 3  # runners in a row that died before their first call, or for which no process could be had
+START_PAUSE = 1.0  # seconds between two of the latter
+
+log = logging.getLogger("flyexecutor.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Crew:
         self.claimed: deque[ClaimedCall] = deque()  # not given to a runner yet
         self._seconds = AHEAD_SECONDS  # that a recent call took; at first: one call at a time
         self._bad_starts = 0
+        self._start_from = 0.0  # not before
         self._stops = False
         self._warmup = warmup  # sealed; what they do before the machine is first suspended
 
@@ -76,8 +81,10 @@ class Crew:
             yield call.id
 
     def due(self) -> Iterator[float]:
-        """When to `take_back_late` although nothing happens (monotonic seconds)."""
-        return (runner.answered_at + TAKE_BACK_AFTER for runner in self.runners if self._holds_up(runner))
+        """When to `take_back_late`, or to start a runner that is missing, whatever happens (monotonic seconds)."""
+        yield from (runner.answered_at + TAKE_BACK_AFTER for runner in self.runners if self._holds_up(runner))
+        if len(self.runners) < self.concurrency and not self._stops:
+            yield self._start_from
 
     @property
     def _ahead(self) -> int:
@@ -142,9 +149,10 @@ class Crew:
         Raises WorkerCrashedError if runners die as soon as they are started.
         """
         news: list[Answer | Message | Interrupted] = []
-        for n, runner in enumerate(list(self.runners)):
+        for runner in list(self.runners):
             if not runner.died():
                 continue
+            n = self.runners.index(runner)
             del self.runners[n]  # or it would be closed twice if something raises here
             last = runner.hear_rest()
             self._learn(last)
@@ -155,11 +163,29 @@ class Crew:
             if begun:
                 news.append(Interrupted(begun, death))
             elif not answered:
-                self._bad_starts += 1
-                if self._bad_starts == BAD_STARTS:
-                    raise WorkerCrashedError(f"runners end before they take a call ({death}): see above")
-            self.runners.insert(n, RunnerProcess())
+                self._note_bad_start(f"runners end before they take a call ({death})")
+            if another := self._start_runner():
+                self.runners.insert(n, another)
         return news
+
+    def _start_runner(self) -> RunnerProcess | None:
+        """A further runner; None if no process can be had now: later one is, or this worker ends."""
+        now = time.monotonic()
+        if now < self._start_from:
+            return None
+        try:
+            return RunnerProcess()
+        except OSError as exc:
+            self._start_from = now + START_PAUSE
+            log.warning("no runner could be started, trying again: %s", exc)
+            if len(self.runners) < self.concurrency:  # else calls run, and one that waits for others waits longer
+                self._note_bad_start(f"no runner can be started ({exc})")
+            return None
+
+    def _note_bad_start(self, why: str) -> None:
+        self._bad_starts += 1
+        if self._bad_starts == BAD_STARTS:
+            raise WorkerCrashedError(f"{why}: see above")
 
     def _learn(self, news: Iterable[Answer | Message]) -> None:
         """From answers: how long calls take, and that a runner lives to give one."""
@@ -171,10 +197,12 @@ class Crew:
     # How many
 
     def make_room_for_nested(self) -> None:
-        """A call that waits for calls which it has submitted must not take their place: a further runner has it."""
+        """A call that waits for calls which it has submitted must not take their place: a further runner has it. And
+        those that could not be started before are.
+        """
         wanted = self.concurrency + sum(1 for runner in self.runners if runner.nested)
-        while len(self.runners) < wanted and not self._stops:
-            self.runners.append(RunnerProcess())
+        while len(self.runners) < wanted and not self._stops and (another := self._start_runner()):
+            self.runners.append(another)
         spare = max(0, len(self.runners) - wanted)
         for runner in [runner for runner in self.runners if not runner.given and not runner.nested][:spare]:
             self.runners.remove(runner)

@@ -319,13 +319,22 @@ class Worker:
 
     def _wakes(self, patience: float) -> bool:
         """Wait until somebody has started this machine: asked for is not yet suspended. False: nobody does."""
-        pause, awake = 0.01, 0.0
+        pause, awake, answered = 0.01, 0.0, True
         while awake <= patience and not self._life.stops:
-            # Unless it can't be reached: then it is asked again.
-            with contextlib.suppress(RedisUnavailableError), outage.noticed(self._store.address):
-                if self._membership.join_if_started():
-                    return True
+            try:
+                with outage.noticed(self._store.address):
+                    if self._membership.join_if_started():
+                        return True
+                answered = True
+            except RedisUnavailableError:  # it is asked again
+                answered = False
+            except PayloadError as exc:
+                tell_once("what this worker was answered", exc)
+                answered = False
             self._pause(pause)
             awake += pause
             pause = min(1.0, pause * 2)
+        if not answered:  # it may be in its lane, and is about to end
+            with contextlib.suppress(RedisUnavailableError, PayloadError):
+                self._membership.must_leave()
         return False

@@ -79,6 +79,13 @@ class Death:
         return f"signal {_name_of(-self.code)}" if self.code < 0 else f"exit code {self.code}"
 
 
+def _open_pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for fd in ends:
+        opened.callback(os.close, fd)
+    return ends
+
+
 def _name_of(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -93,33 +100,38 @@ class RunnerProcess:
     """
 
     def __init__(self) -> None:
+        """Start it. Raises OSError if no process, or no pipe to it, can be had."""
         self.given: deque[ClaimedCall] = deque()  # in the order in which it runs them
         self.answered_at = time.monotonic()  # or was given a call while it had none: since then the first one runs
         self.answered = False  # it has, once
         self.nested = 0  # calls that its call has submitted, and that have not ended
         self.warming = False  # it runs `warmup`
         self.stopping: str | None = None  # why its call is being stopped
-        self.output = Output()
         self._kill_at = 0.0  # when to use force, if it is being stopped
         self._cut_off = False  # what it tells can't be heard any more
         self._bytes = 0  # of the calls in the pipe, at most
         self._taken_back = 0  # calls that it will answer as skipped
         self._parts: set[str] = set()  # what its calls share and it has
-        given_out, self._given = os.pipe()
-        messages, messages_in = os.pipe()
-        self._tokens_out, self._tokens = os.pipe()
-        # Shared with the child: either of us who reads a token has the call, and neither waits for one.
-        os.set_blocking(self._tokens_out, False)
-        self._faults = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        ends = (given_out, messages_in, self._tokens_out, self._faults.fileno())
-        self._process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "flyexecutor.worker.runner", self.output.mark, *map(str, ends)],
-            pass_fds=ends,
-            env=for_user_code(os.environ),
-            stdin=subprocess.PIPE,
-            stdout=self.output.write_fd,
-            stderr=self.output.write_fd,
-        )
+        with contextlib.ExitStack() as opened:
+            self.output = Output()
+            opened.callback(self.output.close)
+            opened.callback(os.close, self.output.write_fd)
+            given_out, self._given = _open_pipe(opened)
+            messages, messages_in = _open_pipe(opened)
+            self._tokens_out, self._tokens = _open_pipe(opened)
+            # Shared with the child: either of us who reads a token has the call, and neither waits for one.
+            os.set_blocking(self._tokens_out, False)
+            self._faults = opened.enter_context(tempfile.TemporaryFile())
+            ends = (given_out, messages_in, self._tokens_out, self._faults.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-m", "flyexecutor.worker.runner", self.output.mark, *map(str, ends)],
+                pass_fds=ends,
+                env=for_user_code(os.environ),
+                stdin=subprocess.PIPE,
+                stdout=self.output.write_fd,
+                stderr=self.output.write_fd,
+            )
+            opened.pop_all()  # all of it lives as long as the process
         for fd in (given_out, messages_in, self.output.write_fd):
             os.close(fd)
         self._give_settings()

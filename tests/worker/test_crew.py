@@ -2,14 +2,23 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 
 from flyexecutor.errors import WorkerCrashedError
-from flyexecutor.worker.crew import AHEAD_CALLS, AHEAD_SECONDS, BAD_STARTS, TAKE_BACK_AFTER, Crew, Interrupted
+from flyexecutor.worker.crew import (
+    AHEAD_CALLS,
+    AHEAD_SECONDS,
+    BAD_STARTS,
+    START_PAUSE,
+    TAKE_BACK_AFTER,
+    Crew,
+    Interrupted,
+)
 from flyexecutor.worker.pipe import NESTED, PROGRESS, WARM, WARMED
 from flyexecutor.worker.runner_process import Answer
-from tests.worker.fakes import make_call, open_files
+from tests.worker.fakes import FakeProcess, make_call, open_files
 
 
 @pytest.fixture
@@ -340,3 +349,77 @@ def test_without_a_warmup_there_is_nothing_to_do(make):
     crew = make(1)
     assert not crew.warm_up()
     assert crew.idle
+
+
+# No process can be had
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A computer that has no room for one more process."""
+
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    def set_full(is_full=True):
+        monkeypatch.setattr(subprocess, "Popen", refuse if is_full else FakeProcess)
+
+    return set_full
+
+
+def test_a_runner_that_can_not_be_replaced_now_is_replaced_later_and_the_others_work_on(make, full, clock, caplog):
+    crew = make(3)
+    take(crew, "abc")
+    before = open_files()
+    full()
+    for runner in (crew.runners[0], crew.runners[1]):
+        runner._process.begin()
+        runner._process.die(1)
+    assert [news.call.id.rstrip(".") for news in crew.replace_dead()] == ["a", "b"]
+    assert given(crew) == [["c"]]
+    assert "no runner could be started, trying again" in caplog.text
+    crew.make_room_for_nested()  # not so soon again
+    assert len(caplog.records) == 1
+    assert [*crew.due()] == [clock.now + START_PAUSE]
+    clock.advance(START_PAUSE)
+    full(False)
+    crew.make_room_for_nested()
+    assert len(crew.runners) == 3
+    assert [*crew.due()] == []
+    assert open_files() == before
+
+
+def test_a_worker_that_gets_no_runner_for_long_ends(make, full, clock):
+    crew = make(1)
+    take(crew, "a")
+    full()
+    crew.runners[0]._process.begin()
+    crew.runners[0]._process.die(1)
+    crew.replace_dead()
+    for _ in range(BAD_STARTS - 2):
+        clock.advance(START_PAUSE)
+        crew.make_room_for_nested()
+    clock.advance(START_PAUSE)
+    with pytest.raises(WorkerCrashedError, match=r"no runner can be started \(.*unavailable.*\)"):
+        crew.make_room_for_nested()
+
+
+def test_no_further_runner_for_nested_calls_costs_only_time(make, full, clock):
+    crew = make(1)
+    take(crew, "a")
+    crew.runners[0].nested = 1
+    full()
+    for _ in range(BAD_STARTS + 1):
+        crew.make_room_for_nested()
+        clock.advance(START_PAUSE)
+    full(False)
+    crew.make_room_for_nested()
+    assert len(crew.runners) == 2
+
+
+def test_a_process_that_can_not_be_had_leaves_no_pipe_open(full, start_runner):
+    before = open_files()
+    full()
+    with pytest.raises(BlockingIOError):
+        start_runner()
+    assert open_files() == before

@@ -341,6 +341,26 @@ def test_a_worker_that_was_started_stays_though_redis_goes_away_right_then(make,
     assert verbs.count("leave") == 3
 
 
+@pytest.mark.parametrize("error", [AWAY, PayloadError("odd")], ids=["away", "odd"])
+def test_a_worker_that_ends_and_does_not_know_whether_it_has_joined_leaves(make, suspended, error):
+    worker, store = make(None, terminate, answers={"join_if_started": [error], "leave": [None]})
+    assert worker.run() == 0
+    assert store.verbs()[-3:] == ["join_if_started", "hand_back", "leave"]
+    assert store.last("leave")["must"] is True
+
+
+def test_a_worker_that_nobody_has_started_has_left_already(make, suspended):
+    worker, store = make(answers={"join_if_started": [AWAY, False], "leave": [None]})
+    assert worker.run() == 0
+    assert store.verbs().count("leave") == 1
+
+
+def test_an_answer_that_makes_no_sense_does_not_have_a_worker_join_that_nobody_has_started(make, suspended):
+    worker, store = make(answers={"join_if_started": [PayloadError("odd"), False], "leave": [None]})
+    assert worker.run() == 0
+    assert store.verbs().count("join") == 1
+
+
 def test_no_connection_is_left_open_over_a_suspension(make, suspended, monkeypatch):
     worker, store = make(answers={"join_if_started": [False]})
     open_then = []
