@@ -1345,3 +1345,49 @@ def test_what_is_no_bundle_of_this_client_holds_up_none(store, raw_redis, noted)
     raw_redis.set(f"fly:{{{APP}}}:sent:c1", noted)
     store.enqueue(lane(), calls("a"), client="c1", result_ttl=60, reservation="c1.3")
     assert store.info("a").state is State.QUEUED
+
+
+# What small changes of the scripts would do, and nobody noticed
+
+
+@pytest.mark.parametrize(("field", "value"), [("attempt", "x"), ("attempt", "-1"), ("state", "nonsense")])
+def test_an_outcome_of_a_call_whose_record_is_damaged_ends_it_and_is_not_late(
+    store, raw_redis, small_parts, field, value
+):
+    enqueue(store, calls("a"))
+    (one,) = claim(store)
+    raw_redis.hset(f"fly:{{{APP}}}:call:a", field, value)
+    outcome = Outcome("a", one.attempt, State.SUCCEEDED, "m1", "iad", bytes(300))
+    told = store.finish("lane", "m1", "iad", [outcome], Intake(0, 0, 1, ""))
+    assert (told.late, store.info("a").state) == (frozenset(), State.FAILED)
+    assert list(raw_redis.scan_iter(f"fly:{{{APP}}}:piece:*")) == []
+    (damaged,) = news(store)
+    shown = {"attempt": f"RUNNING {value}", "state": "nonsense 1"}[field]
+    assert damaged.sealed.decode() == f'damaged: its state or attempt is "{shown}"'
+
+
+def test_a_window_that_begins_with_an_outcome_counts_the_calls_that_run_on(store, raw_redis):
+    where = Lane("lane", {}, (), 10, 1, 60.0, load_window=100.0)
+    store.enqueue(where, calls(*"abcd"), client="c1", result_ttl=60, reservation="c1.1")
+    first, *others = claim(store, 4)
+    raw_redis.hincrby(f"fly:{{{APP}}}:load:lane", "at", -300_000)
+    for one in (first, *others):
+        finish(store, one)
+    store.leave("lane", "m1", must=True)
+    assert workers_needed(store) == 3
+
+
+def test_an_inbox_is_empty_when_its_worker_joins_and_ends_by_itself(store, raw_redis):
+    for first in (True, False):
+        store.join("lane", "m1", first=first)
+        inbox = f"fly:{{{APP}}}:inbox:m1"
+        assert (raw_redis.exists(inbox), raw_redis.xlen(inbox)) == (1, 0)
+        assert UNFINISHED_TTL - 60 < raw_redis.ttl(inbox) <= UNFINISHED_TTL
+        raw_redis.expire(inbox, 60)
+
+
+def test_a_call_that_is_killed_before_it_ran_has_no_attempt(store):
+    enqueue(store, calls("a"))
+    assert store.kill("a") is State.QUEUED
+    (told,) = news(store)
+    assert (told.state, told.attempt, store.info("a").attempt) == (State.CANCELLED, 0, 0)

@@ -321,3 +321,13 @@ def test_who_joins_again_hears_of_orders_that_it_has_not_read(store, rest, enque
     store.join("lane", "m1", first=True)  # another process: it has nothing that anybody wanted dead
     inbox.readers["m1"].rewind()
     assert inbox("m1").kills == []
+
+
+@pytest.mark.parametrize(("stops", "handed"), [(False, State.RUNNING), (True, State.QUEUED)])
+def test_who_hands_something_back_keeps_its_places_unless_it_stops(store, rest, enqueue, stops, handed):
+    rest("m1")
+    store.hand_back("lane", "m1", [], stops=stops)
+    enqueue("a")
+    assert state(store, "a")[0] is handed
+    store.hand_back("lane", "m1", [], stops=stops)  # what it has not read it may still read, or not
+    assert state(store, "a")[0] is handed
