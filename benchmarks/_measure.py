@@ -32,9 +32,12 @@ def other_database(local: LocalFly) -> str:
 
 
 @contextmanager
-def warm_executor(local: LocalFly, workers: int, *, idle_timeout: float = 60.0) -> Iterator[FlyMachineExecutor]:
-    """An executor all of whose machines have started and have run calls."""
-    with FlyMachineExecutor(local=local, max_workers=workers, idle_timeout=idle_timeout) as executor:
+def warm_executor(
+    local: LocalFly, workers: int, *, idle_timeout: float = 60.0, lane: str = ""
+) -> Iterator[FlyMachineExecutor]:
+    """An executor all of whose machines have started and have run calls. lane: whose machines are its own."""
+    env = {"BENCHMARK": lane} if lane else None
+    with FlyMachineExecutor(local=local, max_workers=workers, idle_timeout=idle_timeout, env=env) as executor:
         seen: set[str | None] = set()
         while len(seen) < workers:
             futures = [executor.submit(time.sleep, 0.05) for _ in range(4 * workers)]

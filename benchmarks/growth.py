@@ -88,7 +88,7 @@ def workers(local: LocalFly) -> Series:
     """How much of the time of so many workers is used by calls of 10 ms."""
     used = {}
     for number in WORKERS:
-        with warm_executor(local, number) as executor:
+        with warm_executor(local, number, lane=f"{number} workers") as executor:
             began = time.perf_counter()
             for future in [executor.submit(time.sleep, SHORT) for _ in range(200 * number)]:
                 future.result()
@@ -218,9 +218,10 @@ def draw(panels: Sequence[Series], facts: str) -> None:
 def main() -> None:
     """Measure, print and draw."""
     with LocalFly(rate_limits=False, show_output=False) as local:
+        waiting = pending(local)  # first: later this process has memory that nobody uses
         with warm_executor(local, 2) as ours:
             panels = [calls(ours), payloads(ours, other_database(local))]
-        panels += [workers(local), simulated(other_database(local)), submitters(local), pending(local)]
+        panels += [workers(local), simulated(other_database(local)), submitters(local), waiting]
         with redis.Redis.from_url(local.redis_url) as connection:
             version = connection.info("server").get("redis_version")
     facts = (
