@@ -1391,3 +1391,43 @@ def test_a_call_that_is_killed_before_it_ran_has_no_attempt(store):
     assert store.kill("a") is State.QUEUED
     (told,) = news(store)
     assert (told.state, told.attempt, store.info("a").attempt) == (State.CANCELLED, 0, 0)
+
+
+def test_a_worker_that_has_left_has_no_inbox(store, raw_redis):
+    join(store, "m1")
+    store.leave("lane", "m1", must=True)
+    assert raw_redis.exists(f"fly:{{{APP}}}:inbox:m1") == 0
+
+
+def test_a_call_that_was_to_be_killed_is_killed_though_nobody_can_read_its_attempt(store, raw_redis):
+    enqueue(store, calls("a"))
+    claim(store)
+    store.kill("a")
+    raw_redis.hset(f"fly:{{{APP}}}:call:a", "attempt", "x")
+    join(store, "m1")
+    (told,) = news(store)
+    assert (told.state, told.attempt) == (State.KILLED, 0)
+
+
+def test_who_gives_back_what_nobody_has_costs_nothing(store, raw_redis):
+    store.release(lane(), "nobody")
+    assert raw_redis.keys(f"fly:{{{APP}}}:meter:*") == []
+
+
+def test_what_a_lost_call_shared_is_not_kept_for_it(store, raw_redis):
+    part = Part("shared", b"sealed")
+    store.put_part(part)
+    enqueue(store, [Call("a", b"sealed", 0, parts=[part])])
+    claim(store)
+    assert raw_redis.exists(f"fly:{{{APP}}}:uses:shared") == 1
+    join(store, "m1")
+    assert (store.info("a").state, raw_redis.exists(f"fly:{{{APP}}}:uses:shared")) == (State.LOST, 0)
+
+
+def test_a_call_that_has_ended_and_stands_in_a_queue_again_stays_as_it_ended(store, raw_redis):
+    enqueue(store, calls("a"))
+    finish(store, *claim(store))
+    raw_redis.hset(f"fly:{{{APP}}}:call:a", "pieces", "junk")
+    raw_redis.zadd(f"fly:{{{APP}}}:queue:lane", {"a": 1})
+    assert claim(store) == []
+    assert store.info("a").state is State.SUCCEEDED
