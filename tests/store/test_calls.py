@@ -1431,3 +1431,21 @@ def test_a_call_that_has_ended_and_stands_in_a_queue_again_stays_as_it_ended(sto
     raw_redis.zadd(f"fly:{{{APP}}}:queue:lane", {"a": 1})
     assert claim(store) == []
     assert store.info("a").state is State.SUCCEEDED
+
+
+def test_a_record_without_its_losses_or_its_result_ttl_is_one_all_the_same(store, raw_redis):
+    enqueue(store, calls("a"), result_ttl=60)
+    raw_redis.hdel(f"fly:{{{APP}}}:call:a", "losses")
+    (one,) = claim(store)
+    raw_redis.hset(f"fly:{{{APP}}}:call:a", "ttl", "junk")
+    finish(store, one)
+    assert 86400 - 60 < raw_redis.ttl(f"fly:{{{APP}}}:call:a") <= 86400
+
+
+def test_what_a_lane_has_cost_is_known_as_long_as_it_is_used(store, raw_redis):
+    enqueue(store, calls("a"))
+    finish(store, *claim(store))
+    raw_redis.expire(f"fly:{{{APP}}}:meter:lane", 60)
+    raw_redis.hset(f"fly:{{{APP}}}:load:lane", "noted", 0)  # a minute later
+    enqueue(store, calls("b"), client="c2")
+    assert raw_redis.ttl(f"fly:{{{APP}}}:meter:lane") > 29 * 86400
