@@ -48,7 +48,7 @@ MISFORTUNE_EVERY = 2.0  # seconds on average, of machines
 THREADS = 5  # of each client
 REST_WITHIN = 45.0  # seconds after which no machine runs
 # What a quiet run leaves as well: of a lane, and small things that go within days.
-STANDING = {"starts", "load", "meter", "lanes"}
+STANDING = {"starts", "load", "meter", "lanes", "resting"}
 TROUBLE = ("wrong", "twice", "lost", "hung", "leaked", "left")
 
 
@@ -521,6 +521,10 @@ class Soak:
                 client.zrange(key.replace(b":awake:", b":starts:"), 0, -1)
             ):
                 continue  # started for calls that have ended meanwhile, and given up soon
+            if (kind == "claims" and client.hkeys(key) == [b""]) or (
+                kind == "places" and client.zrange(key, 0, -1) == [b"-"]
+            ):
+                continue  # empty, as they stay
             if kind not in STANDING and not 0 <= ttl <= SHORT_TTL:
                 self._tell("left", f"{key.decode()} for {ttl} s more: {self._content(key)}")
         self.report.keys = {kind: f"{len(ttls)} for {min(ttls)} to {max(ttls)} s" for kind, ttls in kinds.items()}
