@@ -1449,3 +1449,21 @@ def test_what_a_lane_has_cost_is_known_as_long_as_it_is_used(store, raw_redis):
     raw_redis.hset(f"fly:{{{APP}}}:load:lane", "noted", 0)  # a minute later
     enqueue(store, calls("b"), client="c2")
     assert raw_redis.ttl(f"fly:{{{APP}}}:meter:lane") > 29 * 86400
+
+
+def test_ids_are_as_long_as_ours_and_no_longer(store, raw_redis):
+    enqueue(store, calls("a" * 48))
+    (one,) = claim(store)
+    raw_redis.hset(f"fly:{{{APP}}}:claims:lane", "b" * 49, "m1")
+    join(store, "m1")
+    assert store.info(one.id).state is State.QUEUED
+    assert raw_redis.hkeys(f"fly:{{{APP}}}:claims:lane") == [""]
+    raw_redis.zadd(f"fly:{{{APP}}}:queue:lane", {"b" * 49: 1})
+    assert [call.id for call in claim(store, 9)] == [one.id]
+
+
+def test_a_call_that_is_lost_counts_among_those_that_have_ended(store):
+    enqueue(store, calls("a", retries=0))
+    claim(store)
+    join(store, "m1")
+    assert store.meter("lane").calls == 1

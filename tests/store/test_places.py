@@ -252,7 +252,7 @@ def wait(raw_redis, store):
 def test_what_a_worker_that_hangs_does_not_read_runs_elsewhere_if_it_may_run_twice(
     store, rest, enqueue, wait, inbox, by
 ):
-    rest("m1", free=4)
+    rest("m1", free=6)
     enqueue("a", "b")
     enqueue("c", retries=0)
     store.cancel(["b"])
