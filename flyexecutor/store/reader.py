@@ -74,9 +74,14 @@ class StreamReader:
     def ask(self, block: float) -> None:
         """Send the read; the server answers at once, or with nothing after `block` seconds (at most BLOCK_LIMIT)."""
         block_ms = max(1, int(min(block, BLOCK_LIMIT) * 1000))
-        read_to = self.read_to if self._removes else ""
-        commands: list[tuple[Any, ...]] = [("XTRIM", self._stream, "MINID", read_to)] if read_to else []
-        commands.append(("XREAD", "COUNT", self._count, "BLOCK", block_ms, "STREAMS", self._stream, self._last))
+        read = ("XREAD", "COUNT", self._count, "BLOCK", block_ms, "STREAMS", self._stream, self._last)
+        self._send([*(self._removal() if self._removes else ()), read], block)
+
+    def _removal(self) -> Sequence[tuple[Any, ...]]:
+        read_to = self.read_to
+        return [("XTRIM", self._stream, "MINID", read_to)] if read_to else []
+
+    def _send(self, commands: Sequence[tuple[Any, ...]], patience: float) -> None:
         try:
             self._connection.connect()
             self._connection.send_packed_command(self._connection.pack_commands(commands))
@@ -85,7 +90,7 @@ class StreamReader:
         except _CLOSED as exc:
             raise unavailable(self._address, redis.ConnectionError(str(exc))) from None
         self._asked = len(commands)
-        self.due_at = time.monotonic() + block + LATE
+        self.due_at = time.monotonic() + patience + LATE
 
     def give_up_if_overdue(self) -> None:
         """For an owner that does not wait in `_receive`. Raises RedisUnavailableError if the answer has not come."""
@@ -108,6 +113,11 @@ class StreamReader:
         self._asked = 0
 
     def _receive(self) -> Sequence[tuple[bytes, Sequence[bytes] | None]]:
+        read = self._answer()
+        return read[0][1] if read else ()
+
+    def _answer(self) -> Any:
+        """The answer to the last command that was sent; nothing if that met something else than a stream."""
         asked, self._asked = self._asked, 0
         try:
             # Each time that it waits for more of the answer.
@@ -115,7 +125,7 @@ class StreamReader:
             for _ in range(asked - 1):
                 self._connection.read_response()
                 self.note_removed()
-            read = self._connection.read_response()
+            return self._connection.read_response()
         except redis.RedisError as exc:
             self._connection.disconnect()
             if not is_damage(exc):
@@ -124,7 +134,6 @@ class StreamReader:
             return ()
         except _CLOSED as exc:
             raise unavailable(self._address, redis.ConnectionError(str(exc))) from None
-        return read[0][1] if read else ()
 
     def _go_on(self) -> None:
         """Behind the last entry that was taken, if anything can be put there."""
@@ -141,7 +150,11 @@ class StreamReader:
 
 
 class InboxReader(StreamReader):
-    """What is handed to one worker: calls that it has claimed, and orders to kill."""
+    """What is handed to one worker: calls that it has claimed, and orders to kill.
+
+    What it has read it removes before it asks again, in a trip of its own. In one with the read, the answer to that
+    would tell its owner that there is something to receive; and who receives waits for the read, deaf to its runners.
+    """
 
     def __init__(
         self,
@@ -152,6 +165,14 @@ class InboxReader(StreamReader):
     ) -> None:
         self._parse = parse
         super().__init__(client, address, stream)
+
+    def ask(self, block: float) -> None:
+        """As a StreamReader does."""
+        if removal := self._removal():
+            self._send(removal, 0.0)
+            self._answer()
+            self.note_removed()
+        super().ask(block)
 
     def receive(self, known: Mapping[str, Part]) -> Mail:
         """Receive what was asked for. What is large is fetched; `known`: parts that are here already."""

@@ -1467,3 +1467,10 @@ def test_a_call_that_is_lost_counts_among_those_that_have_ended(store):
     claim(store)
     join(store, "m1")
     assert store.meter("lane").calls == 1
+
+
+def test_a_word_that_is_too_long_for_a_head_is_none(store, raw_redis):
+    enqueue(store, calls("a"))
+    finish(store, *claim(store))
+    raw_redis.hset(f"fly:{{{APP}}}:call:a", "region", "x" * 101)
+    assert store.attach("a", "c").outcome.region == ""

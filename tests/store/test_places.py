@@ -1,5 +1,7 @@
 """Calls that come while a worker has a place go to its inbox, in the script that brings them; on a real Redis."""
 
+import select
+
 import pytest
 
 from flyexecutor.call import Call, ClaimedCall, Outcome, Part
@@ -331,3 +333,18 @@ def test_who_hands_something_back_keeps_its_places_unless_it_stops(store, rest, 
     assert state(store, "a")[0] is handed
     store.hand_back("lane", "m1", [], stops=stops)  # what it has not read it may still read, or not
     assert state(store, "a")[0] is handed
+
+
+def test_who_has_read_something_and_asks_again_has_nothing_to_receive_before_something_comes(store, rest, enqueue):
+    rest("m1", free=2)
+    reader = store.inbox("m1")
+    enqueue("a")
+    reader.ask(20.0)
+    assert ids(reader.receive({}).calls) == ["a"]
+    reader.ask(20.0)
+    assert select.select([reader], [], [], 0.3)[0] == []  # or its owner would wait for 20 s, deaf to all else
+    assert store._redis.xlen(store._key("inbox", "m1")) == 0  # what was read is no longer there
+    enqueue("b")
+    assert select.select([reader], [], [], 20.0)[0] == [reader]
+    assert ids(reader.receive({}).calls) == ["b"]
+    reader.close()
